@@ -1,0 +1,44 @@
+"""A typed client of the public API on the standard library alone, light enough for a command line."""
+
+from dumont.client.client import Client
+from dumont.client.model import (
+    FINAL,
+    Event,
+    Hibernation,
+    Instance,
+    Money,
+    Offer,
+    OfferPage,
+    Operation,
+    Session,
+    Snapshot,
+    Source,
+    SshAccess,
+    SshKey,
+    Step,
+    read,
+)
+from dumont.client.problems import ApiError, ApiProblem, ApiUnreachable, ApiUnreadable
+
+__all__ = [
+    "FINAL",
+    "ApiError",
+    "ApiProblem",
+    "ApiUnreachable",
+    "ApiUnreadable",
+    "Client",
+    "Event",
+    "Hibernation",
+    "Instance",
+    "Money",
+    "Offer",
+    "OfferPage",
+    "Operation",
+    "Session",
+    "Snapshot",
+    "Source",
+    "SshAccess",
+    "SshKey",
+    "Step",
+    "read",
+]

@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
@@ -71,7 +72,8 @@ def is_ready(purpose: str) -> bool:
         return False
     if purpose == "test" and stamp["purpose"] != "test":
         return False
-    return stamp["python"] == python_version() and stamp["locks"][purpose] == digest(LOCKS[purpose])
+    current = digest(LOCKS[purpose])
+    return stamp["python"] == python_version() and bool(current) and stamp["locks"].get(purpose) == current
 
 
 def make(purpose: str) -> None:
@@ -94,7 +96,7 @@ def make(purpose: str) -> None:
     say("The environment is ready.")
 
 
-def is_sound(stamp: dict | None) -> bool:
+def is_sound(stamp: dict[str, Any] | None) -> bool:
     """Tell whether the .venv that is there may be brought up to date instead of being made anew."""
     if UNFINISHED.exists() or not (VENV / "pyvenv.cfg").is_file():
         return False
@@ -201,7 +203,7 @@ def shell_quoted(path: str) -> str:
     return '"' + re.sub(r'([\\"$`])', r"\\\1", path) + '"'
 
 
-def read_stamp() -> dict | None:
+def read_stamp() -> dict[str, Any] | None:
     """Return what the last finished bootstrap wrote; None where there is none that can be read."""
     try:
         stamp = json.loads(STAMP.read_text(encoding="utf-8"))

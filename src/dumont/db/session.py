@@ -1,0 +1,130 @@
+"""Sessions: one transaction at a time, with the team that it may see, over one pool."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import ClassVar
+
+import psycopg
+from sqlalchemy import MetaData, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.orm import DeclarativeBase
+
+from dumont.core import Act, Problem
+from dumont.db.urls import sqlalchemy_url
+
+KEEPALIVE: dict[str, int] = {
+    "connect_timeout": 5,
+    "keepalives": 1,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+}
+"""libpq's words for giving up on a silent server after 25 seconds; source: decision 10."""
+
+_WAIT_STATES = {"57P01", "57P02", "57P03", "53300", "55P03", "40001", "40P01"}
+"""Shutdown, crash, starting up, too many connections, lock wait, serialisation, deadlock; PostgreSQL manual, A."""
+
+
+class Base(DeclarativeBase):
+    """Parent of every table; names of constraints follow one convention so that migrations can name them."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(column_0_N_label)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+
+
+class DatabaseUnavailable(Problem):
+    """The database cannot serve this now: down, starting, full, or in conflict with another transaction."""
+
+    code: ClassVar[str] = "database-unavailable"
+    status: ClassVar[int] = 503
+    act: ClassVar[Act] = Act.WAIT
+    title: ClassVar[str] = "The database cannot take this now; try again in a moment"
+
+
+def translate(error: BaseException) -> DatabaseUnavailable | None:
+    """Return the problem that a database error amounts to, None where waiting would not help.
+
+    Takes errors of SQLAlchemy and of psycopg. A connection that cannot be made or was lost carries no SQLSTATE.
+    """
+    if isinstance(error, PoolTimeout):
+        return DatabaseUnavailable(retry_after=1.0)
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    if not isinstance(cause, psycopg.Error):
+        return None
+    state = cause.sqlstate
+    lost = state is None and isinstance(cause, psycopg.OperationalError)
+    if lost or (state is not None and (state.startswith("08") or state in _WAIT_STATES)):
+        return DatabaseUnavailable(retry_after=1.0)
+    return None
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Raise `DatabaseUnavailable` in place of the driver errors that it stands for; others pass unchanged."""
+    try:
+        yield
+    except (DBAPIError, PoolTimeout, psycopg.Error) as error:
+        problem = translate(error)
+        if problem is None:
+            raise
+        raise problem from error
+
+
+class Database:
+    """One pool of connections to one database as one role."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        pool_size: int = 5,
+        statement_timeout_ms: int = 30_000,
+        application_name: str = "dumont",
+    ) -> None:
+        self.url = sqlalchemy_url(url)
+        self.engine: AsyncEngine = create_async_engine(
+            self.url,
+            pool_size=pool_size,
+            max_overflow=0,
+            pool_timeout=10,
+            pool_pre_ping=True,
+            connect_args={
+                **KEEPALIVE,
+                "application_name": application_name,
+                "options": f"-c statement_timeout={statement_timeout_ms} -c idle_in_transaction_session_timeout=60000",
+            },
+        )
+        self._sessions = async_sessionmaker(self.engine, expire_on_commit=False)
+
+    @asynccontextmanager
+    async def begin(self) -> AsyncIterator[AsyncSession]:
+        """Give a session in one transaction: commit on a normal end, roll back on any error.
+
+        Errors: DatabaseUnavailable where waiting helps; after one raised by the commit itself the outcome is unknown.
+        """
+        with translated():
+            async with self._sessions.begin() as session:
+                yield session
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self.engine.dispose()
+
+
+async def set_team(session: AsyncSession, team_id: str) -> None:
+    """Let the rest of this transaction see and write the rows of one team, and of no other."""
+    await session.execute(text("SELECT set_config('dumont.team_id', :team_id, true)"), {"team_id": team_id})
+
+
+async def set_sweep(session: AsyncSession) -> None:
+    """Let the rest of this transaction see and write the rows of all teams; has effect for worker and owner only."""
+    await session.execute(text("SELECT set_config('dumont.sweep', 'on', true)"))

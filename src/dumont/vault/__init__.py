@@ -1,0 +1,75 @@
+"""The vault: a workspace's files as encrypted, deduplicated, verifiable snapshots in a store."""
+
+from dumont.vault.errors import (
+    RecordDamaged,
+    RepositoryDamaged,
+    RepositoryMissing,
+    StaleEpoch,
+    StoreError,
+    StoreExists,
+    StoreMissing,
+    VaultError,
+    VerificationFailed,
+    WrongKey,
+)
+from dumont.vault.gate import Gate
+from dumont.vault.keys import DataKeys, KeyRing
+from dumont.vault.manifest import (
+    OWN_PREFIX,
+    Entry,
+    Kind,
+    Manifest,
+    bytes_of,
+    check_entries,
+    pack_columns,
+    piece_length,
+    unpack_columns,
+)
+from dumont.vault.merkle import merkle_root
+from dumont.vault.packs import MAX_PACK_BYTES, PACK_ID_BYTES, Location, PackBuilder, pack_name
+from dumont.vault.records import CHUNK_BYTES, CHUNK_ID_BYTES, Record, Sealer
+from dumont.vault.repository import Repository
+from dumont.vault.store import LocalStore, Store
+from dumont.vault.verify import SPAN_BYTES, Verification, by_pack, spans
+
+__all__ = [
+    "CHUNK_BYTES",
+    "CHUNK_ID_BYTES",
+    "MAX_PACK_BYTES",
+    "OWN_PREFIX",
+    "PACK_ID_BYTES",
+    "SPAN_BYTES",
+    "DataKeys",
+    "Entry",
+    "Gate",
+    "KeyRing",
+    "Kind",
+    "LocalStore",
+    "Location",
+    "Manifest",
+    "PackBuilder",
+    "Record",
+    "RecordDamaged",
+    "Repository",
+    "RepositoryDamaged",
+    "RepositoryMissing",
+    "Sealer",
+    "StaleEpoch",
+    "Store",
+    "StoreError",
+    "StoreExists",
+    "StoreMissing",
+    "VaultError",
+    "Verification",
+    "VerificationFailed",
+    "WrongKey",
+    "by_pack",
+    "bytes_of",
+    "check_entries",
+    "merkle_root",
+    "pack_columns",
+    "pack_name",
+    "piece_length",
+    "spans",
+    "unpack_columns",
+]

@@ -1,0 +1,70 @@
+"""The index of a repository: which chunk lies where, gathered from its segments."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import msgpack
+
+from dumont.vault.errors import RecordDamaged
+from dumont.vault.packs import PACK_ID_BYTES, Location, PackTable, place_rows, table_bytes
+
+SEGMENT_FORMAT = 1
+_NAME = re.compile(r"^idx/(\d{10})-[0-9a-f]{32}$")
+
+
+@dataclass
+class Index:
+    """Chunks and packs that are known. A chunk that two packs hold keeps its first place."""
+
+    chunks: dict[bytes, Location] = field(default_factory=dict)
+    packs: dict[bytes, PackTable] = field(default_factory=dict)
+    segments: set[str] = field(default_factory=set)
+
+    def add(self, segment: str, tables: Sequence[PackTable]) -> None:
+        """Take in the packs of a segment."""
+        self.segments.add(segment)
+        for table in tables:
+            self.packs[table.pack] = table
+            for chunk, place in table.rows:
+                self.chunks.setdefault(chunk, place)
+
+
+def segment_name(epoch: int, unique: str) -> str:
+    """Return the object name of an index segment; the epoch in it is what fences an old writer."""
+    return f"idx/{epoch:010d}-{unique}"
+
+
+def segment_epoch(name: str) -> int:
+    """Return the epoch in a segment's name.
+
+    Errors: RecordDamaged for a name of another form.
+    """
+    match = _NAME.match(name)
+    if match is None:
+        raise RecordDamaged(f"{name} is not the name of an index segment.")
+    return int(match.group(1))
+
+
+def dump_segment(epoch: int, tables: Sequence[PackTable]) -> bytes:
+    """Return the content of a segment, before sealing."""
+    packs = [(table.pack, table.size, table_bytes(table)) for table in tables]
+    content: bytes = msgpack.packb({"v": SEGMENT_FORMAT, "epoch": epoch, "packs": packs})
+    return content
+
+
+def load_segment(name: str, content: bytes) -> list[PackTable]:
+    """Read the content of a segment.
+
+    Errors: RecordDamaged for another format, another epoch than its name says, or impossible rows.
+    """
+    try:
+        document = msgpack.unpackb(content)
+        if document["v"] != SEGMENT_FORMAT or document["epoch"] != segment_epoch(name):
+            raise RecordDamaged(f"{name} is of another format or epoch.")
+        found = [PackTable(pack, size, tuple(place_rows(pack, rows))) for pack, size, rows in document["packs"]]
+        if any(len(table.pack) != PACK_ID_BYTES for table in found):
+            raise RecordDamaged(f"{name} names a pack of an impossible id.")
+    except (KeyError, TypeError, ValueError, msgpack.UnpackException) as error:
+        raise RecordDamaged(f"{name} does not have the form of an index segment.") from error
+    return found

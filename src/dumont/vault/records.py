@@ -1,0 +1,72 @@
+"""Records: one chunk each, compressed, encrypted, and tied to its own id and repository."""
+
+import os
+import struct
+from dataclasses import dataclass
+
+from blake3 import blake3
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from dumont.vault.codecs import decode, encode
+from dumont.vault.errors import RecordDamaged
+from dumont.vault.keys import NONCE_BYTES, TAG_BYTES, DataKeys
+
+CHUNK_BYTES = 4 << 20
+CHUNK_ID_BYTES = 32
+RECORD_FORMAT = 1
+_HEADER = struct.Struct("<BB2x8sI")
+RECORD_OVERHEAD = NONCE_BYTES + _HEADER.size + TAG_BYTES
+
+
+@dataclass(frozen=True)
+class Record:
+    """A sealed chunk and what the pack's table says about it. Units: `raw_length` in bytes."""
+
+    chunk_id: bytes
+    codec: int
+    raw_length: int
+    data: bytes
+
+
+class Sealer:
+    """Turn chunks into records and back, for one repository. Safe to share between threads."""
+
+    def __init__(self, keys: DataKeys, repository_id: str) -> None:
+        self.keys = keys
+        self.repository_id = repository_id
+        self._cipher = AESGCM(keys.record)
+        self._repository = repository_id.encode()
+
+    def chunk_id(self, raw: bytes) -> bytes:
+        """Return the chunk's keyed BLAKE3: equal chunks of a workspace share it, nobody else can compute it."""
+        return blake3(raw, key=self.keys.chunk).digest()
+
+    def seal(self, chunk_id: bytes, raw: bytes) -> Record:
+        """Compress and encrypt a chunk."""
+        codec, body = encode(raw)
+        header = _HEADER.pack(RECORD_FORMAT, codec, self.keys.key_id, len(raw))
+        nonce = os.urandom(NONCE_BYTES)
+        sealed = self._cipher.encrypt(nonce, body, chunk_id + header + self._repository)
+        return Record(chunk_id, int(codec), len(raw), b"".join((nonce, header, sealed)))
+
+    def open(self, chunk_id: bytes, data: bytes | memoryview) -> bytes:
+        """Return the chunk in a record, proven to be the chunk of that id.
+
+        Errors: RecordDamaged if anything at all does not fit.
+        """
+        if len(data) < RECORD_OVERHEAD:
+            raise RecordDamaged("A record is too short.")
+        nonce, header = bytes(data[:NONCE_BYTES]), bytes(data[NONCE_BYTES : NONCE_BYTES + _HEADER.size])
+        form, codec, key, raw_length = _HEADER.unpack(header)
+        if form != RECORD_FORMAT or key != self.keys.key_id:
+            raise RecordDamaged("A record was written in another format or with another key.")
+        try:
+            sealed = bytes(data[NONCE_BYTES + _HEADER.size :])
+            body = self._cipher.decrypt(nonce, sealed, chunk_id + header + self._repository)
+        except InvalidTag:
+            raise RecordDamaged("A record does not open: it was changed, moved or relabelled.") from None
+        raw = decode(codec, body, raw_length)
+        if self.chunk_id(raw) != chunk_id:
+            raise RecordDamaged("A record opens to other bytes than its id promises.")
+        return raw

@@ -1,0 +1,152 @@
+"""Verification: prove from the store, not from memory, that every byte of a snapshot can be had again."""
+
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from dumont.vault.errors import RecordDamaged, RepositoryDamaged, StoreMissing, VerificationFailed
+from dumont.vault.manifest import Kind, Manifest, piece_length
+from dumont.vault.packs import Location, pack_name
+
+if TYPE_CHECKING:
+    from dumont.vault.repository import Repository
+
+SPAN_BYTES = 8 << 20
+_GAP_BYTES = 256 << 10
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was proven. Units: `bytes_checked` are stored bytes that were read, decrypted and hashed."""
+
+    chunks_checked: int
+    bytes_checked: int
+    packs_checked: int
+    files: int
+    merkle_root: str
+
+
+@dataclass
+class _Findings:
+    missing: set[str] = field(default_factory=set)
+    damaged: set[str] = field(default_factory=set)
+
+    def judge(self) -> None:
+        if self.missing or self.damaged:
+            raise VerificationFailed(sorted(self.missing), sorted(self.damaged))
+
+
+def verify_snapshot(repository: "Repository", name: str, *, all_below: int, sample: int) -> Verification:
+    """Check config, manifest, index, packs and chunks of a snapshot; see `Repository.verify`."""
+    findings = _Findings()
+    manifest = _read_manifest(repository, name)
+    places, missing = repository.locate(manifest.chunks())
+    findings.missing.update(f"chunk {chunk.hex()}" for chunk in missing)
+    _check_lengths(manifest, places, findings)
+    sound = _check_packs(repository, {place.pack for place in places.values()}, findings)
+    present = {chunk: place for chunk, place in places.items() if place.pack in sound}
+    chosen = _choose(present, set(manifest.packs_new), all_below, sample)
+    checked = sum(_check_pack(repository, pack, part, findings) for pack, part in by_pack(chosen).items())
+    findings.judge()
+    root = manifest.merkle_root.hex()
+    return Verification(len(chosen), checked, len(sound), manifest.files, root)
+
+
+def by_pack(places: dict[bytes, Location]) -> dict[bytes, list[tuple[bytes, Location]]]:
+    """Group chunks by pack, in the order of their places."""
+    groups: dict[bytes, list[tuple[bytes, Location]]] = defaultdict(list)
+    for chunk, place in sorted(places.items(), key=lambda item: (item[1].pack, item[1].offset)):
+        groups[place.pack].append((chunk, place))
+    return groups
+
+
+def spans(rows: Iterable[tuple[bytes, Location]]) -> Iterator[list[tuple[bytes, Location]]]:
+    """Cut the rows of one pack into runs worth one read each. Units: at most about `SPAN_BYTES` a run."""
+    run: list[tuple[bytes, Location]] = []
+    for chunk, place in rows:
+        if run:
+            start, end = run[0][1].offset, run[-1][1].offset + run[-1][1].length
+            if place.offset - end > _GAP_BYTES or place.offset + place.length - start > SPAN_BYTES:
+                yield run
+                run = []
+        run.append((chunk, place))
+    if run:
+        yield run
+
+
+def _read_manifest(repository: "Repository", name: str) -> Manifest:
+    try:
+        if damaged := repository.damaged_config():
+            raise VerificationFailed([], damaged)
+        manifest = repository.manifest(name)
+        repository.index(fresh=True)
+    except StoreMissing as error:
+        raise VerificationFailed([error.detail], []) from error
+    except RepositoryDamaged as error:
+        raise VerificationFailed([], error.objects) from error
+    return manifest
+
+
+def _check_lengths(manifest: Manifest, places: dict[bytes, Location], findings: _Findings) -> None:
+    for entry in manifest.entries:
+        if entry.kind is not Kind.FILE:
+            continue
+        for position, chunk in enumerate(entry.chunks):
+            place = places.get(chunk)
+            if place is not None and place.raw_length != piece_length(entry, position):
+                findings.damaged.add(f"chunk {chunk.hex()}")
+
+
+def _check_packs(repository: "Repository", packs: set[bytes], findings: _Findings) -> set[bytes]:
+    sound = set()
+    for pack in sorted(packs):
+        try:
+            found = repository.pack_table(pack)
+        except StoreMissing:
+            findings.missing.add(pack_name(pack))
+        except RecordDamaged:
+            findings.damaged.add(pack_name(pack))
+        else:
+            if found != repository.index().packs[pack]:
+                findings.damaged.add(pack_name(pack))
+            sound.add(pack)
+    return sound
+
+
+def _choose(places: dict[bytes, Location], new: set[bytes], all_below: int, sample: int) -> dict[bytes, Location]:
+    if sum(place.length for place in places.values()) < all_below:
+        return places
+    chosen = {chunk: place for chunk, place in places.items() if place.pack in new}
+    rest = sorted(places.keys() - chosen.keys())
+    drawn = random.SystemRandom().sample(rest, min(sample, len(rest)))
+    return chosen | {chunk: places[chunk] for chunk in drawn}
+
+
+def _check_pack(repository: "Repository", pack: bytes, rows: list[tuple[bytes, Location]], findings: _Findings) -> int:
+    checked = 0
+    for run in spans(rows):
+        start = run[0][1].offset
+        length = run[-1][1].offset + run[-1][1].length - start
+        try:
+            view = memoryview(repository.store.get(pack_name(pack), start, length))
+        except StoreMissing:
+            findings.missing.add(pack_name(pack))
+            return checked
+        for chunk, place in run:
+            record = view[place.offset - start : place.offset - start + place.length]
+            checked += _check_record(repository, chunk, record, place, findings)
+    return checked
+
+
+def _check_record(
+    repository: "Repository", chunk: bytes, record: memoryview, place: Location, findings: _Findings
+) -> int:
+    try:
+        if len(repository.sealer.open(chunk, record)) != place.raw_length:
+            raise RecordDamaged("A record holds another length than its pack's table says.")
+    except RecordDamaged:
+        findings.damaged.add(pack_name(place.pack))
+        return 0
+    return place.length

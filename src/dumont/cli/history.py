@@ -1,0 +1,155 @@
+"""Commands about what was saved and what is being done: snapshots, operations, cancel."""
+
+import itertools
+from datetime import datetime
+from typing import Annotated
+
+import typer
+
+from dumont.cli import options as o
+from dumont.cli.exit import CliError, ends_well
+from dumont.cli.find import find_instance, find_operation
+from dumont.cli.progress import follow
+from dumont.cli.session import sign_in
+from dumont.cli.tables import Column, show_facts, show_json, show_table
+from dumont.cli.words import moment, number, short, size, span, text
+from dumont.cli.words import seconds_between as between
+from dumont.client import Operation, Snapshot
+
+_SNAPSHOTS = (
+    Column("ID"),
+    Column("INSTANCE"),
+    Column("STATUS"),
+    Column("FILES", figures=True),
+    Column("SIZE", figures=True),
+    Column("NEW", figures=True),
+    Column("STORED", figures=True),
+    Column("RATIO", figures=True),
+    Column("CREATED"),
+    Column("VERIFIED"),
+)
+_OPERATIONS = (
+    Column("ID"),
+    Column("KIND"),
+    Column("STATUS"),
+    Column("DONE", figures=True),
+    Column("STEP"),
+    Column("INSTANCE"),
+    Column("CREATED"),
+)
+
+Limit = Annotated[int, typer.Option("--limit", min=1, max=1000, help="How many at most.")]
+
+
+@ends_well
+def snapshots(
+    instance: Annotated[str | None, typer.Argument(metavar="[ID]", help="Only those of this instance.")] = None,
+    limit: Limit = 50,
+    as_json: o.AsJson = False,
+) -> None:
+    """Show saved workspaces, newest first."""
+    client = sign_in().client
+    instance_id = find_instance(client, instance, include_destroyed=True).id if instance else None
+    rows = list(itertools.islice(client.iter_snapshots(instance_id=instance_id), limit))
+    if as_json:
+        show_json({"snapshots": [row.raw for row in rows], "count": len(rows)})
+        return
+    show_table(_SNAPSHOTS, (_snapshot_row(row) for row in rows), empty="No snapshots.")
+
+
+@ends_well
+def operations(
+    name: Annotated[str | None, typer.Argument(metavar="[ID]", help="One operation; without it, a list.")] = None,
+    instance: Annotated[str | None, typer.Option("--instance", help="Only those of this instance.")] = None,
+    status: Annotated[str | None, typer.Option("--status", help="queued, running, waiting, failed ...")] = None,
+    follow_it: Annotated[bool, typer.Option("--follow", "-f", help="Wait for its end, showing progress.")] = False,
+    limit: Limit = 20,
+    as_json: o.AsJson = False,
+) -> None:
+    """Show what is being done and what was, newest first."""
+    client = sign_in().client
+    if name is None:
+        if follow_it:
+            raise CliError("Name the operation to follow: `dumont operations ID --follow`.")
+        instance_id = find_instance(client, instance, include_destroyed=True).id if instance else None
+        rows = list(itertools.islice(client.iter_operations(status=status, instance_id=instance_id), limit))
+        _show_operations(rows, as_json=as_json)
+        return
+    operation = find_operation(client, name)
+    if follow_it:
+        operation = follow(client, operation.id, quiet=as_json)
+    if as_json:
+        show_json(operation.raw)
+        return
+    show_facts([(fact, value) for fact, value in _facts(operation) if value != "-"])
+
+
+@ends_well
+def cancel(
+    name: Annotated[str, typer.Argument(metavar="OPERATION", help="Id of the operation, or a unique part of it.")],
+    as_json: o.AsJson = False,
+) -> None:
+    """Stop an operation; what it did is undone."""
+    client = sign_in().client
+    operation = client.cancel_operation(find_operation(client, name).id)
+    if as_json:
+        show_json(operation.raw)
+    else:
+        print(f"Operation {operation.id} is {text(operation.status)}.")
+
+
+def _show_operations(rows: list[Operation], *, as_json: bool) -> None:
+    if as_json:
+        show_json({"operations": [row.raw for row in rows], "count": len(rows)})
+    else:
+        show_table(_OPERATIONS, (_operation_row(row) for row in rows), empty="No operations.")
+
+
+def _snapshot_row(snapshot: Snapshot) -> list[str]:
+    return [
+        short(snapshot.id),
+        short(snapshot.instance_id),
+        text(snapshot.status),
+        number(snapshot.files),
+        size(snapshot.bytes_total),
+        size(snapshot.bytes_new),
+        size(snapshot.bytes_stored),
+        number(snapshot.ratio, "x", 2),
+        moment(snapshot.created_at),
+        moment(snapshot.verified_at),
+    ]
+
+
+def _operation_row(operation: Operation) -> list[str]:
+    return [
+        short(operation.id),
+        text(operation.kind),
+        text(operation.status),
+        number(operation.percent, "%"),
+        text(operation.current_step),
+        short(operation.instance_id),
+        moment(operation.created_at),
+    ]
+
+
+def _facts(operation: Operation) -> list[tuple[str, str]]:
+    steps = [
+        (f"  {text(step.name)}", f"{text(step.status)}{_took(step.started_at, step.finished_at)}")
+        for step in operation.steps
+    ]
+    return [
+        ("id", text(operation.id)),
+        ("kind", text(operation.kind)),
+        ("status", text(operation.status)),
+        ("done", number(operation.percent, "%")),
+        ("instance", text(operation.instance_id)),
+        ("created", moment(operation.created_at)),
+        ("deadline", moment(operation.deadline_at)),
+        *steps,
+        ("problem", text(operation.problem.detail if operation.problem else None)),
+    ]
+
+
+def _took(started: datetime | None, finished: datetime | None) -> str:
+    seconds = between(started, finished)
+    return "" if seconds is None else f", {span(seconds)}"

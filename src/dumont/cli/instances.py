@@ -1,0 +1,91 @@
+"""Commands that show instances: ps, show."""
+
+from typing import Annotated
+
+import typer
+
+from dumont.cli import options as o
+from dumont.cli.exit import ends_well
+from dumont.cli.find import find_instance
+from dumont.cli.session import sign_in
+from dumont.cli.tables import Column, show_facts, show_json, show_table
+from dumont.cli.words import amount, gpus, memory, moment, number, price, short, text
+from dumont.client import Instance
+
+_COLUMNS = (
+    Column("ID"),
+    Column("LABEL"),
+    Column("STATUS"),
+    Column("GPU"),
+    Column("PRICE", figures=True),
+    Column("SPENT", figures=True),
+    Column("PLACE"),
+    Column("CREATED"),
+)
+
+
+@ends_well
+def ps(
+    everything: Annotated[bool, typer.Option("--all", "-a", help="Show destroyed instances too.")] = False,
+    status: Annotated[str | None, typer.Option("--status", help="Only these states, with commas.")] = None,
+    label: Annotated[str | None, typer.Option("--label", help="Only those with this label.")] = None,
+    as_json: o.AsJson = False,
+) -> None:
+    """Show your instances."""
+    found = sign_in().client.iter_instances(status=status, label=label, include_destroyed=everything)
+    rows = [row for row in found if everything or row.status != "destroyed"]
+    if as_json:
+        show_json({"instances": [row.raw for row in rows], "count": len(rows)})
+        return
+    show_table(_COLUMNS, (_row(row) for row in rows), empty="No instances. Rent one with `dumont launch`.")
+
+
+@ends_well
+def show(name: o.Name, as_json: o.AsJson = False) -> None:
+    """Show everything about one instance."""
+    instance = find_instance(sign_in().client, name, include_destroyed=True)
+    if as_json:
+        show_json(instance.raw)
+        return
+    show_facts([(fact, value) for fact, value in _facts(instance) if value != "-"])
+
+
+def _row(instance: Instance) -> list[str]:
+    return [
+        short(instance.id),
+        text(instance.label),
+        text(instance.status),
+        gpus(instance.gpu_name, instance.num_gpus),
+        price(instance.price_hour),
+        amount(instance.cost_to_date),
+        text(instance.geolocation or instance.country),
+        moment(instance.created_at),
+    ]
+
+
+def _facts(instance: Instance) -> list[tuple[str, str]]:
+    where = f"{text(instance.ssh_host)}:{instance.ssh_port}" if instance.ssh_host and instance.ssh_port else "-"
+    return [
+        ("id", text(instance.id)),
+        ("label", text(instance.label)),
+        ("status", text(instance.status)),
+        ("detail", text(instance.status_detail)),
+        ("GPU", gpus(instance.gpu_name, instance.num_gpus)),
+        ("GPU memory", memory(instance.gpu_memory_mib)),
+        ("CPU cores", number(instance.cpu_cores)),
+        ("disk", number(instance.disk_size_gb, " GB")),
+        ("image", text(instance.image)),
+        ("provider", text(instance.provider)),
+        ("place", text(instance.geolocation or instance.country)),
+        ("price", price(instance.price_hour)),
+        ("spent", amount(instance.cost_to_date)),
+        ("SSH", where),
+        ("created", moment(instance.created_at)),
+        ("started", moment(instance.started_at)),
+        ("hibernated", moment(instance.hibernated_at)),
+        ("destroyed", moment(instance.destroyed_at)),
+        ("machine kept", text(instance.machine_kept)),
+        ("snapshot", text(instance.last_snapshot_id)),
+        ("protected", text(instance.protected)),
+        ("operation", text(instance.operation_id)),
+    ]

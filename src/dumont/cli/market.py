@@ -1,0 +1,187 @@
+"""Commands that find and rent: offers, launch."""
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from dumont.cli import options as o
+from dumont.cli.exit import CliError, ends_well
+from dumont.cli.find import find_offer
+from dumont.cli.keys import register_key
+from dumont.cli.session import sign_in
+from dumont.cli.tables import Column, show_json, show_table
+from dumont.cli.verbs import settle
+from dumont.cli.words import gpus, memory, number, percent, price, short, text
+from dumont.client import ApiProblem, Client, Instance, Offer, OfferPage
+from dumont.core import is_id
+
+_OFFERS_LOOKED_AT = 5000
+_TRIES = 3
+_COLUMNS = (
+    Column("OFFER"),
+    Column("GPU"),
+    Column("VRAM", figures=True),
+    Column("CPU", figures=True),
+    Column("RAM", figures=True),
+    Column("DISK", figures=True),
+    Column("DOWN", figures=True),
+    Column("RELIABLE", figures=True),
+    Column("PRICE", figures=True),
+    Column("PLACE"),
+)
+
+
+@ends_well
+def offers(
+    gpu: o.Gpu = None,
+    num_gpus: o.NumGpus = None,
+    min_gpu_ram: o.MinGpuRam = None,
+    max_price: o.MaxPrice = None,
+    region: o.Region = None,
+    min_reliability: o.MinReliability = None,
+    verified: o.Verified = False,
+    min_disk: o.MinDisk = None,
+    sort: Annotated[
+        str | None, typer.Option("--sort", help="price_hour, reliability, gpu_ram ...; - reverses.")
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=100, help="How many at most.")] = 20,
+    as_json: o.AsJson = False,
+) -> None:
+    """Show what can be rented now, cheapest first."""
+    query = _query(gpu, num_gpus, min_gpu_ram, max_price, region, min_reliability, verified, min_disk)
+    page = sign_in().client.offers(**query, sort=sort, limit=limit)
+    if as_json:
+        show_json(page.raw)
+        return
+    _warn_of_sources(page)
+    show_table(_COLUMNS, (_row(offer) for offer in page.offers), empty="No offer fits these filters.")
+    if page.next_cursor:
+        total = f" of {page.total}" if page.total is not None else ""
+        print(f"The first {len(page.offers)}{total}; --limit shows more.", file=sys.stderr)
+
+
+@ends_well
+def launch(
+    offer: Annotated[str | None, typer.Argument(metavar="[OFFER]", help="Offer; without one, the cheapest.")] = None,
+    gpu: o.Gpu = None,
+    num_gpus: o.NumGpus = None,
+    min_gpu_ram: o.MinGpuRam = None,
+    max_price: o.MaxPrice = None,
+    region: o.Region = None,
+    min_reliability: o.MinReliability = None,
+    verified: o.Verified = False,
+    min_disk: o.MinDisk = None,
+    image: Annotated[str | None, typer.Option("--image", help="Container image.")] = None,
+    disk: Annotated[float | None, typer.Option("--disk", min=1, help="GB of disk to rent.")] = None,
+    label: Annotated[str | None, typer.Option("--label", help="A name of your own.")] = None,
+    env: Annotated[list[str] | None, typer.Option("--env", help="NAME=VALUE, may be given again.")] = None,
+    onstart: Annotated[str | None, typer.Option("--onstart", help="Command to run when the machine starts.")] = None,
+    no_wait: o.NoWait = False,
+    as_json: o.AsJson = False,
+) -> None:
+    """Rent a machine: the offer named, or the cheapest that fits."""
+    filters = _query(gpu, num_gpus, min_gpu_ram, max_price, region, min_reliability, verified, min_disk)
+    if offer is not None and any(value is not None for name, value in filters.items() if name != "max_price"):
+        raise CliError("Name an offer or give filters, not both.")
+    filters["min_disk"] = max((gb for gb in (min_disk, disk) if gb is not None), default=None)
+    wanted: dict[str, Any] = {"image": image, "disk_size": disk, "label": label, "max_price": max_price}
+    wanted |= {"env": _environment(env or []), "onstart_cmd": onstart}
+    signed = sign_in()
+    register_key(signed)
+    if offer is None:
+        instance = _launch_cheapest(signed.client, filters, wanted)
+    else:
+        instance = signed.client.create_instance(_offer_id(signed.client, offer), **wanted)
+    settle(signed.client, instance, "is running", no_wait=no_wait, as_json=as_json)
+
+
+def _launch_cheapest(client: Client, query: dict[str, Any], wanted: dict[str, Any]) -> Instance:
+    page = client.offers(**query, sort="price_hour", limit=_TRIES)
+    if not page.offers:
+        _warn_of_sources(page)
+        raise CliError("No offer fits. Loosen the filters, or see `dumont offers`.", code="no-matching-offer")
+    for offer in page.offers[:-1]:
+        instance = _rented(client, offer, wanted)
+        if instance is not None:
+            return instance
+    _say_which(page.offers[-1])
+    return client.create_instance(page.offers[-1].id, **wanted)
+
+
+def _rented(client: Client, offer: Offer, wanted: dict[str, Any]) -> Instance | None:
+    _say_which(offer)
+    try:
+        return client.create_instance(offer.id, **wanted)
+    except ApiProblem as problem:
+        if problem.code not in ("offer-gone", "offer-not-found"):
+            raise
+    print("That offer is gone; taking the next.", file=sys.stderr)
+    return None
+
+
+def _say_which(offer: Offer) -> None:
+    place = text(offer.geolocation or offer.country)
+    card = gpus(offer.gpu_name, offer.num_gpus)
+    print(f"Cheapest that fits: {card} at {price(offer.price_hour)} in {place}, offer {offer.id}.", file=sys.stderr)
+
+
+def _offer_id(client: Client, name: str) -> str:
+    if is_id(name, "off"):
+        return name
+    looked_at = (offer for _, offer in zip(range(_OFFERS_LOOKED_AT), client.iter_offers(limit=100), strict=False))
+    return find_offer(looked_at, name).id
+
+
+def _query(
+    gpu: str | None,
+    num_gpus: int | None,
+    min_gpu_ram: float | None,
+    max_price: float | None,
+    region: str | None,
+    min_reliability: float | None,
+    verified: bool,
+    min_disk: float | None,
+) -> dict[str, Any]:
+    return {
+        "gpu_name": gpu,
+        "num_gpus": num_gpus,
+        "min_gpu_ram": min_gpu_ram,
+        "max_price": max_price,
+        "region": region,
+        "min_reliability": min_reliability,
+        "verified_only": verified or None,
+        "min_disk": min_disk,
+    }
+
+
+def _environment(pairs: list[str]) -> dict[str, str]:
+    found = {}
+    for pair in pairs:
+        name, sign, value = pair.partition("=")
+        if not sign or not name:
+            raise CliError(f"--env {text(name)} is not NAME=VALUE.")
+        found[name] = value
+    return found
+
+
+def _row(offer: Offer) -> list[str]:
+    return [
+        short(offer.id),
+        gpus(offer.gpu_name, offer.num_gpus),
+        memory(offer.gpu_memory_mib) if offer.gpu_ram is None else number(offer.gpu_ram, " GB"),
+        number(offer.cpu_cores),
+        number(offer.cpu_ram, " GB"),
+        number(offer.disk_space, " GB"),
+        number(offer.inet_down, " Mbps"),
+        percent(offer.reliability),
+        price(offer.price_hour),
+        text(offer.geolocation or offer.country),
+    ]
+
+
+def _warn_of_sources(page: OfferPage) -> None:
+    for source in page.sources:
+        if source.status not in ("ok", None):
+            told = f" ({text(source.detail)})" if source.detail else ""
+            print(f"Offers of {text(source.provider)} are {text(source.status)}{told}.", file=sys.stderr)

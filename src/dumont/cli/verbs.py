@@ -1,0 +1,115 @@
+"""Commands that change an instance's life: hibernate, wake, destroy; and how each of them is waited for."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from dumont.cli import options as o
+from dumont.cli.exit import CliError, ends_well
+from dumont.cli.find import find_instance, find_offer
+from dumont.cli.progress import follow
+from dumont.cli.session import sign_in
+from dumont.cli.tables import show_json
+from dumont.cli.words import amount, gpus, price, short, text
+from dumont.client import Client, Instance, Operation
+from dumont.core import is_id
+
+
+@ends_well
+def hibernate(
+    name: o.Name,
+    keep: Annotated[bool, typer.Option("--keep", help="Pause the machine and keep its disk (the default).")] = False,
+    destroy_machine: Annotated[bool, typer.Option("--destroy", help="Give the machine back once verified.")] = False,
+    no_wait: o.NoWait = False,
+    as_json: o.AsJson = False,
+) -> None:
+    """Save the workspace, check the copy, then stop paying. Files are saved, running processes are not."""
+    if keep and destroy_machine:
+        raise CliError("--keep and --destroy exclude each other.")
+    client = sign_in().client
+    instance = find_instance(client, name)
+    then = "destroy" if destroy_machine else "keep"
+    if not as_json:
+        print("Files of the workspace are saved; running processes are not.", file=sys.stderr)
+    settle(client, client.hibernate(instance.id, then), "is hibernated", no_wait=no_wait, as_json=as_json)
+
+
+@ends_well
+def wake(
+    name: o.Name,
+    offer: Annotated[str | None, typer.Option("--offer", help="Wake on this offer.")] = None,
+    elsewhere: Annotated[bool, typer.Option("--elsewhere", help="Wake on another machine.")] = False,
+    max_price: o.MaxPrice = None,
+    no_wait: o.NoWait = False,
+    as_json: o.AsJson = False,
+) -> None:
+    """Bring a hibernated instance back, with every file as it was."""
+    client = sign_in().client
+    instance = find_instance(client, name)
+    offer_id = offer
+    if offer is not None and not is_id(offer, "off"):
+        offer_id = find_offer(client.iter_offers(limit=100), offer).id
+    woken = client.wake(instance.id, offer_id=offer_id, elsewhere=elsewhere, max_price=max_price)
+    settle(client, woken, "is running", no_wait=no_wait, as_json=as_json)
+
+
+@ends_well
+def destroy(
+    name: o.Name,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    no_wait: o.NoWait = False,
+    as_json: o.AsJson = False,
+) -> None:
+    """Destroy a machine and its disk for good. Snapshots stay."""
+    client = sign_in().client
+    instance = find_instance(client, name)
+    if not yes and not as_json and sys.stdin.isatty():
+        _ask_before_destroying(instance)
+    settle(client, client.destroy_instance(instance.id), "is destroyed", no_wait=no_wait, as_json=as_json)
+
+
+def settle(client: Client, instance: Instance, outcome: str, *, no_wait: bool, as_json: bool) -> None:
+    """Wait for the work that a verb began and show the instance as it then is.
+
+    With `as_json` the document is the Instance with the finished operation under `operation`.
+    """
+    operation: Operation | None = None
+    if instance.operation_id is not None and not no_wait:
+        operation = follow(client, instance.operation_id, quiet=as_json)
+        instance = client.instance(instance.id, include_destroyed=True)
+    if as_json:
+        show_json({**instance.raw, "operation": operation.raw if operation else None})
+        return
+    if no_wait and instance.operation_id is not None:
+        print(f"{_called(instance)} is {text(instance.status)}. Operation {instance.operation_id} goes on:")
+        print(f"  dumont operations {instance.operation_id} --follow")
+        return
+    print(f"{_called(instance)} {outcome}.{_afterwards(instance)}")
+
+
+def _called(instance: Instance) -> str:
+    label = f" ({text(instance.label)})" if instance.label else ""
+    return f"{instance.id}{label}"
+
+
+def _afterwards(instance: Instance) -> str:
+    name = text(instance.label) if instance.label else short(instance.id)
+    if instance.status == "running":
+        card = gpus(instance.gpu_name, instance.num_gpus)
+        return f" {card} at {price(instance.price_hour)}. Go there with `dumont ssh {name}`."
+    if instance.status == "hibernated":
+        kept = "" if instance.machine_kept is None else " The machine was given back."
+        kept = " The machine is kept." if instance.machine_kept else kept
+        return f"{kept} Bring it back with `dumont wake {name}`."
+    if instance.status == "destroyed" and instance.cost_to_date is not None:
+        return f" It cost {amount(instance.cost_to_date)} in all."
+    return ""
+
+
+def _ask_before_destroying(instance: Instance) -> None:
+    saved = "The newest snapshot stays." if instance.last_snapshot_id else "It has no snapshot: its files will be lost."
+    sys.stderr.write(f"Destroy {_called(instance)}? {saved} [y/N] ")
+    sys.stderr.flush()
+    if sys.stdin.readline().strip().lower() not in ("y", "yes", "s", "sim"):
+        raise CliError("Nothing was destroyed.", code="declined")

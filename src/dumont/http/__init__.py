@@ -1,0 +1,33 @@
+"""The request kit: callers, permissions, one transaction per request, idempotency, lists and problems."""
+
+from dumont.http import problems
+from dumont.http.access import AccessNotDeclared, permit, public, signed_in
+from dumont.http.app import create_app, mount
+from dumont.http.caller import Authenticator, Caller, CallerDep, CallerFacts, DatabaseDep
+from dumont.http.edge import foreseen
+from dumont.http.idempotency import IdempotencyRecord, forget_keys
+from dumont.http.pages import Page, list_document, page_params
+from dumont.http.routing import Route, Router
+
+__all__ = [
+    "AccessNotDeclared",
+    "Authenticator",
+    "Caller",
+    "CallerDep",
+    "CallerFacts",
+    "DatabaseDep",
+    "IdempotencyRecord",
+    "Page",
+    "Route",
+    "Router",
+    "create_app",
+    "foreseen",
+    "forget_keys",
+    "list_document",
+    "mount",
+    "page_params",
+    "permit",
+    "problems",
+    "public",
+    "signed_in",
+]

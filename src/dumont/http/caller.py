@@ -1,0 +1,157 @@
+"""The caller of a request: who he is, what he may do, and the one transaction that his request runs in."""
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field, fields
+from datetime import datetime
+from typing import Annotated, Protocol
+
+from fastapi import Depends, Request
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from dumont.db import Database
+from dumont.http import problems
+
+
+@dataclass(frozen=True, kw_only=True)
+class CallerFacts:
+    """What the look-up of a token found: rows of this moment, never claims of the token."""
+
+    user_id: str
+    email: str
+    username: str | None
+    session_id: str
+    team_id: str
+    team_name: str
+    role: str
+    permissions: frozenset[str]
+    token_expires_at: datetime
+
+
+class Authenticator(Protocol):
+    """What identity gives to the request kit."""
+
+    @property
+    def permissions(self) -> frozenset[str]:
+        """Every permission that exists: a route that asks for another one stops the start."""
+        ...
+
+    async def enter(self, session: AsyncSession, bearer_token: str, team_id: str | None) -> CallerFacts:
+        """Look the token up and set the team for row-level security, in one round trip.
+
+        Errors: a 401 of `problems` for a token that does not count, a 404 for a team that is not the user's.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Door:
+    """Where a caller came in, kept so that he can come in again: `open` starts a transaction and checks everything."""
+
+    database: Database
+    authenticator: Authenticator
+    token: str
+    team_id: str | None
+    permission: str | None
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[tuple[AsyncSession, CallerFacts]]:
+        """Run one transaction in which the caller is looked up first; commit at the end, roll back on an error."""
+        async with self.database.begin() as session:
+            yield session, await self.authenticator.enter(session, self.token, self.team_id)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Caller(CallerFacts):
+    """The caller of this request, with the session of the request's transaction.
+
+    Guarantees: the transaction commits before the answer leaves, and is rolled back when the route raises.
+    """
+
+    request_id: str
+    door: Door = field(repr=False)
+    writes: bool
+    _held: list[tuple[AbstractAsyncContextManager[object], AsyncSession]] = field(default_factory=list, repr=False)
+
+    @property
+    def session(self) -> AsyncSession:
+        """The session of the request's transaction; row-level security already knows the team."""
+        if not self._held:
+            raise RuntimeError("the request's transaction has ended: use reenter()")
+        return self._held[0][1]
+
+    def allow(self) -> None:
+        """Raise Forbidden unless the caller's role holds what the route asks for."""
+        wanted = self.door.permission
+        if wanted is not None and wanted not in self.permissions:
+            raise problems.Forbidden(wanted)
+
+    async def release(self) -> None:
+        """Commit and give the connection back, before waiting or talking to the world. Idempotent.
+
+        Errors: RuntimeError in a POST, PUT, PATCH or DELETE, whose effect and Idempotency-Key commit as one.
+        """
+        if self.writes:
+            raise RuntimeError("a request that writes keeps its one transaction: let a workflow do what takes longer")
+        await self.finish(None)
+
+    async def finish(self, error: BaseException | None) -> None:
+        """End the transaction: commit without an error, roll back with one. The request kit calls it."""
+        while self._held:
+            scope, _ = self._held.pop()
+            await scope.__aexit__(type(error) if error else None, error, error.__traceback__ if error else None)
+
+    @asynccontextmanager
+    async def reenter(self) -> AsyncIterator[AsyncSession]:
+        """Run one more transaction after `release()`, with token, session, team and permission checked again.
+
+        Errors: the 401 problems and Forbidden, when the caller lost his right in the meantime.
+        """
+        async with self.door.open() as (session, facts):
+            wanted = self.door.permission
+            if wanted is not None and wanted not in facts.permissions:
+                raise problems.Forbidden(wanted)
+            yield session
+
+
+async def come_in(door: Door, *, request_id: str, writes: bool) -> Caller:
+    """Start the request's transaction and look the caller up in it; the caller must be `finish`ed."""
+    scope = door.open()
+    session, facts = await scope.__aenter__()
+    known = {item.name: getattr(facts, item.name) for item in fields(CallerFacts)}
+    return Caller(**known, request_id=request_id, door=door, writes=writes, _held=[(scope, session)])
+
+
+def bearer_token(request: Request) -> str:
+    """Read the bearer token of a request.
+
+    Errors: MissingToken, or InvalidToken for another scheme or an odd form.
+    """
+    header = request.headers.get("authorization")
+    if header is None:
+        raise problems.MissingToken("Send your access token in the header Authorization: Bearer <token>.")
+    scheme, _, token = header.partition(" ")
+    token = token.strip()
+    if scheme.lower() != "bearer" or not token or not token.isascii() or any(c.isspace() for c in token):
+        raise problems.InvalidToken("The Authorization header must be: Bearer <token>.")
+    return token
+
+
+async def _caller(request: Request) -> Caller:
+    caller = request.scope.get("dumont.caller")
+    if not isinstance(caller, Caller):
+        raise RuntimeError("a public route has no caller")
+    return caller
+
+
+CallerDep = Annotated[Caller, Depends(_caller)]
+"""The caller, as an argument of a route."""
+
+
+async def _database(request: Request) -> Database:
+    database: Database = request.app.state.database
+    return database
+
+
+DatabaseDep = Annotated[Database, Depends(_database)]
+"""The database, as an argument of a public route: such a route opens its own short transactions."""

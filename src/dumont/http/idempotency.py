@@ -1,0 +1,121 @@
+"""Idempotency-Key: the same request asked twice has its effect once and gets the same answer (api.md 1.4).
+
+The key's record commits with the effect, in the request's own transaction; a crash leaves both or neither. An
+advisory lock, held to the end of that transaction, makes a second request with the key see the first one running.
+"""
+
+import hashlib
+import hmac
+import json
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from urllib.parse import parse_qsl
+
+from sqlalchemy import DateTime, LargeBinary, SmallInteger, Text, delete, func, select
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Mapped, mapped_column
+from starlette.requests import Request
+from starlette.responses import Response
+
+from dumont.db import Base
+from dumont.http import problems
+from dumont.http.body import Body
+from dumont.http.caller import Caller
+
+_OWN_HEADERS = frozenset({"content-length", "x-request-id", "date", "server"})
+
+
+class IdempotencyRecord(Base):
+    """The first answer under a key; `scope` is a digest of (user, team, method, path, key)."""
+
+    __tablename__ = "idempotency_key"
+
+    scope: Mapped[str] = mapped_column(Text, primary_key=True)
+    team_id: Mapped[str] = mapped_column(Text)
+    fingerprint: Mapped[bytes] = mapped_column(LargeBinary)
+    status: Mapped[int] = mapped_column(SmallInteger)
+    headers: Mapped[dict[str, str]] = mapped_column(JSONB)
+    body: Mapped[bytes] = mapped_column(LargeBinary)
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.clock_timestamp())
+
+
+@dataclass
+class Claim:
+    """A request's claim on its key."""
+
+    scope: str
+    team_id: str
+    fingerprint: bytes
+    taken: bool = field(default=False)
+
+    async def take(self, session: AsyncSession) -> Response | None:
+        """Lock the key until the transaction ends; return the stored answer where there is one.
+
+        Errors: IdempotencyInProgress while another request holds the key, IdempotencyKeyReused for another body.
+        """
+        number = int.from_bytes(bytes.fromhex(self.scope)[:8], "big", signed=True)
+        if not await session.scalar(select(func.pg_try_advisory_xact_lock(number))):
+            raise problems.IdempotencyInProgress(retry_after=1)
+        record = await session.get(IdempotencyRecord, self.scope)
+        if record is None:
+            self.taken = True
+            return None
+        if not hmac.compare_digest(record.fingerprint, self.fingerprint):
+            raise problems.IdempotencyKeyReused("Use a fresh Idempotency-Key for a request that says something else.")
+        return Response(record.body, record.status, {**record.headers, "Idempotency-Replayed": "true"})
+
+    async def keep(self, session: AsyncSession, response: Response) -> None:
+        """Store a 2xx answer with the effect that it reports; other answers free the key."""
+        body = getattr(response, "body", None)
+        if not self.taken or not 200 <= response.status_code < 300 or body is None:
+            return
+        headers = {name: value for name, value in response.headers.items() if name not in _OWN_HEADERS}
+        session.add(
+            IdempotencyRecord(
+                scope=self.scope,
+                team_id=self.team_id,
+                fingerprint=self.fingerprint,
+                status=response.status_code,
+                headers=headers,
+                body=bytes(body),
+            )
+        )
+        await session.flush()
+
+
+def read_claim(request: Request, caller: Caller, body: Body, hmac_key: bytes) -> Claim | None:
+    """Read the claim of a request, or None where it carries no Idempotency-Key.
+
+    Errors: InvalidRequest for a key that is not 1..255 visible ASCII characters.
+    """
+    key = request.headers.get("idempotency-key")
+    if key is None:
+        return None
+    if not 1 <= len(key) <= 255 or not all(0x21 <= ord(char) <= 0x7E for char in key):
+        detail = "Must be 1 to 255 visible ASCII characters."
+        raise problems.InvalidRequest([problems.field_error("/header/idempotency-key", detail, "invalid-key")])
+    named = (caller.user_id, caller.team_id, request.method, request.scope["path"], key)
+    scope = hashlib.sha256("\n".join(named).encode()).hexdigest()
+    return Claim(scope, caller.team_id, _fingerprint(request, body, hmac_key))
+
+
+async def forget_keys(session: AsyncSession, before: datetime) -> int:
+    """Delete the keys that were stored before a time, in the team or sweep of the session; return how many."""
+    gone = await session.execute(
+        delete(IdempotencyRecord).where(IdempotencyRecord.created_at < before).returning(IdempotencyRecord.scope)
+    )
+    return len(gone.all())
+
+
+def _fingerprint(request: Request, body: Body, hmac_key: bytes) -> bytes:
+    """Digest what the request says: its query in order of names and its JSON in one canonical form."""
+    query = sorted(parse_qsl(request.url.query, keep_blank_values=True))
+    said: dict[str, Any] = {"query": query}
+    if body.value is not None or not body.raw:
+        said["json"] = body.value
+    else:
+        said["raw"] = hashlib.sha256(body.raw).hexdigest()
+    text = json.dumps(said, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hmac.new(hmac_key, text.encode(), hashlib.sha256).digest()

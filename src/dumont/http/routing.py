@@ -1,0 +1,140 @@
+"""Routes that run in one transaction each, in the order of checks that the contract gives (api.md 1.3).
+
+404/405 path, 401 caller, 400/413/415/422 shape, 403 permission, Idempotency-Key, then the route's own verbs. The
+transaction commits before the answer leaves.
+"""
+
+import functools
+import inspect
+import types
+import typing
+from collections.abc import Awaitable, Callable, Coroutine
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Union
+
+from fastapi import APIRouter
+from fastapi.routing import APIRoute
+from starlette.requests import Request
+from starlette.responses import Response
+
+from dumont.http import idempotency
+from dumont.http.access import read_access
+from dumont.http.body import Body, read_body
+from dumont.http.caller import Caller, Door, bearer_token, come_in
+
+_WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+
+
+@dataclass
+class _Visit:
+    """One request past the shape checks: what the guard around the route's function needs."""
+
+    caller: Caller
+    claim: "idempotency.Claim | None"
+
+    async def admit(self) -> Response | None:
+        """Check the permission, then the key; return the stored answer when this is a repetition."""
+        self.caller.allow()
+        if self.claim is None:
+            return None
+        return await self.claim.take(self.caller.session)
+
+
+_visit: ContextVar[_Visit | None] = ContextVar("dumont_http_visit", default=None)
+
+
+class Route(APIRoute):
+    """A route that says who may call it and runs inside the request's transaction."""
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        self.access = read_access(path, options.get("openapi_extra"))
+        if not inspect.iscoroutinefunction(endpoint):
+            raise TypeError(f"{path}: a route is an async function")
+        if isinstance(options.get("response_model"), type(None)) or not _is_given(options["response_model"]):
+            options["response_model"] = _shown_type(endpoint)
+        super().__init__(path, _guarded(endpoint), **options)
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Wrap FastAPI's own handler in reading, looking up, and committing."""
+        run = super().get_route_handler()
+
+        async def handle(request: Request) -> Response:
+            if self.access.public:
+                body = await read_body(request, wanted=self.body_field is not None)
+                body.check()
+                return await run(request)
+            return await self._attend(request, run)
+
+        return handle
+
+    async def _attend(self, request: Request, run: Callable[[Request], Awaitable[Response]]) -> Response:
+        token = bearer_token(request)
+        body = await read_body(request, wanted=self.body_field is not None)
+        state = request.app.state
+        team = request.headers.get("x-team-id")
+        door = Door(state.database, state.authenticator, token, team, self.access.permission)
+        writes = request.method in _WRITES
+        caller = await come_in(door, request_id=request.state.request_id, writes=writes)
+        try:
+            response = await self._answer(request, caller, body, run)
+        except BaseException as error:
+            await caller.finish(error)
+            raise
+        await caller.finish(None)
+        return response
+
+    async def _answer(
+        self, request: Request, caller: Caller, body: Body, run: Callable[[Request], Awaitable[Response]]
+    ) -> Response:
+        body.check()
+        request.scope["dumont.caller"] = caller
+        claim = None
+        if caller.writes and not self.access.stream:
+            claim = idempotency.read_claim(request, caller, body, request.app.state.idempotency_key)
+        mark = _visit.set(_Visit(caller, claim))
+        try:
+            response = await run(request)
+        finally:
+            _visit.reset(mark)
+        if claim is not None:
+            await claim.keep(caller.session, response)
+        return response
+
+
+class Router(APIRouter):
+    """A router of such routes; `prefix` is the whole path from the root, such as `/api/v1/instances`."""
+
+    def __init__(self, *, prefix: str = "", tags: list[str] | None = None) -> None:
+        super().__init__(prefix=prefix, tags=list(tags or []), route_class=Route, redirect_slashes=False)
+
+
+def _guarded(endpoint: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """Put permission and Idempotency-Key between the checked shape and the route's function."""
+
+    @functools.wraps(endpoint)
+    async def guarded(*args: Any, **arguments: Any) -> Any:
+        visit = _visit.get()
+        stored = await visit.admit() if visit is not None else None
+        return stored if stored is not None else await endpoint(*args, **arguments)
+
+    return guarded
+
+
+def _is_given(response_model: Any) -> bool:
+    from fastapi.datastructures import DefaultPlaceholder
+
+    return not isinstance(response_model, DefaultPlaceholder)
+
+
+def _shown_type(endpoint: Callable[..., Any]) -> Any:
+    """Return the type of the documents that a route answers, without the ready-made responses of its annotation."""
+    hinted = typing.get_type_hints(endpoint, include_extras=True).get("return")
+    if typing.get_origin(hinted) not in (Union, types.UnionType):
+        return None if _is_response(hinted) or hinted is type(None) else hinted
+    kept = tuple(member for member in typing.get_args(hinted) if not _is_response(member))
+    return Union[kept] if kept else None  # noqa: UP007 - a union of a computed number of members
+
+
+def _is_response(hinted: Any) -> bool:
+    return isinstance(hinted, type) and issubclass(hinted, Response)

@@ -1,0 +1,41 @@
+"""Users, teams and tokens: who is calling, in which team, and what his role allows."""
+
+from dumont.identity.api import auth, ssh_keys
+from dumont.identity.model import (
+    PERMISSIONS,
+    ROLE_PERMISSIONS,
+    Account,
+    EmailTaken,
+    FoundUser,
+    InvalidCredentials,
+    Membership,
+    NewUser,
+    SshKey,
+    Team,
+)
+from dumont.identity.queries import find_user, ssh_keys_of
+from dumont.identity.service import IdentityService, SignedIn, TeamHook, Visitor, build_authenticator
+
+routers = (auth, ssh_keys)
+"""The routers of this room, for `http.create_app`."""
+
+__all__ = [
+    "PERMISSIONS",
+    "ROLE_PERMISSIONS",
+    "Account",
+    "EmailTaken",
+    "FoundUser",
+    "IdentityService",
+    "InvalidCredentials",
+    "Membership",
+    "NewUser",
+    "SignedIn",
+    "SshKey",
+    "Team",
+    "TeamHook",
+    "Visitor",
+    "build_authenticator",
+    "find_user",
+    "routers",
+    "ssh_keys_of",
+]

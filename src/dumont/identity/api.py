@@ -1,0 +1,231 @@
+"""Routes of sign-up, sign-in, the signed-in user and his SSH keys."""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal, Self
+
+from fastapi import Depends, Request
+from pydantic import BaseModel, Field, StringConstraints, field_validator, model_validator
+
+from dumont.http import CallerDep, DatabaseDep, Router, public, signed_in
+from dumont.identity import queries, service
+from dumont.identity.addresses import EmailText, IdentifierText, UsernameText
+from dumont.identity.keys import PublicKey, read_public_key
+from dumont.identity.model import SshKey
+from dumont.identity.service import IdentityService, SignedIn, Visitor
+
+auth = Router(prefix="/api/v1/auth", tags=["auth"])
+ssh_keys = Router(prefix="/api/v1/ssh-keys", tags=["ssh-keys"])
+NameText = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100)]
+
+
+async def _service(request: Request) -> IdentityService:
+    found = request.app.state.authenticator
+    if not isinstance(found, IdentityService):
+        raise TypeError("these routes need the authenticator of dumont.identity")
+    return found
+
+
+async def _visitor(request: Request) -> Visitor:
+    agent = request.headers.get("user-agent")
+    return Visitor(request.client.host if request.client else None, agent[:200] if agent else None)
+
+
+ServiceDep = Annotated[IdentityService, Depends(_service)]
+VisitorDep = Annotated[Visitor, Depends(_visitor)]
+
+
+class RegisterBody(BaseModel):
+    """A new account."""
+
+    email: EmailText
+    password: str = Field(min_length=8, max_length=128, repr=False)
+    name: NameText | None = None
+    username: UsernameText | None = None
+
+
+class LoginBody(BaseModel):
+    """Who signs in: an e-mail address or a username; where both are sent they must be equal."""
+
+    email: EmailText | None = None
+    username: IdentifierText | None = None
+    password: str = Field(min_length=1, max_length=1024, repr=False)
+
+    @model_validator(mode="after")
+    def _one_name(self) -> Self:
+        if self.email is None and self.username is None:
+            raise ValueError("Send email or username.")
+        if self.email is not None and self.username is not None and self.email.lower() != self.username.lower():
+            raise ValueError("email and username must be equal where both are sent.")
+        return self
+
+
+class LogoutBody(BaseModel):
+    """Which sessions end."""
+
+    all: bool = False
+
+
+class SshKeyBody(BaseModel):
+    """A public key in the form of OpenSSH."""
+
+    name: NameText
+    public_key: str = Field(max_length=10_000)
+
+    @field_validator("public_key")
+    @classmethod
+    def _readable(cls, text: str) -> str:
+        read_public_key(text)
+        return text
+
+    def key(self) -> PublicKey:
+        """Return the key in its one form."""
+        return read_public_key(self.public_key)
+
+
+class SessionDocument(BaseModel):
+    """A session that was just opened."""
+
+    user_id: str
+    email: str
+    team_id: str
+    role: str
+    access_token: str
+    token_type: Literal["bearer"] = "bearer"
+    expires_in: int
+
+
+class UserDocument(BaseModel):
+    """The signed-in user."""
+
+    id: str
+    email: str
+    username: str | None
+    name: str | None
+    settings: dict[str, Any]
+    is_operator: bool
+    created_at: datetime
+    email_verified_at: datetime | None
+
+
+class TeamDocument(BaseModel):
+    """The team that the request works in."""
+
+    id: str
+    name: str
+    role: str
+    permissions: list[str]
+
+
+class OwnSessionDocument(BaseModel):
+    """The session of the token."""
+
+    id: str
+    expires_at: datetime
+
+
+class MeDocument(BaseModel):
+    """Who is signed in, where, and what he may do."""
+
+    authenticated: Literal[True] = True
+    user: UserDocument
+    team: TeamDocument
+    session: OwnSessionDocument
+
+
+class LogoutDocument(BaseModel):
+    """What signing out ended."""
+
+    success: bool
+    message: str
+    sessions_revoked: int
+
+
+class SshKeyDocument(BaseModel):
+    """A stored public key."""
+
+    id: str
+    name: str
+    fingerprint: str
+    created_at: datetime
+
+
+class SshKeysDocument(BaseModel):
+    """All public keys of the caller."""
+
+    ssh_keys: list[SshKeyDocument]
+    count: int
+
+
+class SuccessDocument(BaseModel):
+    """Done."""
+
+    success: bool = True
+
+
+@auth.post("/register", status_code=201, **public())
+async def register(
+    body: RegisterBody, database: DatabaseDep, identity: ServiceDep, visitor: VisitorDep
+) -> SessionDocument:
+    """Make an account with a team of its own, and sign in to it."""
+    async with database.begin() as session:
+        user = await identity.register_user(
+            session, email=body.email, password=body.password, name=body.name, username=body.username
+        )
+        signed = await identity.open_session(session, user.user_id, visitor)
+    return _session_document(signed)
+
+
+@auth.post("/login", **public())
+async def login(body: LoginBody, database: DatabaseDep, identity: ServiceDep, visitor: VisitorDep) -> SessionDocument:
+    """Sign in with an e-mail address or a username."""
+    identifier = body.email or body.username or ""
+    return _session_document(await identity.sign_in(database, identifier, body.password, visitor))
+
+
+@auth.get("/me", **signed_in())
+async def me(caller: CallerDep) -> MeDocument:
+    """Show who is signed in."""
+    account = await queries.read_account(caller.session, caller.user_id)
+    return MeDocument(
+        user=UserDocument(**vars(account)),
+        team=TeamDocument(
+            id=caller.team_id, name=caller.team_name, role=caller.role, permissions=sorted(caller.permissions)
+        ),
+        session=OwnSessionDocument(id=caller.session_id, expires_at=caller.token_expires_at),
+    )
+
+
+@auth.post("/logout", **signed_in())
+async def logout(caller: CallerDep, body: LogoutBody | None = None) -> LogoutDocument:
+    """End the session of this token, or all sessions of the user."""
+    which = None if body is not None and body.all else caller.session_id
+    ended = await service.sign_out(caller.session, caller.user_id, which)
+    return LogoutDocument(success=True, message="You are signed out.", sessions_revoked=ended)
+
+
+@ssh_keys.get("", **signed_in())
+async def list_ssh_keys(caller: CallerDep) -> SshKeysDocument:
+    """List the caller's public keys."""
+    rows = await queries.own_ssh_keys(caller.session, caller.user_id)
+    return SshKeysDocument(ssh_keys=[_key_document(row) for row in rows], count=len(rows))
+
+
+@ssh_keys.post("", status_code=201, **signed_in())
+async def add_ssh_key(body: SshKeyBody, caller: CallerDep, identity: ServiceDep) -> SshKeyDocument:
+    """Store a public key; machines that are launched afterwards accept it."""
+    return _key_document(await identity.add_ssh_key(caller.session, caller.user_id, body.name, body.key()))
+
+
+@ssh_keys.delete("/{key_id}", **signed_in())
+async def delete_ssh_key(key_id: str, caller: CallerDep) -> SuccessDocument:
+    """Forget a public key; machines that have it already keep it."""
+    await service.remove_ssh_key(caller.session, caller.user_id, key_id)
+    return SuccessDocument()
+
+
+def _session_document(signed: SignedIn) -> SessionDocument:
+    return SessionDocument(**vars(signed))
+
+
+def _key_document(row: SshKey) -> SshKeyDocument:
+    return SshKeyDocument(id=row.id, name=row.name, fingerprint=row.fingerprint, created_at=row.created_at)

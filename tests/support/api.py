@@ -1,0 +1,69 @@
+"""An API over a real database, and people who use it: for tests of every room that has routes."""
+
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from dumont.core import Settings
+from dumont.db import Database, DatabaseUrls
+from dumont.http import Router, create_app
+from dumont.identity import IdentityService, build_authenticator
+from dumont.identity import routers as identity_routers
+
+SECRET = b"a secret for tests only, 32 bytes"
+PASSWORD = "correct horse battery"
+
+
+@dataclass(frozen=True)
+class Person:
+    """Somebody with an account: his session document and the headers that he sends."""
+
+    session: dict[str, Any]
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.session['access_token']}"}
+
+    @property
+    def team_id(self) -> str:
+        return str(self.session["team_id"])
+
+    @property
+    def user_id(self) -> str:
+        return str(self.session["user_id"])
+
+
+@dataclass(frozen=True)
+class Api:
+    """A running API: `http` speaks to it in process, `database` is its own pool."""
+
+    http: httpx.AsyncClient
+    database: Database
+    identity: IdentityService
+    app: Any
+
+    async def register(self, email: str | None = None, **more: Any) -> Person:
+        """Make an account and return the person who is signed in to it."""
+        body = {"email": email or f"{uuid.uuid4().hex[:12]}@example.com", "password": PASSWORD, **more}
+        answer = await self.http.post("/api/v1/auth/register", json=body)
+        assert answer.status_code == 201, answer.text
+        return Person(answer.json())
+
+
+@asynccontextmanager
+async def running_api(urls: DatabaseUrls, *routers: Router, settings: Settings | None = None) -> AsyncIterator[Api]:
+    """Build the API as the application's role, with the routes of identity and those given."""
+    database = Database(urls.app, pool_size=5, application_name="test-api")
+    identity = build_authenticator(SECRET, settings or Settings(home=Path("/nonexistent")))
+    app = create_app(database=database, authenticator=identity, secret=SECRET, routers=[*identity_routers, *routers])
+    try:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api") as client:
+            yield Api(client, database, identity, app)
+    finally:
+        identity.close()
+        await database.close()

@@ -4,13 +4,12 @@ import getpass
 import os
 import sys
 from dataclasses import replace
-from typing import Annotated
 
-import typer
+import click
 
 from dumont.cli.exit import CliError, ends_well
 from dumont.cli.keys import register_key
-from dumont.cli.options import AsJson
+from dumont.cli.options import as_json as json_option
 from dumont.cli.profile import Profile, find_place, load_profile, save_profile
 from dumont.cli.session import Signed, make_client, sign_in, with_session
 from dumont.cli.tables import show_facts, show_json
@@ -18,14 +17,16 @@ from dumont.cli.words import text
 from dumont.client import ApiError, Session
 
 
+@click.command()
+@click.option("--url", help="Address of the server.")
+@click.option("--user", help="E-mail address or user name.")
+@click.option("--password-stdin", is_flag=True, help="Read the password from stdin.")
+@click.option("--register", is_flag=True, help="Create the account first.")
+@click.option("--remember", is_flag=True, help="Keep the password, to sign in again alone.")
+@json_option
 @ends_well
 def login(
-    url: Annotated[str | None, typer.Option("--url", help="Address of the server.")] = None,
-    user: Annotated[str | None, typer.Option("--user", help="E-mail address or user name.")] = None,
-    password_stdin: Annotated[bool, typer.Option("--password-stdin", help="Read the password from stdin.")] = False,
-    register: Annotated[bool, typer.Option("--register", help="Create the account first.")] = False,
-    remember: Annotated[bool, typer.Option("--remember", help="Keep the password, to sign in again alone.")] = False,
-    as_json: AsJson = False,
+    url: str | None, user: str | None, password_stdin: bool, register: bool, remember: bool, as_json: bool
 ) -> None:
     """Sign in and remember the session in a private file."""
     place = find_place()
@@ -48,11 +49,11 @@ def login(
     _show_session(session, profile.url, as_json=as_json)
 
 
+@click.command()
+@click.option("--forget", is_flag=True, help="Delete the kept password too.")
+@json_option
 @ends_well
-def logout(
-    forget: Annotated[bool, typer.Option("--forget", help="Delete the kept password too.")] = False,
-    as_json: AsJson = False,
-) -> None:
+def logout(forget: bool, as_json: bool) -> None:
     """End the session, here and on the server."""
     place = find_place()
     if os.environ.get("DUMONT_TOKEN"):
@@ -71,8 +72,10 @@ def logout(
     print(f"Signed out of {profile.url}.{stays}")
 
 
+@click.command()
+@json_option
 @ends_well
-def whoami(as_json: AsJson = False) -> None:
+def whoami(as_json: bool) -> None:
     """Show who is signed in, where, and in which team."""
     signed = sign_in()
     me = signed.client.me()

@@ -1,41 +1,37 @@
-"""The commands and the groups in which `dumont --help` shows them."""
+"""The commands and the headings under which `dumont --help` shows them."""
 
-import typer
+from dumont.cli.lazy import Entry, LazyGroup
 
-from dumont.cli import account, history, instances, market, reach, verbs
+_RENT, _WORK, _SLEEP = "Rent", "Work on a machine", "Sleep and wake"
+_HISTORY, _ACCOUNT = "What happened", "Account"
 
-_ACCOUNT = "Account"
-_RENT = "Rent"
-_WORK = "Work on a machine"
-_SLEEP = "Sleep and wake"
-_HISTORY = "What happened"
+COMMANDS = {
+    "offers": Entry("dumont.cli.market:offers", _RENT),
+    "launch": Entry("dumont.cli.market:launch", _RENT),
+    "ps": Entry("dumont.cli.instances:ps", _RENT),
+    "show": Entry("dumont.cli.instances:show", _RENT),
+    "destroy": Entry("dumont.cli.verbs:destroy", _RENT),
+    "ssh": Entry("dumont.cli.reach:ssh", _WORK),
+    "exec": Entry("dumont.cli.reach:execute", _WORK),
+    "cp": Entry("dumont.cli.reach:cp", _WORK),
+    "hibernate": Entry("dumont.cli.verbs:hibernate", _SLEEP),
+    "wake": Entry("dumont.cli.verbs:wake", _SLEEP),
+    "snapshots": Entry("dumont.cli.history:snapshots", _HISTORY),
+    "operations": Entry("dumont.cli.history:operations", _HISTORY),
+    "cancel": Entry("dumont.cli.history:cancel", _HISTORY),
+    "login": Entry("dumont.cli.account:login", _ACCOUNT),
+    "logout": Entry("dumont.cli.account:logout", _ACCOUNT),
+    "whoami": Entry("dumont.cli.account:whoami", _ACCOUNT),
+}
 
-app = typer.Typer(
+app = LazyGroup(
+    COMMANDS,
     name="dumont",
     help="Rent GPUs, work on them, and stop paying when they idle.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-app.command(rich_help_panel=_RENT)(market.offers)
-app.command(rich_help_panel=_RENT)(market.launch)
-app.command(rich_help_panel=_RENT)(instances.ps)
-app.command(rich_help_panel=_RENT)(instances.show)
-app.command(rich_help_panel=_RENT)(verbs.destroy)
-app.command(rich_help_panel=_WORK, context_settings=reach.PASS_ON)(reach.ssh)
-app.command("exec", rich_help_panel=_WORK, context_settings=reach.PASS_ON)(reach.execute)
-app.command(rich_help_panel=_WORK)(reach.cp)
-app.command(rich_help_panel=_SLEEP)(verbs.hibernate)
-app.command(rich_help_panel=_SLEEP)(verbs.wake)
-app.command(rich_help_panel=_HISTORY)(history.snapshots)
-app.command(rich_help_panel=_HISTORY)(history.operations)
-app.command(rich_help_panel=_HISTORY)(history.cancel)
-app.command(rich_help_panel=_ACCOUNT)(account.login)
-app.command(rich_help_panel=_ACCOUNT)(account.logout)
-app.command(rich_help_panel=_ACCOUNT)(account.whoami)
 
 
 def main() -> None:
     """Run the command line on the arguments of this process."""
-    app()
+    app(prog_name="dumont")

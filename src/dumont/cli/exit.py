@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
-import typer
+import click
 
 from dumont.client import ApiError, ApiProblem, ApiUnreachable
 from dumont.core import Act, SettingsError
@@ -53,7 +53,7 @@ def ends_well(command: F) -> F:
         except (ApiError, CliError, SettingsError, Interrupted) as error:
             fail(error, as_json=bool(kwargs.get("as_json")))
         except KeyboardInterrupt:
-            raise typer.Exit(INTERRUPTED) from None
+            raise click.exceptions.Exit(INTERRUPTED) from None
 
     return guarded  # type: ignore[return-value]
 
@@ -66,7 +66,7 @@ def fail(error: Exception, *, as_json: bool) -> NoReturn:
         print(json.dumps(document), file=sys.stderr)
     else:
         print(_sentence(document), file=sys.stderr)
-    raise typer.Exit(code)
+    raise click.exceptions.Exit(code)
 
 
 def _told(error: Exception) -> tuple[int, dict[str, Any]]:

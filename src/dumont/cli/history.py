@@ -2,9 +2,8 @@
 
 import itertools
 from datetime import datetime
-from typing import Annotated
 
-import typer
+import click
 
 from dumont.cli import options as o
 from dumont.cli.exit import CliError, ends_well
@@ -38,15 +37,13 @@ _OPERATIONS = (
     Column("CREATED"),
 )
 
-Limit = Annotated[int, typer.Option("--limit", min=1, max=1000, help="How many at most.")]
 
-
+@click.command()
+@click.argument("instance", metavar="[ID]", required=False)
+@o.limit(50, 1000)
+@o.as_json
 @ends_well
-def snapshots(
-    instance: Annotated[str | None, typer.Argument(metavar="[ID]", help="Only those of this instance.")] = None,
-    limit: Limit = 50,
-    as_json: o.AsJson = False,
-) -> None:
+def snapshots(instance: str | None, limit: int, as_json: bool) -> None:
     """Show saved workspaces, newest first."""
     client = sign_in().client
     instance_id = find_instance(client, instance, include_destroyed=True).id if instance else None
@@ -57,14 +54,16 @@ def snapshots(
     show_table(_SNAPSHOTS, (_snapshot_row(row) for row in rows), empty="No snapshots.")
 
 
+@click.command()
+@click.argument("name", metavar="[OPERATION]", required=False)
+@click.option("--instance", metavar="ID", help="Only those of this instance.")
+@click.option("--status", help="queued, running, waiting, failed ...")
+@click.option("--follow", "-f", "follow_it", is_flag=True, help="Wait for the end of OPERATION, showing progress.")
+@o.limit(20, 1000)
+@o.as_json
 @ends_well
 def operations(
-    name: Annotated[str | None, typer.Argument(metavar="[ID]", help="One operation; without it, a list.")] = None,
-    instance: Annotated[str | None, typer.Option("--instance", help="Only those of this instance.")] = None,
-    status: Annotated[str | None, typer.Option("--status", help="queued, running, waiting, failed ...")] = None,
-    follow_it: Annotated[bool, typer.Option("--follow", "-f", help="Wait for its end, showing progress.")] = False,
-    limit: Limit = 20,
-    as_json: o.AsJson = False,
+    name: str | None, instance: str | None, status: str | None, follow_it: bool, limit: int, as_json: bool
 ) -> None:
     """Show what is being done and what was, newest first."""
     client = sign_in().client
@@ -84,11 +83,11 @@ def operations(
     show_facts([(fact, value) for fact, value in _facts(operation) if value != "-"])
 
 
+@click.command()
+@click.argument("name", metavar="OPERATION")
+@o.as_json
 @ends_well
-def cancel(
-    name: Annotated[str, typer.Argument(metavar="OPERATION", help="Id of the operation, or a unique part of it.")],
-    as_json: o.AsJson = False,
-) -> None:
+def cancel(name: str, as_json: bool) -> None:
     """Stop an operation; what it did is undone."""
     client = sign_in().client
     operation = client.cancel_operation(find_operation(client, name).id)

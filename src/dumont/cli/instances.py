@@ -1,8 +1,6 @@
 """Commands that show instances: ps, show."""
 
-from typing import Annotated
-
-import typer
+import click
 
 from dumont.cli import options as o
 from dumont.cli.exit import ends_well
@@ -24,13 +22,13 @@ _COLUMNS = (
 )
 
 
+@click.command()
+@click.option("--all", "-a", "everything", is_flag=True, help="Show destroyed instances too.")
+@click.option("--status", help="Only these states, with commas.")
+@click.option("--label", help="Only those with this label.")
+@o.as_json
 @ends_well
-def ps(
-    everything: Annotated[bool, typer.Option("--all", "-a", help="Show destroyed instances too.")] = False,
-    status: Annotated[str | None, typer.Option("--status", help="Only these states, with commas.")] = None,
-    label: Annotated[str | None, typer.Option("--label", help="Only those with this label.")] = None,
-    as_json: o.AsJson = False,
-) -> None:
+def ps(everything: bool, status: str | None, label: str | None, as_json: bool) -> None:
     """Show your instances."""
     found = sign_in().client.iter_instances(status=status, label=label, include_destroyed=everything)
     rows = [row for row in found if everything or row.status != "destroyed"]
@@ -40,8 +38,11 @@ def ps(
     show_table(_COLUMNS, (_row(row) for row in rows), empty="No instances. Rent one with `dumont launch`.")
 
 
+@click.command()
+@o.name
+@o.as_json
 @ends_well
-def show(name: o.Name, as_json: o.AsJson = False) -> None:
+def show(name: str, as_json: bool) -> None:
     """Show everything about one instance."""
     instance = find_instance(sign_in().client, name, include_destroyed=True)
     if as_json:

@@ -1,9 +1,9 @@
 """Commands that find and rent: offers, launch."""
 
 import sys
-from typing import Annotated, Any
+from typing import Any
 
-import typer
+import click
 
 from dumont.cli import options as o
 from dumont.cli.exit import CliError, ends_well
@@ -32,25 +32,15 @@ _COLUMNS = (
 )
 
 
+@click.command()
+@o.offer_filters
+@click.option("--sort", metavar="FIELD", help="price_hour (default), reliability, gpu_ram ...; -FIELD reverses.")
+@o.limit(20, 100)
+@o.as_json
 @ends_well
-def offers(
-    gpu: o.Gpu = None,
-    num_gpus: o.NumGpus = None,
-    min_gpu_ram: o.MinGpuRam = None,
-    max_price: o.MaxPrice = None,
-    region: o.Region = None,
-    min_reliability: o.MinReliability = None,
-    verified: o.Verified = False,
-    min_disk: o.MinDisk = None,
-    sort: Annotated[
-        str | None, typer.Option("--sort", help="price_hour, reliability, gpu_ram ...; - reverses.")
-    ] = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, max=100, help="How many at most.")] = 20,
-    as_json: o.AsJson = False,
-) -> None:
+def offers(sort: str | None, limit: int, as_json: bool, **filters: Any) -> None:
     """Show what can be rented now, cheapest first."""
-    query = _query(gpu, num_gpus, min_gpu_ram, max_price, region, min_reliability, verified, min_disk)
-    page = sign_in().client.offers(**query, sort=sort, limit=limit)
+    page = sign_in().client.offers(**filters, sort=sort, limit=limit)
     if as_json:
         show_json(page.raw)
         return
@@ -61,32 +51,35 @@ def offers(
         print(f"The first {len(page.offers)}{total}; --limit shows more.", file=sys.stderr)
 
 
+@click.command()
+@click.argument("offer", metavar="[OFFER]", required=False)
+@o.offer_filters
+@click.option("--image", help="Container image.")
+@click.option("--disk", type=click.FloatRange(min=1), metavar="GB", help="Disk to rent.")
+@click.option("--label", help="A name of your own.")
+@click.option("--env", multiple=True, metavar="NAME=VALUE", help="May be given again.")
+@click.option("--onstart", metavar="COMMAND", help="To run when the machine starts.")
+@o.no_wait
+@o.as_json
 @ends_well
 def launch(
-    offer: Annotated[str | None, typer.Argument(metavar="[OFFER]", help="Offer; without one, the cheapest.")] = None,
-    gpu: o.Gpu = None,
-    num_gpus: o.NumGpus = None,
-    min_gpu_ram: o.MinGpuRam = None,
-    max_price: o.MaxPrice = None,
-    region: o.Region = None,
-    min_reliability: o.MinReliability = None,
-    verified: o.Verified = False,
-    min_disk: o.MinDisk = None,
-    image: Annotated[str | None, typer.Option("--image", help="Container image.")] = None,
-    disk: Annotated[float | None, typer.Option("--disk", min=1, help="GB of disk to rent.")] = None,
-    label: Annotated[str | None, typer.Option("--label", help="A name of your own.")] = None,
-    env: Annotated[list[str] | None, typer.Option("--env", help="NAME=VALUE, may be given again.")] = None,
-    onstart: Annotated[str | None, typer.Option("--onstart", help="Command to run when the machine starts.")] = None,
-    no_wait: o.NoWait = False,
-    as_json: o.AsJson = False,
+    offer: str | None,
+    image: str | None,
+    disk: float | None,
+    label: str | None,
+    env: tuple[str, ...],
+    onstart: str | None,
+    no_wait: bool,
+    as_json: bool,
+    **filters: Any,
 ) -> None:
-    """Rent a machine: the offer named, or the cheapest that fits."""
-    filters = _query(gpu, num_gpus, min_gpu_ram, max_price, region, min_reliability, verified, min_disk)
+    """Rent a machine: the OFFER named, or the cheapest that fits the filters."""
     if offer is not None and any(value is not None for name, value in filters.items() if name != "max_price"):
         raise CliError("Name an offer or give filters, not both.")
-    filters["min_disk"] = max((gb for gb in (min_disk, disk) if gb is not None), default=None)
-    wanted: dict[str, Any] = {"image": image, "disk_size": disk, "label": label, "max_price": max_price}
-    wanted |= {"env": _environment(env or []), "onstart_cmd": onstart}
+    rooms = [gb for gb in (filters["min_disk"], disk) if gb is not None]
+    filters["min_disk"] = max(rooms, default=None)
+    wanted: dict[str, Any] = {"image": image, "disk_size": disk, "label": label, "max_price": filters["max_price"]}
+    wanted |= {"env": _environment(env), "onstart_cmd": onstart}
     signed = sign_in()
     register_key(signed)
     if offer is None:
@@ -133,29 +126,7 @@ def _offer_id(client: Client, name: str) -> str:
     return find_offer(looked_at, name).id
 
 
-def _query(
-    gpu: str | None,
-    num_gpus: int | None,
-    min_gpu_ram: float | None,
-    max_price: float | None,
-    region: str | None,
-    min_reliability: float | None,
-    verified: bool,
-    min_disk: float | None,
-) -> dict[str, Any]:
-    return {
-        "gpu_name": gpu,
-        "num_gpus": num_gpus,
-        "min_gpu_ram": min_gpu_ram,
-        "max_price": max_price,
-        "region": region,
-        "min_reliability": min_reliability,
-        "verified_only": verified or None,
-        "min_disk": min_disk,
-    }
-
-
-def _environment(pairs: list[str]) -> dict[str, str]:
+def _environment(pairs: tuple[str, ...]) -> dict[str, str]:
     found = {}
     for pair in pairs:
         name, sign, value = pair.partition("=")

@@ -1,17 +1,38 @@
 """Options and arguments that several commands share."""
 
-from typing import Annotated
+from collections.abc import Callable
+from typing import Any, TypeVar
 
-import typer
+import click
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document, nothing else.")]
-NoWait = Annotated[bool, typer.Option("--no-wait", help="Return at once; the work goes on.")]
-Name = Annotated[str, typer.Argument(metavar="ID", help="Id, a unique beginning or end of it, or the label.")]
-Gpu = Annotated[str | None, typer.Option("--gpu", help="Card, such as A100 or 'RTX 4090'; several with commas.")]
-NumGpus = Annotated[int | None, typer.Option("--num-gpus", min=0, max=16, help="How many cards; 0 means none.")]
-MinGpuRam = Annotated[float | None, typer.Option("--min-gpu-ram", min=0, help="GB per card, at least.")]
-MaxPrice = Annotated[float | None, typer.Option("--max-price", min=0, help="USD per hour, at most.")]
-Region = Annotated[str | None, typer.Option("--region", help="Continent, ISO country or region; several with commas.")]
-MinReliability = Annotated[float | None, typer.Option("--min-reliability", min=0, max=1, help="0 to 1.")]
-Verified = Annotated[bool, typer.Option("--verified", help="Only hosts that the marketplace has verified.")]
-MinDisk = Annotated[float | None, typer.Option("--min-disk", min=0, help="GB of disk, at least.")]
+F = TypeVar("F", bound=Callable[..., Any])
+
+AT_LEAST_0 = click.FloatRange(min=0)
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document, nothing else.")
+no_wait = click.option("--no-wait", is_flag=True, help="Return at once; the work goes on.")
+name = click.argument("name", metavar="ID")
+max_price = click.option("--max-price", type=AT_LEAST_0, metavar="USD", help="Per hour, at most.")
+
+_FILTERS = (
+    click.option("--gpu", "gpu_name", metavar="CARD", help="A100, 'RTX 4090' ...; several with commas."),
+    click.option("--num-gpus", type=click.IntRange(0, 16), metavar="N", help="How many cards; 0 means none."),
+    click.option("--min-gpu-ram", type=AT_LEAST_0, metavar="GB", help="Per card, at least."),
+    max_price,
+    click.option("--region", metavar="PLACE", help="Continent, ISO country or region; several with commas."),
+    click.option("--min-reliability", type=click.FloatRange(0, 1), metavar="SHARE", help="0 to 1."),
+    click.option("--verified", "verified_only", is_flag=True, default=None, help="Only verified hosts."),
+    click.option("--min-disk", type=AT_LEAST_0, metavar="GB", help="Disk, at least."),
+)
+
+
+def offer_filters(command: F) -> F:
+    """Give a command the filters of the offer search, named as the API names them."""
+    for option in reversed(_FILTERS):
+        command = option(command)
+    return command
+
+
+def limit(default: int, most: int) -> Callable[[F], F]:
+    """Give a command `--limit`."""
+    return click.option("--limit", type=click.IntRange(1, most), default=default, help="How many at most.")

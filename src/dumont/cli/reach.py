@@ -3,9 +3,9 @@
 import shlex
 import shutil
 import sys
-from typing import Annotated
+from typing import Any
 
-import typer
+import click
 
 from dumont.cli import options as o
 from dumont.cli import ssh as over
@@ -13,42 +13,45 @@ from dumont.cli.exit import CliError, ends_well
 from dumont.cli.session import sign_in
 from dumont.cli.tables import show_json
 
-PASS_ON = {"ignore_unknown_options": True, "allow_interspersed_args": False}
+_PASS_ON: dict[str, Any] = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 """Everything after the instance belongs to the command on the machine."""
 
 
+@click.command(context_settings=_PASS_ON)
+@o.name
+@click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[-- COMMAND]")
 @ends_well
-def ssh(
-    name: o.Name,
-    command: Annotated[list[str] | None, typer.Argument(metavar="[-- COMMAND]", help="Shell line to run.")] = None,
-) -> None:
+def ssh(name: str, command: tuple[str, ...]) -> None:
     """Open a shell in the workspace, or run a shell line on the machine."""
     words = _after_dashes(command)
     target = over.find_target(sign_in(), name)
-    raise typer.Exit(_run(target, " ".join(words) if words else None, terminal=False))
+    raise click.exceptions.Exit(_run(target, " ".join(words) if words else None, terminal=False))
 
 
+@click.command("exec", context_settings=_PASS_ON)
+@click.option("--tty", "-t", "terminal", is_flag=True, help="Give the program a terminal.")
+@o.name
+@click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="-- COMMAND")
 @ends_well
-def execute(
-    name: o.Name,
-    command: Annotated[list[str] | None, typer.Argument(metavar="-- COMMAND", help="Program and arguments.")] = None,
-    terminal: Annotated[bool, typer.Option("--tty", "-t", help="Give the program a terminal.")] = False,
-) -> None:
+def execute(name: str, command: tuple[str, ...], terminal: bool) -> None:
     """Run one program in the workspace and end with its exit code."""
     words = _after_dashes(command)
     if not words:
         raise CliError("No command was given. Write `dumont exec ID -- COMMAND`.")
     target = over.find_target(sign_in(), name)
-    raise typer.Exit(_run(target, over.in_workspace(target, shlex.join(words)), terminal=terminal))
+    raise click.exceptions.Exit(_run(target, over.in_workspace(target, shlex.join(words)), terminal=terminal))
 
 
+@click.command()
+@click.argument("source")
+@click.argument("destination")
+@o.as_json
 @ends_well
-def cp(
-    source: Annotated[str, typer.Argument(help="File or folder: PATH here, or ID:PATH on a machine.")],
-    destination: Annotated[str, typer.Argument(help="PATH here, or ID:PATH; relative ones count from the workspace.")],
-    as_json: o.AsJson = False,
-) -> None:
-    """Copy files and folders to or from a machine."""
+def cp(source: str, destination: str, as_json: bool) -> None:
+    """Copy files and folders to or from a machine.
+
+    One of the two is ID:PATH on the machine; a relative PATH there counts from the workspace.
+    """
     ends = [end for end in (over.split_remote(source), over.split_remote(destination)) if end is not None]
     if len(ends) != 1:
         raise CliError("One of the two must be on a machine, written ID:PATH (a local name with a colon: ./a:b).")
@@ -60,8 +63,8 @@ def cp(
         raise CliError(f"The copy failed (scp ended with {code}).", code="copy-failed")
 
 
-def _after_dashes(command: list[str] | None) -> list[str]:
-    words = list(command or [])
+def _after_dashes(command: tuple[str, ...]) -> list[str]:
+    words = list(command)
     return words[1:] if words[:1] == ["--"] else words
 
 

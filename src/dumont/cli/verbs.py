@@ -1,9 +1,8 @@
 """Commands that change an instance's life: hibernate, wake, destroy; and how each of them is waited for."""
 
 import sys
-from typing import Annotated
 
-import typer
+import click
 
 from dumont.cli import options as o
 from dumont.cli.exit import CliError, ends_well
@@ -16,14 +15,14 @@ from dumont.client import Client, Instance, Operation
 from dumont.core import is_id
 
 
+@click.command()
+@o.name
+@click.option("--keep", is_flag=True, help="Pause the machine and keep its disk (the default).")
+@click.option("--destroy", "destroy_machine", is_flag=True, help="Give the machine back once verified.")
+@o.no_wait
+@o.as_json
 @ends_well
-def hibernate(
-    name: o.Name,
-    keep: Annotated[bool, typer.Option("--keep", help="Pause the machine and keep its disk (the default).")] = False,
-    destroy_machine: Annotated[bool, typer.Option("--destroy", help="Give the machine back once verified.")] = False,
-    no_wait: o.NoWait = False,
-    as_json: o.AsJson = False,
-) -> None:
+def hibernate(name: str, keep: bool, destroy_machine: bool, no_wait: bool, as_json: bool) -> None:
     """Save the workspace, check the copy, then stop paying. Files are saved, running processes are not."""
     if keep and destroy_machine:
         raise CliError("--keep and --destroy exclude each other.")
@@ -35,15 +34,15 @@ def hibernate(
     settle(client, client.hibernate(instance.id, then), "is hibernated", no_wait=no_wait, as_json=as_json)
 
 
+@click.command()
+@o.name
+@click.option("--offer", metavar="OFFER", help="Wake on this offer.")
+@click.option("--elsewhere", is_flag=True, help="Wake on another machine.")
+@o.max_price
+@o.no_wait
+@o.as_json
 @ends_well
-def wake(
-    name: o.Name,
-    offer: Annotated[str | None, typer.Option("--offer", help="Wake on this offer.")] = None,
-    elsewhere: Annotated[bool, typer.Option("--elsewhere", help="Wake on another machine.")] = False,
-    max_price: o.MaxPrice = None,
-    no_wait: o.NoWait = False,
-    as_json: o.AsJson = False,
-) -> None:
+def wake(name: str, offer: str | None, elsewhere: bool, max_price: float | None, no_wait: bool, as_json: bool) -> None:
     """Bring a hibernated instance back, with every file as it was."""
     client = sign_in().client
     instance = find_instance(client, name)
@@ -54,13 +53,13 @@ def wake(
     settle(client, woken, "is running", no_wait=no_wait, as_json=as_json)
 
 
+@click.command()
+@o.name
+@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@o.no_wait
+@o.as_json
 @ends_well
-def destroy(
-    name: o.Name,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    no_wait: o.NoWait = False,
-    as_json: o.AsJson = False,
-) -> None:
+def destroy(name: str, yes: bool, no_wait: bool, as_json: bool) -> None:
     """Destroy a machine and its disk for good. Snapshots stay."""
     client = sign_in().client
     instance = find_instance(client, name)

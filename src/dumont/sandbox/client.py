@@ -1,0 +1,96 @@
+"""A small synchronous client of /_sandbox/ for the demo and for tests."""
+
+import http.client
+import json
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+
+class SandboxControlError(Exception):
+    """The sandbox refused a control call; the message is its own."""
+
+
+@dataclass(frozen=True)
+class LedgerLine:
+    """What one instance has cost. Units: nano-dollars; times in product seconds."""
+
+    instance_id: int
+    label: str | None
+    machine_id: int
+    spans: list[dict[str, Any]]
+    gpu_nanousd: int
+    disk_nanousd: int
+    total_nanousd: int
+    running: bool
+    created_at: float
+    destroyed_at: float | None
+
+
+class SandboxControl:
+    """Calls the sandbox at `url`; a new connection for each call, so it may be shared by threads.
+
+    Errors: every call raises SandboxControlError for a refusal, OSError where nobody answers.
+    """
+
+    def __init__(self, url: str, token: str, *, timeout: float = 10.0) -> None:
+        parts = urlsplit(url)
+        self._host, self._port = parts.hostname or "127.0.0.1", parts.port or 80
+        self._token = token
+        self._timeout = timeout
+
+    def state(self) -> dict[str, Any]:
+        """Return time, credit, faults and machines."""
+        return dict(self._call("GET", "state"))
+
+    def ledger(self) -> list[LedgerLine]:
+        """Return a line for each instance that ever was."""
+        return [LedgerLine(**line) for line in self._call("GET", "ledger")]
+
+    def line(self, instance_id: int) -> LedgerLine:
+        """Return the line of one instance.
+
+        Errors: KeyError where there never was one of that number.
+        """
+        return {line.instance_id: line for line in self.ledger()}[instance_id]
+
+    def set_load(self, instance_id: int, percent: "int | str") -> None:
+        """Let the GPUs look that busy: 0 to 100, or idle, steady, burst, train."""
+        self._call("POST", f"machines/{instance_id}/load", {"percent": percent})
+
+    def kill_host(self, instance_id: int) -> None:
+        """Pull the plug of the computer that this instance is on; all its instances go dark and cost nothing."""
+        self._call("POST", f"machines/{instance_id}/kill_host")
+
+    def restore_host(self, instance_id: int) -> None:
+        """Give that computer its power back."""
+        self._call("POST", f"machines/{instance_id}/restore_host")
+
+    def add_fault(self, fault: str, params: dict[str, Any] | None = None, *, times: int = 1) -> dict[str, Any]:
+        """Wish for a fault and return what the sandbox noted, with its number `i`."""
+        return dict(self._call("POST", "faults", {"fault": fault, "params": params or {}, "times": times}))
+
+    def faults(self) -> list[dict[str, Any]]:
+        """Return the faults that are still to come."""
+        return list(self._call("GET", "faults"))
+
+    def remove_fault(self, index: int) -> int:
+        """Drop one fault; return how many went, 0 or 1."""
+        return int(self._call("DELETE", f"faults/{index}")["removed"])
+
+    def clear_faults(self) -> int:
+        """Drop all faults; return how many went."""
+        return int(self._call("DELETE", "faults")["removed"])
+
+    def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        connection = http.client.HTTPConnection(self._host, self._port, timeout=self._timeout)
+        try:
+            headers = {"X-Sandbox-Token": self._token, "Content-Type": "application/json"}
+            connection.request(method, f"/_sandbox/{path}", json.dumps(body or {}), headers)
+            reply = connection.getresponse()
+            document = json.loads(reply.read())
+        finally:
+            connection.close()
+        if reply.status != 200:
+            raise SandboxControlError(str(document.get("msg", reply.status)))
+        return document

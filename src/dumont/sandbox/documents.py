@@ -1,0 +1,233 @@
+"""Vast.ai's JSON shapes of offers, instances and the account, made from our own records.
+
+Source: docs.vast.ai, OpenAPI of 2026-08; the rule total = base + storage x GB / 720.
+"""
+
+from typing import Any
+
+from dumont.sandbox.billing import MICRO
+from dumont.sandbox.catalogue import Offer
+from dumont.sandbox.store import Rental
+
+_DAY = 86_400
+_STATES = {
+    "created": (None, "running", "running"),
+    "loading": ("loading", "running", "running"),
+    "running": ("running", "running", "running"),
+    "rebooting": ("rebooting", "running", "running"),
+    "queued": ("exited", "stopped", "running"),
+    "exited": ("exited", "stopped", "stopped"),
+}
+"""Phase to (actual_status, cur_state, next_state)."""
+
+
+def dollars(nano: int) -> float:
+    """Show nano-dollars as the marketplace does, a float in dollars."""
+    return nano / 1e9
+
+
+def prices(gpu_rate: int, disk_rate: int, *, gpu_on: bool) -> dict[str, float]:
+    """Return the price block; without `gpu_on` the GPU part is zero."""
+    gpu, disk = dollars(gpu_rate) if gpu_on else 0.0, dollars(disk_rate)
+    total = dollars((gpu_rate if gpu_on else 0) + disk_rate)
+    return {
+        "gpuCostPerHour": gpu,
+        "diskHour": disk,
+        "totalHour": total,
+        "discountTotalHour": 0.0,
+        "discountedTotalPerHour": total,
+    }
+
+
+def hardware(offer: Offer, now_s: float) -> dict[str, Any]:
+    """Return what offers and instances both say about the computer; an instance keeps it from its creation."""
+    box, model, count = offer.box, offer.box.model, len(offer.gpus)
+    share = count / box.gpus
+    today = now_s // _DAY * _DAY
+    driver = {12.2: "535.183.01", 12.4: "550.127.05", 12.6: "560.35.03", 12.8: "570.124.04"}.get(box.cuda, "580.65.06")
+    cores = 16 * box.gpus
+    return {
+        "machine_id": box.id,
+        "host_id": box.host,
+        "bundle_id": 880_000_000 + box.id,
+        "bundled_results": None,
+        "gpu_name": model.name,
+        "gpu_arch": "nvidia",
+        "num_gpus": count,
+        "gpu_frac": share,
+        "gpu_ram": model.ram_mb,
+        "gpu_lanes": 16,
+        "gpu_mem_bw": model.bandwidth,
+        "gpu_max_power": float(model.watts),
+        "gpu_max_temp": 89.0,
+        "gpu_display_active": False,
+        "compute_cap": model.capability,
+        "cuda_max_good": box.cuda,
+        "driver_version": driver,
+        "driver_vers": _driver_number(driver),
+        "total_flops": round(model.tflops * count, 1),
+        "dlperf": round(model.dlperf * count, 1),
+        "cpu_name": "AMD EPYC 7452 32-Core Processor",
+        "cpu_arch": "amd64",
+        "cpu_cores": None if not box.verified else cores,
+        "cpu_cores_effective": cores * share,
+        "cpu_ghz": 2.35,
+        "cpu_ram": 64_000 * box.gpus,
+        "has_avx": 1,
+        "disk_bw": 2876.0,
+        "disk_name": "SAMSUNG MZQL23T8",
+        "inet_up": box.up,
+        "inet_down": box.down,
+        "inet_up_cost": 0.0,
+        "inet_down_cost": 0.0,
+        "internet_up_cost_per_tb": 0.0,
+        "internet_down_cost_per_tb": 0.0,
+        "pci_gen": 4.0,
+        "pcie_bw": 24.8,
+        "bw_nvlink": 300.0 if box.datacenter and box.gpus > 1 else 0.0,
+        "mobo_name": "ROME2D32GM-2T",
+        "os_version": "22.04",
+        "storage_cost": dollars(box.storage_month),
+        "min_bid": dollars(offer.min_bid),
+        "credit_discount_max": 0.4,
+        "discount_rate": 0.0,
+        "reliability2": box.reliability,
+        "reliability_mult": round(box.reliability - 0.02, 4),
+        "expected_reliability": round(box.reliability - 0.001, 4),
+        "verification": "verified" if box.verified else "unverified",
+        "vericode": int(box.verified),
+        "hosting_type": int(box.datacenter),
+        "static_ip": box.datacenter,
+        "direct_port_count": 250 if box.datacenter else 62,
+        "geolocation": box.place,
+        "geolocode": 2_130_706_433,
+        "external": None if not box.verified else False,
+        "vms_enabled": False,
+        "is_vm_deverified": False,
+        "resource_type": "gpu",
+        "cluster_id": None,
+        "end_date": today + box.days_left * _DAY,
+        "time_remaining": "",
+        "time_remaining_isbid": "",
+        "logo": "",
+        "webpage": None,
+        "hostname": None,
+        "platform_fee": None,
+    }
+
+
+def _driver_number(text: str) -> int:
+    parts = [int(part) for part in text.split(".")]
+    return parts[0] * 1_000_000 + parts[1] * 1000 + parts[2]
+
+
+def offer_document(offer: Offer, now_s: float, *, gigabytes: float, bid: bool) -> dict[str, Any]:
+    """Return one row of a search: the price holds for that much disk and that kind of rental."""
+    base = offer.min_bid if bid else offer.gpu_rate
+    disk = offer.disk_rate(gigabytes)
+    total = dollars(base + disk)
+    shared = hardware(offer, now_s)
+    return {
+        **shared,
+        "id": offer.id,
+        "ask_contract_id": offer.id,
+        "gpu_total_ram": shared["gpu_ram"] * len(offer.gpus),
+        "disk_space": round(offer.box.disk * len(offer.gpus) / offer.box.gpus, 1),
+        "dph_base": dollars(base),
+        "dph_total": total,
+        "discounted_dph_total": total,
+        "discounted_hourly": 0.0,
+        "storage_total_cost": dollars(disk),
+        "vram_costperhour": dollars(base) / (shared["gpu_ram"] * len(offer.gpus)),
+        "dlperf_per_dphtotal": round(shared["dlperf"] / total, 1),
+        "flops_per_dphtotal": round(shared["total_flops"] / total, 1),
+        "score": round(shared["dlperf"] / total * offer.box.reliability, 1),
+        "is_bid": bid,
+        "reliability": offer.box.reliability,
+        # A space at the end is what some hosts really send.
+        "public_ipaddr": f"203.0.113.{offer.box.id % 250}" + ("" if offer.box.verified else " "),
+        "rentable": True,
+        "rented": False,
+        "start_date": shared["end_date"] - (offer.box.days_left + 30) * _DAY,
+        "duration": shared["end_date"] - now_s,
+        "avail_vol_ask_id": None,
+        "avail_vol_dph": None,
+        "avail_vol_size": None,
+        "rn": 1,
+        "search": prices(base, disk, gpu_on=True),
+        "instance": prices(base, disk, gpu_on=False),
+    }
+
+
+def statuses(rental: Rental, *, offline: bool) -> dict[str, Any]:
+    """Return the state words of an instance."""
+    actual, current, following = _STATES[rental.phase]
+    if rental.phase == "running" and rental.intended == "stopped":
+        following = "stopped"
+    return {
+        "actual_status": "offline" if offline else actual,
+        "intended_status": rental.intended,
+        "cur_state": current,
+        "next_state": following,
+        "status_msg": rental.status_msg,
+    }
+
+
+def instance_document(
+    rental: Rental, now_s: float, *, offline: bool, host: str, workspace: str, disk_usage: float, load: float | None
+) -> dict[str, Any]:
+    """Return an instance; addresses are there only while it runs. Units: `disk_usage` GB, -1 for unknown."""
+    shared = rental.hardware
+    up = rental.phase == "running" and not offline
+    document = {
+        **shared,
+        **statuses(rental, offline=offline),
+        "id": rental.id,
+        "label": rental.label,
+        "start_date": rental.created_us / MICRO,
+        "duration": shared["end_date"] - now_s,
+        "uptime_mins": None,
+        "gpu_totalram": shared["gpu_ram"] * shared["num_gpus"],
+        "gpu_util": load if up else 0.0,
+        "gpu_temp": 34.0 + 0.4 * (load or 0.0),
+        "vmem_usage": None,
+        "cpu_util": None,
+        "mem_usage": None,
+        "mem_limit": None,
+        "disk_space": rental.disk_gb,
+        "disk_usage": disk_usage,
+        "disk_util": -1,
+        "storage_total_cost": dollars(rental.disk_rate),
+        "dph_base": dollars(rental.gpu_rate),
+        "dph_total": dollars(rental.gpu_rate + rental.disk_rate),
+        "is_bid": rental.is_bid,
+        "search": prices(rental.gpu_rate, rental.disk_rate, gpu_on=True),
+        "instance": prices(rental.gpu_rate, rental.disk_rate, gpu_on=rental.phase in ("running", "rebooting")),
+        "image_uuid": rental.image,
+        "image_runtype": rental.runtype,
+        "image_args": [],
+        "onstart": rental.onstart,
+        "extra_env": [[name, value] for name, value in rental.env.items()],
+        "template_id": None,
+        "template_hash_id": None,
+        "template_name": None,
+        "ssh_host": host if up else None,
+        "ssh_idx": "1",
+        "ssh_port": rental.port if up else None,
+        "public_ipaddr": host if up else None,
+        "direct_port_start": rental.port if up else -1,
+        "direct_port_end": rental.port if up else -1,
+        "machine_dir_ssh_port": rental.port if up else None,
+        "local_ipaddrs": "127.0.0.1 \n",
+        "jupyter_token": "",
+        "credit_balance": None,
+        "credit_discount": None,
+        "country_code": (shared["geolocation"] or "").split(",")[-1].strip() or None,
+        "volume_info": [],
+        "host_run_time": None,
+        "client_run_time": None,
+        "workspace_root": workspace,
+    }
+    if up:
+        document["ports"] = {"22/tcp": [{"HostIp": host, "HostPort": str(rental.port)}]}
+    return document

@@ -89,7 +89,11 @@ def make(purpose: str) -> None:
         create_venv()
     UNFINISHED.touch()
     say(f"Installing what {lock.name} names into .venv ...")
-    sync(lock)
+    try:
+        sync(lock)
+    except BootstrapError:
+        UNFINISHED.unlink()  # the installer rolled back; only an installer that was killed is distrusted
+        raise
     make_importable()
     write_stamp(purpose)
     UNFINISHED.unlink()

@@ -1,0 +1,25 @@
+"""The entry point: the command line, with the commands that start and prove the product."""
+
+from dumont.cli import COMMANDS, Entry, LazyGroup
+
+_HERE = "Run it here"
+
+app = LazyGroup(
+    {
+        "up": Entry("dumont.app.up:up", _HERE),
+        "demo": Entry("dumont.app.demo:demo", _HERE),
+        **COMMANDS,
+    },
+    name="dumont",
+    help="Rent GPUs, work on them, and stop paying when they idle.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main() -> None:
+    """Run the command line on the arguments of this process."""
+    app(prog_name="dumont")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""`dumont up`: everything on this machine with one command."""
+
+import logging
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import click
+import structlog
+
+from dumont.app.home import StartError, open_home, read_secret, recovery_code, settle_clock
+from dumont.core import Settings, SettingsError, load_settings
+
+if TYPE_CHECKING:
+    from dumont.app.product import Ready
+
+
+@click.command()
+def up() -> None:
+    """Start Dumont Cloud on this machine: database, sandbox marketplace, API and worker."""
+    from dumont.app.product import Product
+    from dumont.db import DatabaseStartError, DatabaseUnavailable
+
+    started = time.monotonic()
+    try:
+        stopping = _Stopping()
+        stopping.install()
+        settings = load_settings()
+        _log_to_stderr(settings)
+        open_home(settings)
+        secret, fresh = read_secret(settings)
+        settings = settle_clock(settings)
+        code = recovery_code(secret) if fresh else None
+
+        def on_ready(ready: "Ready") -> None:
+            stopping.serving = True
+            _tell(settings, ready, code, time.monotonic() - started)
+
+        Product(settings, secret).run(on_ready)
+    except (StartError, SettingsError, DatabaseStartError, DatabaseUnavailable) as error:
+        click.echo(str(error), err=True)
+        raise click.exceptions.Exit(2) from error
+    click.echo("Stopped. Your instances and snapshots are kept; ./run brings them back.")
+
+
+@dataclass
+class _Stopping:
+    """SIGINT and SIGTERM end a start at once; while the server serves, it takes them itself and ends in good order."""
+
+    serving: bool = False
+
+    def install(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._take)
+
+    def _take(self, number: int, frame: FrameType | None) -> None:
+        if not self.serving:
+            raise SystemExit(128 + number)
+
+
+def _log_to_stderr(settings: Settings) -> None:
+    level = getattr(logging, settings.log_level.upper(), logging.INFO)
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.KeyValueRenderer(key_order=["timestamp", "level", "event"]),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+    )
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+
+
+def _tell(settings: Settings, ready: "Ready", code: str | None, seconds: float) -> None:
+    lines = ["", f"Dumont Cloud is ready in {seconds:.1f} s:  {ready.url}", f"Files:      {settings.home}"]
+    if ready.password is not None:
+        lines += [
+            f"User:       {ready.user}",
+            f"Password:   {ready.password}",
+            "            (shown once; the command line is signed in already by the profile below)",
+        ]
+    lines.append(f"Profile:    {ready.profile}")
+    if code is not None:
+        lines += ["Recovery:   write this down; with it the snapshots can be read even when this machine is lost:"]
+        lines += [f"            {code}"]
+    if settings.provider == "sandbox":
+        lines.append("Market:     sandbox (machines are processes on this computer; nothing is paid)")
+    lines += [
+        "",
+        "Try, in another terminal:",
+        "  .venv/bin/dumont demo          the whole job, proven byte by byte",
+        "  .venv/bin/dumont offers        what can be rented now",
+        "  .venv/bin/dumont launch        rent the cheapest",
+        "Ctrl-C stops everything that this started.",
+        "",
+    ]
+    click.echo("\n".join(lines))
+    sys.stdout.flush()

@@ -1,0 +1,95 @@
+"""Wires the rooms together: providers, the worker's world, the API application."""
+
+from pathlib import Path
+
+from fastapi import FastAPI
+
+from dumont import hibernation, identity, instances, market, operations, snapshots
+from dumont.app.home import StartError
+from dumont.core import Settings, derive_key
+from dumont.db import Database, Listener
+from dumont.http import create_app
+from dumont.identity import IdentityService
+from dumont.instances import Patience, World
+from dumont.providers import Provider, VastProvider
+from dumont.remote import SshIdentity
+from dumont.snapshots import Vaults
+from dumont.vault import Gate, KeyRing, LocalStore
+
+SANDBOX_PATIENCE = Patience(poll_seconds=0.25, absence_seconds=0.5, doubt_seconds=3.0, lost_seconds=2.0)
+VAST_URL = "https://console.vast.ai"
+
+
+def build_providers(settings: Settings, sandbox: tuple[str, str] | None) -> dict[str, Provider]:
+    """Build the plug-ins that are configured; `sandbox` is the URL and key of our own marketplace.
+
+    Errors: StartError when the default provider is not among them.
+    """
+    found: dict[str, Provider] = {}
+    if sandbox is not None:
+        url, key = sandbox
+        found["sandbox"] = VastProvider("sandbox", url, key, doubt_delays=(0.2, 0.5, 1, 2), enforce_gaps=False)
+    if settings.vast_key is not None:
+        found["vast"] = VastProvider("vast", settings.vast_url or VAST_URL, settings.vast_key)
+    if settings.provider not in found:
+        raise StartError(
+            f"DUMONT_PROVIDER is {settings.provider!r}, which has no key here. "
+            "Set DUMONT_VAST_KEY for vast, or use sandbox."
+        )
+    return found
+
+
+def build_world(settings: Settings, secret: bytes, database: Database, providers: dict[str, Provider]) -> World:
+    """Build what the worker's steps need. The gate is started here and listens on loopback.
+
+    Errors: StartError where the store's folder cannot be used.
+    """
+    root = Path(settings.store) if settings.store else settings.home / "vault"
+    try:
+        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        ssh = SshIdentity.load_or_create(settings.home / "ssh" / "control_ed25519")
+    except OSError as error:
+        raise StartError(f"{error.filename or root} cannot be used ({error.strerror}). Mend its rights.") from error
+    store = LocalStore(root)
+    gate = Gate(store, derive_key(secret, "gate"))
+    vaults = Vaults(store, KeyRing(derive_key(secret, "vault")), gate, gate.start())
+    return World(
+        database=database,
+        clock=settings.clock,
+        settings=settings,
+        providers=providers,
+        ssh=ssh,
+        vaults=vaults,
+        agent_cache=settings.home / "agent",
+        patience={"sandbox": SANDBOX_PATIENCE},
+    )
+
+
+def build_api(
+    settings: Settings,
+    secret: bytes,
+    *,
+    database: Database,
+    listener: Listener,
+    authenticator: IdentityService,
+    providers: dict[str, Provider],
+) -> FastAPI:
+    """Build the API of all rooms."""
+    app = create_app(
+        database=database,
+        authenticator=authenticator,
+        secret=secret,
+        routers=[
+            *identity.routers,
+            operations.router,
+            market.router,
+            snapshots.router,
+            instances.router,
+            hibernation.router,
+        ],
+    )
+    app.state.settings = settings
+    app.state.clock = settings.clock
+    app.state.providers = providers
+    app.state.listener = listener
+    return app

@@ -1,0 +1,41 @@
+"""Durable work: operations that survive restarts, their steps, undo, deadlines and cancellation."""
+
+from dumont.durable.model import (
+    Cancelled,
+    DeadlineExceeded,
+    Operation,
+    OperationFinished,
+    OperationStatus,
+    StepFailed,
+)
+from dumont.durable.queries import get as get_operation
+from dumont.durable.queries import live_of_instance
+from dumont.durable.registry import REGISTRY, Definition, Registry, workflow
+from dumont.durable.run import Engine, Retry, Run, revive
+from dumont.durable.service import announce, begin_operation, cancel_operation, raise_alarms
+from dumont.durable.worker import Worker, migrate_engine
+
+__all__ = [
+    "REGISTRY",
+    "Cancelled",
+    "DeadlineExceeded",
+    "Definition",
+    "Engine",
+    "Operation",
+    "OperationFinished",
+    "OperationStatus",
+    "Registry",
+    "Retry",
+    "Run",
+    "StepFailed",
+    "Worker",
+    "announce",
+    "begin_operation",
+    "cancel_operation",
+    "get_operation",
+    "live_of_instance",
+    "migrate_engine",
+    "raise_alarms",
+    "revive",
+    "workflow",
+]

@@ -1,0 +1,253 @@
+"""What a workflow holds while it runs: steps that are recorded, undo that is certain, progress that people see.
+
+Outcomes of steps are recorded as plain JSON envelopes (`{"ok": …}` or `{"problem": …}`), never as pickled
+exceptions, so that a replay raises the same problem on any version of the code.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from functools import partial
+from typing import Any, Protocol
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from dumont.core import Problem
+from dumont.db import Database, DatabaseUnavailable, publish, set_team
+from dumont.durable import queries
+from dumont.durable.model import Cancelled, DeadlineExceeded, Operation, OperationStatus, StepFailed
+
+log = structlog.get_logger()
+Json = Any
+
+
+class Engine(Protocol):
+    """The durable engine as a run sees it: a step whose result is recorded once, and a real-time sleep."""
+
+    async def step(self, name: str, body: Callable[[], Awaitable[Json]]) -> Json:
+        """Run `body` at least once and record what it returned."""
+
+    async def transaction(self, name: str, body: Callable[[AsyncSession], Awaitable[Json]]) -> Json:
+        """Run `body` in a transaction that commits together with its record: exactly once."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Sleep across restarts."""
+
+
+@dataclass(frozen=True)
+class Retry:
+    """How often a call step may try again. Units: seconds of real time."""
+
+    on: tuple[type[Exception], ...] = ()
+    for_seconds: float = 30.0
+    first_seconds: float = 0.25
+    most_seconds: float = 5.0
+
+
+@dataclass
+class _Undo:
+    name: str
+    body: Callable[[], Awaitable[Json]]
+
+
+@dataclass
+class Run:
+    """One execution of one workflow for one operation. `input` never changes; steps are recorded by name and order."""
+
+    operation_id: str
+    team_id: str
+    instance_id: str | None
+    input: dict[str, Any]
+    steps: list[dict[str, Any]]
+    database: Database
+    engine: Engine
+    _undo: list[_Undo] = field(default_factory=list)
+    _undoing: bool = False
+    _told_at: float = 0.0
+    _percent: int = 0
+
+    async def call(
+        self,
+        name: str,
+        body: Callable[[], Awaitable[Json]],
+        *,
+        retry: Retry | None = None,
+        undo: Callable[[], Awaitable[Json]] | None = None,
+    ) -> Json:
+        """Run a step that talks to the world, outside any transaction, at least once.
+
+        Guarantees: its result is recorded before the next step; `undo` is remembered before the first try, because
+        after a lost answer the effect may exist. Errors: the step's Problem, Cancelled, DeadlineExceeded.
+        """
+        if undo is not None:
+            self._undo.append(_Undo(f"undo {name}", undo))
+        return _open(await self.engine.step(name, partial(self._guard, name, body, retry or Retry())))
+
+    async def record(self, name: str, body: Callable[[AsyncSession], Awaitable[Json]]) -> Json:
+        """Run a step that only reads and writes our own rows; its commit and its record are one."""
+
+        async def guarded(session: AsyncSession) -> Json:
+            await set_team(session, self.team_id)
+            try:
+                async with session.begin_nested():
+                    return {"ok": await body(session)}
+            except Problem as problem:
+                return {"problem": problem.document(self.operation_id)}
+
+        return _open(await self.engine.transaction(name, guarded))
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait in real time, also across restarts."""
+        await self.engine.sleep(seconds)
+
+    def settle(self) -> None:
+        """Forget what could be undone: from here on the workflow only goes forward."""
+        self._undo.clear()
+
+    async def check(self) -> None:
+        """Raise when somebody cancelled or the deadline passed; long steps call it while they wait.
+
+        Errors: Cancelled, DeadlineExceeded.
+        """
+        cancelled, late = await self._write()
+        if self._undoing:
+            return
+        if cancelled:
+            raise Cancelled()
+        if late:
+            raise DeadlineExceeded()
+
+    async def progress(self, step: str, *, done: int, total: int | None, detail: str | None = None) -> None:
+        """Show how far a step is, at most about three times a second. Units: bytes."""
+        entry = self._entry(step)
+        entry.update(bytes_done=done, bytes_total=total, detail=detail)
+        if time.monotonic() - self._told_at < 0.3:
+            return
+        self._told_at = time.monotonic()
+        await self._write(("operation.progress", {"step": entry, "percent": self.percent()}))
+
+    def percent(self) -> int:
+        """How much of the planned work is done, 0..99, never falling; 100 is said only by success."""
+        parts = [_share(entry) for entry in self.steps if not entry["name"].startswith("undo ")]
+        self._percent = max(self._percent, min(99, int(100 * sum(parts) / len(parts))) if parts else 0)
+        return self._percent
+
+    async def roll_back(self) -> None:
+        """Undo, newest first, whatever was begun; each undo is tried until it works, and is itself a recorded step."""
+        self._undoing = True
+        retry = Retry(on=(Exception,), for_seconds=float("inf"), most_seconds=15.0)
+        while self._undo:
+            undo = self._undo.pop()
+            _open(await self.engine.step(undo.name, partial(self._guard, undo.name, undo.body, retry)))
+
+    async def _guard(self, name: str, body: Callable[[], Awaitable[Json]], retry: Retry) -> Json:
+        entry = self._entry(name)
+        entry.update(status="running", started_at=entry.get("started_at") or _now())
+        started, pause = time.monotonic(), retry.first_seconds
+        while True:
+            try:
+                entry["attempts"] = entry.get("attempts", 0) + 1
+                await self._write(("operation.step", {"step": entry, "percent": self.percent()}))
+                await self.check()
+                outcome = {"ok": await body()}
+                entry.update(status="done", finished_at=_now())
+                await self._write(("operation.step", {"step": entry, "percent": self.percent()}))
+                return outcome
+            except Exception as error:  # noqa: BLE001 - every outcome of a step is recorded, none is swallowed
+                again = isinstance(error, (*retry.on, DatabaseUnavailable))
+                final = isinstance(error, (Cancelled, DeadlineExceeded)) and not self._undoing
+                if again and not final and time.monotonic() - started < retry.for_seconds:
+                    log.info("step will be tried again", step=name, operation_id=self.operation_id, error=repr(error))
+                    await asyncio.sleep(pause)
+                    pause = min(pause * 2, retry.most_seconds)
+                    continue
+                return await self._failed(entry, error)
+
+    async def _failed(self, entry: dict[str, Any], error: Exception) -> Json:
+        problem = error if isinstance(error, Problem) else None
+        if problem is None:
+            log.error("step failed", step=entry["name"], operation_id=self.operation_id, exc_info=error)
+            problem = StepFailed(
+                f"Step “{entry['name']}” failed on our side. Report it with operation {self.operation_id}."
+            )
+        entry.update(status="failed", finished_at=_now(), detail=problem.detail)
+        await self._write(("operation.step", {"step": entry, "percent": self.percent()}))
+        return {"problem": problem.document(self.operation_id)}
+
+    def _entry(self, name: str) -> dict[str, Any]:
+        for entry in self.steps:
+            if entry["name"] == name:
+                return entry
+        self.steps.append({"name": name, "status": "pending", "attempts": 0})
+        return self.steps[-1]
+
+    async def _write(self, news: tuple[str, dict[str, Any]] | None = None) -> tuple[bool, bool]:
+        running = next((entry["name"] for entry in self.steps if entry["status"] == "running"), None)
+        async with self.database.begin() as session:
+            await set_team(session, self.team_id)
+            flags = await queries.mark(
+                session, self.operation_id, steps=self.steps, current_step=running, percent=self.percent()
+            )
+            if news is not None:
+                await publish(
+                    session,
+                    topic=news[0],
+                    resource_type="instance",
+                    resource_id=self.instance_id or "",
+                    team_id=self.team_id,
+                    operation_id=self.operation_id,
+                    data=news[1],
+                )
+        return flags
+
+
+def final_status(problem: Problem | None) -> OperationStatus:
+    """Name the end of an operation by its problem."""
+    if problem is None:
+        return OperationStatus.SUCCEEDED
+    return OperationStatus.CANCELLED if problem.code == Cancelled.code else OperationStatus.FAILED
+
+
+def new_run(operation: Operation, database: Database, engine: Engine) -> Run:
+    """Make the run of an operation as it stands in the database."""
+    return Run(
+        operation_id=operation.id,
+        team_id=operation.team_id,
+        instance_id=operation.instance_id,
+        input=operation.input,
+        steps=[dict(entry) for entry in operation.steps],
+        database=database,
+        engine=engine,
+        _percent=operation.percent or 0,
+    )
+
+
+def revive(document: dict[str, Any]) -> Problem:
+    """Turn a recorded problem document back into its class, as far as this version knows it."""
+    members = {"type", "title", "status", "detail", "code", "act", "instance"}
+    extra = {key: value for key, value in document.items() if key not in members}
+    kind = Problem.registry.get(document["code"], StepFailed)
+    problem = Problem.__new__(kind)
+    Problem.__init__(problem, document["detail"], **extra)
+    return problem
+
+
+def _open(envelope: Json) -> Json:
+    if "problem" in envelope:
+        raise revive(envelope["problem"])
+    return envelope["ok"]
+
+
+def _share(entry: dict[str, Any]) -> float:
+    if entry["status"] in ("done", "skipped"):
+        return 1.0
+    if entry["status"] == "running" and entry.get("bytes_total"):
+        return min(1.0, float(entry.get("bytes_done") or 0) / float(entry["bytes_total"]))
+    return 0.0
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat().replace("+00:00", "Z")

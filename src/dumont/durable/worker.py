@@ -1,0 +1,134 @@
+"""The worker: binds the recorded workflows to DBOS and runs what the API has enqueued.
+
+Source: https://docs.dbos.dev (DBOS Transact for Python 3.4); the settings are explained in
+docs/decisions/0001-durable-work.md.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from dumont.db import Database
+from dumont.durable.execute import execute
+from dumont.durable.presence import Presence
+from dumont.durable.registry import REGISTRY, Definition
+
+log = structlog.get_logger()
+APPLICATION = "dumont"
+VERSION = "1"
+QUEUE = "operations"
+SCHEMA = "dbos"
+
+
+class _DbosEngine:
+    """Steps recorded by DBOS; transactional steps share our transaction."""
+
+    def __init__(self, datasource: Any) -> None:
+        self._datasource = datasource
+
+    async def step(self, name: str, body: Callable[[], Awaitable[Any]]) -> Any:
+        from dbos import DBOS
+
+        async def recorded() -> Any:
+            return await body()
+
+        return await DBOS.run_step_async({"name": name}, recorded)
+
+    async def transaction(self, name: str, body: Callable[[AsyncSession], Awaitable[Any]]) -> Any:
+        async def recorded() -> Any:
+            return await body(self._datasource.sql_session())
+
+        options = {"name": name, "isolation_level": "READ COMMITTED"}
+        return await self._datasource.run_tx_step_async(options, recorded)
+
+    async def sleep(self, seconds: float) -> None:
+        from dbos import DBOS
+
+        await DBOS.sleep_async(seconds)
+
+
+@dataclass
+class Worker:
+    """Runs workflows in the event loop that starts it.
+
+    `url` is the worker role's; `world` is handed to every workflow body; `on_fenced` stops the process when the
+    worker may have been replaced.
+    """
+
+    url: str
+    world: Any
+    database: Database
+    concurrency: int = 4
+    poll_seconds: float = 0.2
+    on_fenced: Callable[[], None] = lambda: None
+    _presence: Presence | None = field(default=None, init=False)
+
+    async def start(self) -> None:
+        """Take a slot, bind every recorded workflow, resume what the slot's last holder left, and listen."""
+        from dbos import DBOS, AsyncSQLAlchemyDatasource, DBOSPortableJSONSerializer
+
+        self._presence = Presence(self.url, self.on_fenced)
+        executor = await self._presence.take()
+        DBOS(
+            config={
+                "name": APPLICATION,
+                "system_database_url": self.url,
+                "application_version": VERSION,
+                "executor_id": executor,
+                "dbos_system_schema": SCHEMA,
+                "run_migrations": False,
+                "serializer": DBOSPortableJSONSerializer(),
+                "sys_db_pool_size": 4,
+                "log_level": "WARNING",
+                "enable_otlp": False,
+            }
+        )
+        datasource = await AsyncSQLAlchemyDatasource.create(
+            self.url,
+            engine=self.database.engine,
+            schema=SCHEMA,
+            serializer=DBOSPortableJSONSerializer(),
+            run_migrations=False,
+        )
+        engine = _DbosEngine(datasource)
+        for definition in REGISTRY.definitions.values():
+            self._bind(definition, engine)
+        DBOS.listen_queues([QUEUE])
+        DBOS.launch()
+        await DBOS.register_queue_async(
+            QUEUE,
+            worker_concurrency=self.concurrency,
+            partition_concurrency=1,
+            polling_interval_sec=self.poll_seconds,
+            on_conflict="always_update",
+        )
+        log.info("worker is ready", executor=executor, workflows=len(REGISTRY.definitions))
+
+    def _bind(self, definition: Definition, engine: _DbosEngine) -> None:
+        from dbos import DBOS
+
+        async def bound(operation_id: str) -> None:
+            await execute(definition, operation_id, world=self.world, database=self.database, engine=engine)
+
+        bound.__qualname__ = bound.__name__ = definition.name.replace(".", "_")
+        DBOS.workflow(name=definition.name, max_recovery_attempts=1000)(bound)
+
+    async def stop(self) -> None:
+        """Stop taking work and leave the rest to the next worker; running steps are abandoned, not undone."""
+        from dbos import DBOS
+
+        await asyncio.to_thread(lambda: DBOS.destroy(destroy_registry=True))
+        if self._presence is not None:
+            await self._presence.release()
+
+
+def migrate_engine(owner_url: str, worker_role: str | None) -> None:
+    """Create or bring up to date DBOS's own tables as the owner, and let only the worker role use them."""
+    from dbos import AsyncSQLAlchemyDatasource, run_dbos_database_migrations
+
+    run_dbos_database_migrations(owner_url, schema=SCHEMA, application_role=worker_role)
+    asyncio.run(AsyncSQLAlchemyDatasource.migrate(owner_url, schema=SCHEMA, application_role=worker_role))

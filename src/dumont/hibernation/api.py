@@ -1,0 +1,79 @@
+"""The routes of hibernation: put to sleep, wake, show."""
+
+from typing import Annotated, Any, Literal
+
+from fastapi import Request
+from pydantic import BaseModel, ConfigDict, Field
+
+from dumont.core import nanousd
+from dumont.hibernation import service
+from dumont.http import CallerDep, Router, permit
+from dumont.instances import Status, read_instance, show
+from dumont.market import known_offer
+from dumont.snapshots import get_snapshot
+
+router = Router(prefix="/api/v1/instances", tags=["hibernation"])
+
+
+class HibernateBody(BaseModel):
+    """What becomes of the machine after the verified snapshot: keep its disk (it costs), or give it back."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    then: Literal["keep", "destroy"] = "keep"
+
+
+class WakeBody(BaseModel):
+    """Where to wake; nothing means: on the kept machine, else on the cheapest one with the same GPUs."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    offer_id: Annotated[str | None, Field(min_length=1, max_length=64)] = None
+    elsewhere: bool = False
+    max_price: Annotated[float | None, Field(gt=0, le=10_000, allow_inf_nan=False)] = None
+
+
+@router.post("/{instance_id}/hibernate", status_code=202, **permit("gpu.provision"))
+async def hibernate_instance(
+    request: Request, instance_id: str, caller: CallerDep, body: HibernateBody | None = None
+) -> dict[str, Any]:
+    """Save the workspace, verify the copy and stop the machine."""
+    instance = await read_instance(caller.session, instance_id, lock=True)
+    then = (body or HibernateBody()).then
+    await service.hibernate(caller.session, instance, then=then, user_id=caller.user_id)
+    return await show(caller.session, instance, request)
+
+
+@router.post("/{instance_id}/wake", status_code=202, **permit("gpu.provision"))
+async def wake_instance(
+    request: Request, instance_id: str, caller: CallerDep, body: WakeBody | None = None
+) -> dict[str, Any]:
+    """Bring a hibernated instance back under the same id."""
+    wishes = body or WakeBody()
+    instance = await read_instance(caller.session, instance_id, lock=True)
+    offer = await known_offer(caller.session, wishes.offer_id) if wishes.offer_id else None
+    await service.wake(
+        caller.session,
+        instance,
+        offer=offer,
+        elsewhere=wishes.elsewhere,
+        max_price_hour_nano=None if wishes.max_price is None else nanousd(wishes.max_price),
+        start_timeout_minutes=request.app.state.settings.start_timeout_minutes,
+        user_id=caller.user_id,
+    )
+    return await show(caller.session, instance, request)
+
+
+@router.get("/{instance_id}/hibernation", **permit("gpu.view"))
+async def show_hibernation(instance_id: str, caller: CallerDep) -> dict[str, Any]:
+    """Show how an instance sleeps: since when, on which snapshot, and whether its machine is kept."""
+    instance = await read_instance(caller.session, instance_id)
+    snapshot = await get_snapshot(caller.session, instance.last_snapshot_id) if instance.last_snapshot_id else None
+    return {
+        "instance_id": instance.id,
+        "status": instance.status,
+        "hibernated_at": instance.hibernated_at,
+        "snapshot_id": instance.last_snapshot_id,
+        "snapshot_verified_at": snapshot.verified_at if snapshot else None,
+        "machine_kept": instance.status == Status.HIBERNATED and instance.rental_id is not None,
+    }

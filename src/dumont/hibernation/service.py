@@ -1,0 +1,76 @@
+"""The verbs of hibernation: put an instance to sleep, wake it."""
+
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from dumont.durable import Operation
+from dumont.http import problems
+from dumont.instances import Instance, Status, move, start_operation
+from dumont.market import offer_to_json
+from dumont.providers import Offer
+
+HIBERNATE_DEADLINE = timedelta(hours=6)
+
+
+async def hibernate(session: AsyncSession, instance: Instance, *, then: str, user_id: str) -> Operation | None:
+    """Begin to save and stop a locked instance. `then` is keep or destroy: what becomes of the machine.
+
+    None: it is hibernated already. Errors: WrongState, OperationInProgress.
+    """
+    if instance.status == Status.HIBERNATED:
+        return None
+    _expect(instance, Status.RUNNING)
+    operation = await start_operation(
+        session,
+        instance,
+        "hibernation.hibernate",
+        {"then": then},
+        deadline=HIBERNATE_DEADLINE,
+        requested_by=user_id,
+    )
+    await move(session, instance, Status.HIBERNATING)
+    return operation
+
+
+async def wake(
+    session: AsyncSession,
+    instance: Instance,
+    *,
+    offer: Offer | None,
+    elsewhere: bool,
+    max_price_hour_nano: int | None,
+    start_timeout_minutes: float,
+    user_id: str,
+) -> Operation | None:
+    """Begin to wake a locked instance: on its kept machine, or on another one when asked or when none is kept.
+
+    None: it is running already. Errors: WrongState, OperationInProgress.
+    """
+    if instance.status == Status.RUNNING:
+        return None
+    _expect(instance, Status.HIBERNATED)
+    if max_price_hour_nano is not None:
+        instance.max_price_hour_nano = max_price_hour_nano
+    inputs: dict[str, Any] = {
+        "offer": offer_to_json(offer) if offer is not None else None,
+        "elsewhere": elsewhere or offer is not None or instance.rental_id is None,
+        "requested_by": user_id,
+        "snapshot_id": instance.last_snapshot_id,
+    }
+    operation = await start_operation(
+        session,
+        instance,
+        "hibernation.wake",
+        inputs,
+        deadline=HIBERNATE_DEADLINE + timedelta(minutes=3 * start_timeout_minutes),
+        requested_by=user_id,
+    )
+    await move(session, instance, Status.WAKING)
+    return operation
+
+
+def _expect(instance: Instance, status: Status) -> None:
+    if instance.status != status:
+        raise problems.WrongState(instance.status, [status.value], f"The instance is {instance.status}.")

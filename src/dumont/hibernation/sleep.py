@@ -1,0 +1,211 @@
+"""Hibernate: freeze, save, verify by reading back, commit, and only then stop paying.
+
+The machine's processes stay frozen from the first byte read until the stop was accepted. When the frozen link is lost
+in between (a crash, a cut), they have been thawed and may have written: then the save is made again.
+"""
+
+from functools import partial
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from dumont.agent import AgentFailed, AgentLost
+from dumont.core import Problem
+from dumont.durable import Retry, Run, workflow
+from dumont.hibernation.progress import telling
+from dumont.instances import (
+    PATIENT,
+    SshUnreachable,
+    Status,
+    World,
+    drop_link,
+    explain_remote,
+    find_instance,
+    get_rental,
+    hold_link,
+    move,
+    named,
+    release,
+    stop,
+)
+from dumont.snapshots import begin_snapshot, complete_snapshot, fail_snapshot, save, verify
+
+ROUNDS = 5
+
+
+async def hibernate_failed(session: AsyncSession, run: Run, problem: Problem) -> None:
+    """Go back to running with the machine untouched, unless somebody is destroying the instance."""
+    instance = await find_instance(session, run.instance_id or "", lock=True)
+    if instance.status == Status.HIBERNATING:
+        await move(session, instance, Status.RUNNING, detail=problem.detail)
+
+
+@workflow(
+    "hibernation.hibernate",
+    kind="hibernate",
+    steps=("snapshot", "verify", "stop"),
+    on_failure=hibernate_failed,
+)
+async def hibernate(run: Run, world: World) -> dict[str, Any]:
+    """Save the workspace, prove the copy, stop the machine (or give it back)."""
+    for number in range(1, ROUNDS + 1):
+        begun = await run.record(named("begin snapshot", number), partial(_begin, run, world))
+        try:
+            done = await _round(run, world, begun, number)
+        except Problem as problem:
+            await run.record(named("snapshot failed", number), partial(_fail, begun["snapshot_id"], problem))
+            raise
+        if done is not None:
+            return done
+    raise SshUnreachable("The machine was lost again and again while its workspace was saved. Nothing was stopped.")
+
+
+async def _round(run: Run, world: World, begun: dict[str, Any], number: int) -> dict[str, Any] | None:
+    rental_id = begun["rental_id"]
+    saved = await run.call(
+        named("snapshot", number),
+        partial(_save, run, world, begun, named("snapshot", number)),
+        retry=Retry(on=(SshUnreachable,), for_seconds=60.0),
+        undo=partial(_thaw, world, rental_id),
+    )
+    verified = await run.call(named("verify", number), partial(_verify, world, begun, saved))
+    await run.record(named("commit", number), partial(_commit, run, world, begun, saved, verified))
+    stopped = await run.call(named("stop", number), partial(_stop, run, world, rental_id), retry=PATIENT)
+    if not stopped["stopped"]:
+        return None
+    run.settle()
+    kept = run.input["then"] != "destroy" or not stopped["frozen_until_stop"]
+    if not kept:
+        give_back = partial(release, run, world, rental_id, "hibernated, verified copy " + begun["snapshot_id"])
+        await run.call("give back", give_back, retry=Retry(on=PATIENT.on, for_seconds=float("inf"), most_seconds=15.0))
+    return await run.record("hibernated", partial(_asleep, run, world, begun, saved, kept))  # type: ignore[no-any-return]
+
+
+async def _begin(run: Run, world: World, session: AsyncSession) -> dict[str, Any]:
+    instance = await find_instance(session, run.instance_id or "", lock=True)
+    rental = await get_rental(session, instance.rental_id or "")
+    begun = await begin_snapshot(
+        session,
+        team_id=run.team_id,
+        workspace_id=instance.workspace_id,
+        instance_id=instance.id,
+        operation_id=run.operation_id,
+        kind="hibernation",
+        now=world.clock.now(),
+    )
+    return {**begun, "rental_id": rental.id, "workspace_id": instance.workspace_id, "host": rental.label}
+
+
+async def _save(run: Run, world: World, begun: dict[str, Any], step: str) -> dict[str, Any]:
+    await drop_link(world, begun["rental_id"])
+    async with world.session(run.team_id) as session:
+        rental = await get_rental(session, begun["rental_id"])
+    held = await hold_link(world, rental)
+    try:
+        await held.link.freeze()
+        async with telling(run, step) as on_progress:
+            saved = await save(
+                world.vaults,
+                held.link,
+                held.gate_url,
+                workspace_id=begun["workspace_id"],
+                host=begun["host"],
+                parent=begun["parent"],
+                epoch=begun["epoch"],
+                on_progress=on_progress,
+            )
+    except (AgentFailed, AgentLost) as error:
+        await drop_link(world, begun["rental_id"])
+        raise explain_remote(error) from error
+    except BaseException:
+        await drop_link(world, begun["rental_id"])
+        raise
+    return saved_document(saved)
+
+
+def saved_document(saved: Any) -> dict[str, Any]:
+    """Show what a save did as plain JSON; sizes in bytes."""
+    return {
+        "name": saved.name,
+        "merkle_root": saved.merkle_root,
+        "files": saved.files,
+        "bytes_total": saved.bytes_total,
+        "bytes_new": saved.bytes_new,
+        "bytes_stored": saved.bytes_stored,
+        "seconds": saved.seconds,
+        "unstable": [str(path) for path in saved.unstable],
+        "read_errors": [str(path) for path in saved.read_errors],
+    }
+
+
+async def _verify(world: World, begun: dict[str, Any], saved: dict[str, Any]) -> dict[str, Any]:
+    verified = await verify(world.vaults, begun["workspace_id"], saved["name"])
+    return {
+        "bytes_checked": verified.bytes_checked,
+        "chunks_checked": verified.chunks_checked,
+        "packs_checked": verified.packs_checked,
+    }
+
+
+async def _commit(
+    run: Run,
+    world: World,
+    begun: dict[str, Any],
+    saved: dict[str, Any],
+    verified: dict[str, Any],
+    session: AsyncSession,
+) -> None:
+    await complete_snapshot(session, begun["snapshot_id"], saved, verified, world.clock.now())
+    instance = await find_instance(session, run.instance_id or "", lock=True)
+    instance.last_snapshot_id = begun["snapshot_id"]
+
+
+async def _fail(snapshot_id: str, problem: Problem, session: AsyncSession) -> None:
+    await fail_snapshot(session, snapshot_id, problem)
+
+
+async def _stop(run: Run, world: World, rental_id: str) -> dict[str, Any]:
+    """Stop the machine if its processes are still frozen; otherwise say that the save must be made again."""
+    held = world.held.get(rental_id)
+    frozen = held is not None and await _still_frozen(held.link)
+    if not frozen and not await _stopped_already(run, world, rental_id):
+        return {"stopped": False, "frozen_until_stop": False}
+    await stop(run, world, rental_id)
+    await drop_link(world, rental_id)
+    return {"stopped": True, "frozen_until_stop": frozen}
+
+
+async def _still_frozen(link: Any) -> bool:
+    try:
+        return bool(await link.alive())
+    except (AgentFailed, AgentLost):
+        return False
+
+
+async def _stopped_already(run: Run, world: World, rental_id: str) -> bool:
+    from dumont.market import explain
+    from dumont.providers import MachineState, ProviderError
+
+    async with world.session(run.team_id) as session:
+        rental = await get_rental(session, rental_id)
+    try:
+        machine = await world.provider(rental.provider).get(rental.provider_machine_id or "")
+    except ProviderError as error:
+        raise explain(error) from error
+    return machine is not None and machine.state in (MachineState.STOPPED, MachineState.STOPPING)
+
+
+async def _thaw(world: World, rental_id: str) -> dict[str, Any]:
+    await drop_link(world, rental_id)
+    return {"thawed": True}
+
+
+async def _asleep(
+    run: Run, world: World, begun: dict[str, Any], saved: dict[str, Any], kept: bool, session: AsyncSession
+) -> dict[str, Any]:
+    instance = await find_instance(session, run.instance_id or "", lock=True)
+    await move(session, instance, Status.HIBERNATED)
+    instance.hibernated_at = world.clock.now()
+    if not kept:
+        instance.rental_id = None
+    return {"snapshot_id": begun["snapshot_id"], "machine_kept": kept, **saved}

@@ -1,0 +1,141 @@
+"""Wake: resume the kept machine or rent another, restore, compare every hash, and only then run."""
+
+from functools import partial
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from dumont.agent import AgentFailed, AgentLost
+from dumont.core import Problem
+from dumont.durable import Retry, Run, workflow
+from dumont.hibernation.progress import telling
+from dumont.instances import (
+    PATIENT,
+    Rental,
+    Status,
+    Wish,
+    World,
+    acquire,
+    boot,
+    drop_link,
+    explain_remote,
+    find_instance,
+    get_rental,
+    hold_link,
+    move,
+    named,
+    release,
+    start,
+    stop,
+    take_machine,
+    wish_of,
+)
+from dumont.market import ProviderDown
+from dumont.snapshots import compare, get_snapshot, restore
+
+
+async def wake_failed(session: AsyncSession, run: Run, problem: Problem) -> None:
+    """Go back to sleep: the snapshot is untouched, so the workspace is as safe as before."""
+    instance = await find_instance(session, run.instance_id or "", lock=True)
+    if instance.status == Status.WAKING:
+        await move(session, instance, Status.HIBERNATED, detail=problem.detail)
+
+
+@workflow("hibernation.wake", kind="wake", steps=("rent", "boot", "restore", "ready"), on_failure=wake_failed)
+async def wake(run: Run, world: World) -> dict[str, Any]:
+    """Bring a hibernated instance back, on its kept machine or on another one."""
+    facts = await run.record("read instance", partial(_facts, run))
+    restored: dict[str, Any] = {}
+
+    async def bring_back(rental_id: str, attempt: int) -> None:
+        step = named("restore", attempt)
+        body = partial(_restore, run, world, rental_id, facts, step)
+        restored.update(await run.call(step, body))
+
+    kept = facts["kept_rental_id"]
+    rental_id = None
+    if kept is not None and not run.input["elsewhere"]:
+        rental_id = await _resume(run, world, facts, bring_back)
+    if rental_id is None:
+        wish = Wish(**facts["wish"], requested_by=run.input["requested_by"], elsewhere=True, avoid=facts["avoid"])
+        rental_id = await acquire(run, world, wish, bring_back)
+    await run.record("ready", partial(take_machine, run, world, rental_id))
+    run.settle()
+    if kept is not None and kept != rental_id:
+        patient = Retry(on=(ProviderDown,), for_seconds=float("inf"), most_seconds=15.0)
+        moved = partial(release, run, world, kept, "woken elsewhere")
+        await run.call("give back kept machine", moved, retry=patient)
+    mode = "resume" if rental_id == kept else "restore"
+    return {"mode": mode, "rental_id": rental_id, "snapshot_id": run.input["snapshot_id"], **restored}
+
+
+async def _resume(run: Run, world: World, facts: dict[str, Any], bring_back: Any) -> str | None:
+    """Start the kept machine and make its files equal to the snapshot; None: it cannot be had, go elsewhere."""
+    rental_id = str(facts["kept_rental_id"])
+    try:
+        await run.call(
+            "start kept machine",
+            partial(start, run, world, rental_id),
+            retry=PATIENT,
+            undo=partial(stop, run, world, rental_id),
+        )
+        await run.call("boot kept machine", partial(boot, run, world, rental_id, facts["public_keys"]))
+        await bring_back(rental_id, 1)
+    except Problem as problem:
+        if problem.code not in ("no-capacity", "host-lost", "creation-timeout", "ssh-unreachable"):
+            raise
+        return None
+    return rental_id
+
+
+async def _facts(run: Run, session: AsyncSession) -> dict[str, Any]:
+    from dumont.identity import ssh_keys_of
+
+    instance = await find_instance(session, run.instance_id or "")
+    snapshot = await get_snapshot(session, run.input["snapshot_id"])
+    if snapshot is None or snapshot.manifest is None:
+        raise LookupError(f"instance {instance.id} is hibernated without a snapshot")
+    kept: Rental | None = await get_rental(session, instance.rental_id) if instance.rental_id else None
+    offer = run.input["offer"] or await _last_offer(session, instance.id, kept)
+    return {
+        "wish": {**wish_of(instance), "offer": offer},
+        "workspace_id": instance.workspace_id,
+        "manifest": snapshot.manifest,
+        "kept_rental_id": kept.id if kept else None,
+        "avoid": [kept.machine_id] if kept else [],
+        "public_keys": list(await ssh_keys_of(session, run.input["requested_by"])),
+    }
+
+
+async def _last_offer(session: AsyncSession, instance_id: str, kept: Rental | None) -> dict[str, Any]:
+    from dumont.instances import rentals_of
+
+    if kept is not None:
+        return kept.offer
+    return (await rentals_of(session, instance_id))[-1].offer
+
+
+async def _restore(run: Run, world: World, rental_id: str, facts: dict[str, Any], step: str) -> dict[str, Any]:
+    await drop_link(world, rental_id)
+    async with world.session(run.team_id) as session:
+        rental = await get_rental(session, rental_id)
+    held = await hold_link(world, rental)
+    where = {"workspace_id": facts["workspace_id"], "manifest": facts["manifest"]}
+    try:
+        async with telling(run, step) as on_progress:
+            done = await restore(world.vaults, held.link, held.gate_url, **where, on_progress=on_progress)
+        compared = await compare(world.vaults, held.link, **where)
+    except (AgentFailed, AgentLost) as error:
+        raise explain_remote(error) from error
+    finally:
+        await drop_link(world, rental_id)
+    return {
+        "files": done.files,
+        "bytes_total": done.bytes_total,
+        "bytes_fetched": done.bytes_fetched,
+        "chunks_reused": done.chunks_reused,
+        "hashes_compared": done.hashes_compared,
+        "merkle_root": done.merkle_root,
+        "equal": compared.equal,
+        "differing": [str(path) for path in compared.differing[:20]],
+    }

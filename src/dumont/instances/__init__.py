@@ -1,0 +1,53 @@
+"""Rented machines from launch to destruction, under ids that outlive the machines."""
+
+from dumont.instances.acquire import PATIENT, Wish, acquire, named
+from dumont.instances.api import read_instance, router, show
+from dumont.instances.machines import boot, release, start, stop
+from dumont.instances.model import (
+    HostLost,
+    Instance,
+    InstanceNotFound,
+    Rental,
+    SshUnreachable,
+    Status,
+)
+from dumont.instances.queries import get_rental, rentals_of, spans_of
+from dumont.instances.service import find_instance, move
+from dumont.instances.service import start as start_operation
+from dumont.instances.shell import drop_link, explain_remote, hold_link
+from dumont.instances.workflows import take_machine, wish_of
+from dumont.instances.world import Held, Patience, World
+
+__all__ = [
+    "PATIENT",
+    "Held",
+    "HostLost",
+    "Instance",
+    "InstanceNotFound",
+    "Patience",
+    "Rental",
+    "SshUnreachable",
+    "Status",
+    "Wish",
+    "World",
+    "acquire",
+    "boot",
+    "drop_link",
+    "explain_remote",
+    "find_instance",
+    "get_rental",
+    "hold_link",
+    "move",
+    "named",
+    "read_instance",
+    "release",
+    "rentals_of",
+    "router",
+    "show",
+    "spans_of",
+    "start",
+    "start_operation",
+    "stop",
+    "take_machine",
+    "wish_of",
+]

@@ -1,0 +1,107 @@
+"""What takes longer than a request: launch a machine and destroy it."""
+
+import asyncio
+from functools import partial
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from dumont.core import Problem
+from dumont.durable import Retry, Run, workflow
+from dumont.durable import live_of_instance as live_operation
+from dumont.instances import machines, queries, service
+from dumont.instances.acquire import PATIENT, Wish, acquire
+from dumont.instances.model import Instance, Status
+from dumont.instances.world import World
+
+
+async def launch_failed(session: AsyncSession, run: Run, problem: Problem) -> None:
+    """Leave the instance failed, unless somebody is destroying it already."""
+    instance = await service.find_instance(session, run.instance_id or "", lock=True)
+    if instance.status == Status.CREATING:
+        await service.move(session, instance, Status.FAILED, detail=problem.detail)
+
+
+@workflow("instances.launch", kind="create", steps=("rent", "boot", "ready"), on_failure=launch_failed)
+async def launch(run: Run, world: World) -> dict[str, Any]:
+    """Rent the chosen offer and see it answer on SSH."""
+    facts = await run.record("read instance", partial(_facts, run))
+    wish = Wish(**facts, offer=run.input["offer"], requested_by=run.input["requested_by"])
+
+    async def nothing_more(rental_id: str, attempt: int) -> None:
+        return None
+
+    rental_id = await acquire(run, world, wish, nothing_more)
+    return await run.record("ready", partial(take_machine, run, world, rental_id))  # type: ignore[no-any-return]
+
+
+async def _facts(run: Run, session: AsyncSession) -> dict[str, Any]:
+    instance = await service.find_instance(session, run.instance_id or "")
+    return wish_of(instance)
+
+
+def wish_of(instance: Instance) -> dict[str, Any]:
+    """The part of a wish that an instance carries with it wherever it goes."""
+    return {
+        "image": instance.image,
+        "disk_gb": instance.disk_gb,
+        "env": instance.env,
+        "onstart_cmd": instance.onstart_cmd,
+        "max_price_hour_nano": instance.max_price_hour_nano,
+    }
+
+
+async def take_machine(run: Run, world: World, rental_id: str, session: AsyncSession) -> dict[str, Any]:
+    """Make a rental the instance's machine and the instance running."""
+    instance = await service.find_instance(session, run.instance_id or "", lock=True)
+    rental = await queries.get_rental(session, rental_id)
+    await service.move(session, instance, Status.RUNNING)
+    instance.rental_id = rental_id
+    instance.started_at = world.clock.now()
+    instance.hibernated_at = None
+    instance.price_hour_nano = int(rental.offer["price_hour_nano"])
+    instance.gpu_name = rental.offer["gpu_name"]
+    instance.num_gpus = rental.offer["num_gpus"]
+    instance.gpu_memory_mib = rental.offer["gpu_memory_mib"]
+    return {"instance_id": instance.id, "rental_id": rental_id, "label": rental.label}
+
+
+async def destroy_failed(session: AsyncSession, run: Run, problem: Problem) -> None:
+    """Keep the state destroying: the machine may still cost money, so nobody may believe that it is gone."""
+    instance = await service.find_instance(session, run.instance_id or "", lock=True)
+    instance.status_detail = problem.detail
+
+
+@workflow("instances.destroy", kind="destroy", steps=("wait", "destroy", "gone"), on_failure=destroy_failed)
+async def destroy(run: Run, world: World) -> dict[str, Any]:
+    """Give back every machine of the instance and see each of them gone."""
+    await run.call("wait", partial(_wait_for_others, run, world))
+    rentals = await run.record("list machines", partial(_open_rentals, run))
+    patient = Retry(on=PATIENT.on, for_seconds=float("inf"), most_seconds=15.0)
+    for number, rental_id in enumerate(rentals, start=1):
+        name = "destroy" if number == 1 else f"destroy ({number})"
+        release = partial(machines.release, run, world, rental_id, run.input["reason"])
+        await run.call(name, release, retry=patient)
+    return await run.record("gone", partial(_gone, run, world, rentals))  # type: ignore[no-any-return]
+
+
+async def _wait_for_others(run: Run, world: World) -> dict[str, Any]:
+    while True:
+        async with world.session(run.team_id) as session:
+            other = await live_operation(session, run.instance_id or "")
+            if other is None or other.id == run.operation_id:
+                return {"waited": True}
+        await run.check()
+        await asyncio.sleep(0.3)
+
+
+async def _open_rentals(run: Run, session: AsyncSession) -> list[str]:
+    return [rental.id for rental in await queries.open_rentals(session, run.instance_id or "")]
+
+
+async def _gone(run: Run, world: World, rentals: list[str], session: AsyncSession) -> dict[str, Any]:
+    instance = await service.find_instance(session, run.instance_id or "", lock=True)
+    await service.move(session, instance, Status.DESTROYED)
+    instance.rental_id = None
+    instance.destroyed_at = world.clock.now()
+    return {"instance_id": instance.id, "machines_given_back": len(rentals)}

@@ -1,0 +1,110 @@
+"""The routes of the market: list offers."""
+
+from datetime import datetime, timezone
+from typing import Annotated, Any
+
+from fastapi import Query, Request
+
+from dumont.core import money_document, nanousd
+from dumont.http import CallerDep, Router, permit, problems
+from dumont.market import service
+from dumont.market.service import Listed
+from dumont.providers import OfferQuery
+
+router = Router(prefix="/api/v1", tags=["offers"])
+_SORTS = {
+    "price_hour": lambda listed: listed.offer.price_hour_nano,
+    "reliability": lambda listed: listed.offer.reliability or 0.0,
+    "gpu_ram": lambda listed: listed.offer.gpu_memory_mib,
+    "cpu_ram": lambda listed: listed.offer.cpu_ram_gb or 0.0,
+    "cpu_cores": lambda listed: listed.offer.cpu_cores or 0.0,
+    "disk_space": lambda listed: listed.offer.disk_gb or 0.0,
+    "inet_down": lambda listed: listed.offer.inet_down_mbps or 0.0,
+    "num_gpus": lambda listed: listed.offer.num_gpus,
+}
+
+
+def offer_document(listed: Listed, as_of: datetime) -> dict[str, Any]:
+    """Show an offer; what its host does not state is null."""
+    offer = listed.offer
+    return {
+        "id": listed.id,
+        "provider": offer.provider,
+        "provider_offer_id": offer.provider_offer_id,
+        "machine_id": offer.machine_id,
+        "host_id": offer.host_id,
+        "gpu_name": offer.gpu_name,
+        "num_gpus": offer.num_gpus,
+        "gpu_ram": round(offer.gpu_memory_mib / 1024),
+        "gpu_memory_mib": offer.gpu_memory_mib,
+        "cpu_cores": offer.cpu_cores,
+        "cpu_name": offer.cpu_name,
+        "cpu_ram": offer.cpu_ram_gb,
+        "disk_space": offer.disk_gb,
+        "inet_down": offer.inet_down_mbps,
+        "inet_up": offer.inet_up_mbps,
+        "price_hour": money_document(offer.price_hour_nano),
+        "disk_price_hour": money_document(offer.disk_hour_nano),
+        "machine_type": offer.machine_type,
+        "geolocation": offer.geolocation,
+        "country": offer.country,
+        "reliability": offer.reliability,
+        "verified": offer.verified,
+        "static_ip": offer.static_ip,
+        "cuda_version": offer.cuda_version,
+        "driver_version": offer.driver_version,
+        "performance": {"tflops": offer.tflops, "dlperf": offer.dlperf},
+        "available_until": offer.available_until,
+        "as_of": as_of,
+    }
+
+
+@router.get("/instances/offers", **permit("gpu.view"))
+@router.get("/offers", **permit("gpu.view"))
+async def list_offers(
+    request: Request,
+    caller: CallerDep,
+    gpu_name: Annotated[str | None, Query(max_length=200)] = None,
+    num_gpus: Annotated[int | None, Query(ge=0, le=16)] = None,
+    min_gpu_ram: Annotated[float | None, Query(ge=0)] = None,
+    max_price: Annotated[float | None, Query(ge=0, le=10_000)] = None,
+    region: Annotated[str | None, Query(max_length=200)] = None,
+    min_reliability: Annotated[float | None, Query(ge=0, le=1)] = None,
+    min_disk: Annotated[float | None, Query(ge=0)] = None,
+    disk_size: Annotated[float, Query(ge=8, le=10_000)] = 20,
+    verified_only: bool = False,
+    sort: Annotated[str, Query(max_length=100)] = "price_hour",
+    limit: Annotated[int, Query(ge=1, le=100)] = 50,
+) -> dict[str, Any]:
+    """List what can be rented now, cheapest first; prices include a disk of `disk_size` GB."""
+    orders = [(name.lstrip("-"), name.startswith("-")) for name in sort.split(",")]
+    if any(name not in _SORTS for name, _ in orders):
+        detail = f"Sort by {', '.join(_SORTS)}; a minus sign for descending."
+        raise problems.InvalidRequest([problems.field_error("/query/sort", detail, "unknown-sort")])
+    provider = request.app.state.providers[request.app.state.settings.provider]
+    query = OfferQuery(
+        gpu_name=gpu_name,
+        num_gpus=num_gpus,
+        min_gpu_ram_gb=min_gpu_ram,
+        max_price_hour_nano=None if max_price is None else nanousd(max_price),
+        min_reliability=min_reliability,
+        verified_only=verified_only,
+        countries=tuple(part.strip().upper() for part in region.split(",") if part.strip()) if region else (),
+        min_disk_gb=min_disk,
+        disk_gb=disk_size,
+    )
+    await caller.release()
+    found = await service.search(provider, query)
+    as_of = datetime.now(timezone.utc)
+    async with caller.reenter() as session:
+        listed = await service.remember(session, found, as_of)
+    for name, descending in reversed(orders):
+        listed.sort(key=_SORTS[name], reverse=descending)
+    return {
+        "offers": [offer_document(entry, as_of) for entry in listed[:limit]],
+        "count": min(limit, len(listed)),
+        "total": len(listed),
+        "next_cursor": None,
+        "as_of": as_of,
+        "sources": [{"provider": provider.name, "status": "ok", "as_of": as_of}],
+    }

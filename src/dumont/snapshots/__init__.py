@@ -1,0 +1,45 @@
+"""Saved workspaces: rows that people see and the work with the vault behind them."""
+
+from dumont.snapshots.api import router
+from dumont.snapshots.model import (
+    RestoreProblem,
+    Snapshot,
+    SnapshotFailed,
+    SnapshotNotFound,
+    StorageUnreachable,
+    VerificationProblem,
+    Workspace,
+)
+from dumont.snapshots.queries import get as get_snapshot
+from dumont.snapshots.service import (
+    Vaults,
+    begin_snapshot,
+    compare,
+    complete_snapshot,
+    create_workspace,
+    fail_snapshot,
+    restore,
+    save,
+    verify,
+)
+
+__all__ = [
+    "RestoreProblem",
+    "Snapshot",
+    "SnapshotFailed",
+    "SnapshotNotFound",
+    "StorageUnreachable",
+    "Vaults",
+    "VerificationProblem",
+    "Workspace",
+    "begin_snapshot",
+    "compare",
+    "complete_snapshot",
+    "create_workspace",
+    "fail_snapshot",
+    "get_snapshot",
+    "restore",
+    "router",
+    "save",
+    "verify",
+]

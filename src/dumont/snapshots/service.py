@@ -1,0 +1,213 @@
+"""The verbs of snapshots: begin, complete or fail a row; and the work with the vault between those."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from dumont.agent import (
+    AgentFailed,
+    AgentLink,
+    Comparison,
+    Progress,
+    Restored,
+    SavedSnapshot,
+    compare_workspace,
+    restore_workspace,
+    save_workspace,
+)
+from dumont.core import Problem, new_id
+from dumont.snapshots import queries
+from dumont.snapshots.model import (
+    RestoreProblem,
+    Snapshot,
+    SnapshotFailed,
+    StorageUnreachable,
+    VerificationProblem,
+    Workspace,
+)
+from dumont.vault import (
+    Gate,
+    KeyRing,
+    Repository,
+    RepositoryMissing,
+    Store,
+    StoreError,
+    Verification,
+    VerificationFailed,
+)
+
+OnProgress = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class Vaults:
+    """Where snapshots are kept: the store, the installation's keys, and the gate through which machines reach it."""
+
+    store: Store
+    keyring: KeyRing
+    gate: Gate
+    gate_port: int
+
+    def repository(self, workspace_id: str) -> Repository:
+        """Open the repository of a workspace, or make it. Blocking.
+
+        Errors: StorageUnreachable.
+        """
+        try:
+            try:
+                return Repository.open(self.store, workspace_id, self.keyring)
+            except RepositoryMissing:
+                return Repository.create(self.store, workspace_id, self.keyring)
+        except StoreError as error:
+            raise explain_store(error) from error
+
+
+def explain_store(error: StoreError) -> Problem:
+    """Turn a storage error into the problem that people see."""
+    advice = "Free some space there and try again." if error.full else "Check the storage and try again."
+    return StorageUnreachable(f"Snapshots cannot be kept: {error.detail} {advice}")
+
+
+async def create_workspace(session: AsyncSession, team_id: str, now: datetime) -> Workspace:
+    """Write a new, empty workspace."""
+    workspace = Workspace(id=new_id("wsp"), team_id=team_id, epoch=0, created_at=now)
+    session.add(workspace)
+    await session.flush()
+    return workspace
+
+
+async def begin_snapshot(
+    session: AsyncSession,
+    *,
+    team_id: str,
+    workspace_id: str,
+    instance_id: str,
+    operation_id: str,
+    kind: str,
+    now: datetime,
+) -> dict[str, Any]:
+    """Write a snapshot row, take a new writer epoch, and return what the save needs: id, epoch, parent."""
+    parent = await queries.newest_ready(session, workspace_id)
+    epoch = await queries.next_epoch(session, workspace_id)
+    snapshot = Snapshot(
+        id=new_id("snp"),
+        team_id=team_id,
+        workspace_id=workspace_id,
+        instance_id=instance_id,
+        operation_id=operation_id,
+        parent_id=parent.id if parent else None,
+        kind=kind,
+        status="creating",
+        unstable=[],
+        read_errors=[],
+        created_at=now,
+    )
+    session.add(snapshot)
+    await session.flush()
+    return {"snapshot_id": snapshot.id, "epoch": epoch, "parent": parent.manifest if parent else None}
+
+
+async def complete_snapshot(
+    session: AsyncSession, snapshot_id: str, saved: dict[str, Any], verified: dict[str, Any], now: datetime
+) -> None:
+    """Mark a snapshot ready with what was saved and what was read back."""
+    snapshot = await queries.get(session, snapshot_id)
+    if snapshot is None:
+        raise LookupError(f"snapshot {snapshot_id} has no row")
+    snapshot.status = "ready"
+    snapshot.manifest = saved["name"]
+    for name in ("merkle_root", "files", "bytes_total", "bytes_new", "bytes_stored", "seconds"):
+        setattr(snapshot, name, saved[name])
+    snapshot.unstable, snapshot.read_errors = saved["unstable"], saved["read_errors"]
+    snapshot.bytes_verified = verified["bytes_checked"]
+    snapshot.completed_at = now
+    snapshot.verified_at = datetime.now(timezone.utc)
+
+
+async def fail_snapshot(session: AsyncSession, snapshot_id: str, problem: Problem) -> None:
+    """Mark a snapshot that did not become ready as failed; a ready one stays ready."""
+    snapshot = await queries.get(session, snapshot_id)
+    if snapshot is not None and snapshot.status == "creating":
+        snapshot.status, snapshot.problem = "failed", problem.document()
+
+
+async def save(
+    vaults: Vaults,
+    link: AgentLink,
+    gate_url: str,
+    *,
+    workspace_id: str,
+    host: str,
+    parent: str | None,
+    epoch: int,
+    on_progress: OnProgress,
+) -> SavedSnapshot:
+    """Save a workspace from its machine into its repository; commits the manifest, writes no row.
+
+    Errors: StorageUnreachable, SnapshotFailed; AgentLost when the machine went silent (unknown).
+    """
+    repository = await asyncio.to_thread(vaults.repository, workspace_id)
+    try:
+        return await save_workspace(
+            link,
+            repository,
+            vaults.gate,
+            gate_url,
+            host=host,
+            parent=parent,
+            exclude=(),
+            epoch=epoch,
+            on_progress=on_progress,
+        )
+    except StoreError as error:
+        raise explain_store(error) from error
+    except AgentFailed as error:
+        raise SnapshotFailed(f"The machine could not save its workspace: {error.detail}") from error
+
+
+async def verify(vaults: Vaults, workspace_id: str, manifest: str) -> Verification:
+    """Read a snapshot back from the store and decode it: the gate before anything is stopped or destroyed.
+
+    Errors: VerificationProblem, StorageUnreachable.
+    """
+    repository = await asyncio.to_thread(vaults.repository, workspace_id)
+    try:
+        return await asyncio.to_thread(repository.verify, manifest)
+    except VerificationFailed as error:
+        raise VerificationProblem(f"The snapshot is damaged: {error}") from error
+    except StoreError as error:
+        raise explain_store(error) from error
+
+
+async def restore(
+    vaults: Vaults, link: AgentLink, gate_url: str, *, workspace_id: str, manifest: str, on_progress: OnProgress
+) -> Restored:
+    """Restore a snapshot into the workspace of a machine, every hash compared before the exchange.
+
+    Errors: RestoreProblem (the target is as before), StorageUnreachable; AgentLost (unknown).
+    """
+    repository = await asyncio.to_thread(vaults.repository, workspace_id)
+    try:
+        return await restore_workspace(link, repository, vaults.gate, gate_url, manifest, on_progress=on_progress)
+    except StoreError as error:
+        raise explain_store(error) from error
+    except AgentFailed as error:
+        raise RestoreProblem(f"The machine could not restore the workspace: {error.detail}") from error
+
+
+async def compare(vaults: Vaults, link: AgentLink, *, workspace_id: str, manifest: str) -> Comparison:
+    """Hash the workspace on the machine and compare it with a snapshot.
+
+    Errors: RestoreProblem, StorageUnreachable; AgentLost (unknown).
+    """
+    repository = await asyncio.to_thread(vaults.repository, workspace_id)
+    try:
+        return await compare_workspace(link, repository, manifest)
+    except StoreError as error:
+        raise explain_store(error) from error
+    except AgentFailed as error:
+        raise RestoreProblem(f"The machine could not compare its workspace: {error.detail}") from error

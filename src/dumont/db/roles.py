@@ -75,9 +75,9 @@ def resolve_urls(settings: Settings, secret: bytes, owner_url: str) -> DatabaseU
 
 def _role_url(owner: str, role: str, secret: bytes) -> str | None:
     url = with_role(owner, role, derive_password(secret, _PURPOSES[role]))
-    with contextlib.suppress(psycopg.OperationalError):
-        _is_bound(url)
-        return url
+    with contextlib.suppress(psycopg.OperationalError), psycopg.connect(psycopg_url(url), **KEEPALIVE) as connection:  # type: ignore[arg-type]
+        row = connection.execute("SELECT has_table_privilege('outbox_event', 'INSERT')").fetchone()
+        return url if row and row[0] else None
     return None
 
 

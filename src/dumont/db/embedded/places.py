@@ -79,7 +79,7 @@ def _root_place(home: Path, secret: bytes) -> Place:
     account = service_account()
     SYSTEM_FOLDER.mkdir(mode=0o755, parents=True, exist_ok=True)
     _refuse_stranger(SYSTEM_FOLDER, 0)
-    cluster = _recorded(home / "postgres.json") or _name_cluster(home, secret)
+    cluster = recorded_cluster(home / "postgres.json") or _name_cluster(home, secret)
     _refuse_stranger(cluster, 0)
     os.chown(cluster, 0, account.gid)
     cluster.chmod(0o750)
@@ -101,7 +101,8 @@ def _name_cluster(home: Path, secret: bytes) -> Path:
     return cluster
 
 
-def _recorded(record: Path) -> Path | None:
+def recorded_cluster(record: Path) -> Path | None:
+    """Read where a home says its database is; None where it says nothing yet."""
     if not record.exists():
         return None
     try:

@@ -17,15 +17,13 @@ from dumont.core import derive_password
 from dumont.db.embedded.cluster import OWNER, ensure_cluster, spawn
 from dumont.db.embedded.errors import NEEDED_BYTES, DatabaseStartError, from_output
 from dumont.db.embedded.places import PORT, Place, find_place
-from dumont.db.embedded.processes import clear_remains
+from dumont.db.embedded.processes import clear_remains, harder_signal
 
 _LOG = logging.getLogger(__name__)
 _DATABASE = "dumont"
 _POLL_SECONDS = 0.01
 _READY_SECONDS = 120.0
 """Recovery after a crash replays at most max_wal_size, seconds of work; two minutes allow for a very slow disk."""
-_FAST_STOP_SECONDS = 10.0
-_QUIT_STOP_SECONDS = 5.0
 _LOG_LIMIT = 8 * 1024 * 1024
 _SHM_NEEDED = 64 * 1024 * 1024
 _SETTINGS = {
@@ -179,7 +177,7 @@ class EmbeddedPostgres:
         sent: set[signal.Signals] = set()
         while keeper is not None and keeper.is_alive():
             waited = time.monotonic() - begun
-            number = _stop_signal(waited)
+            number = harder_signal(waited)
             child = self._child
             if child is not None and child.poll() is None and number not in sent:
                 sent.add(number)
@@ -189,13 +187,6 @@ class EmbeddedPostgres:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
-
-
-def _stop_signal(waited: float) -> signal.Signals:
-    """Choose a fast stop, then one without a checkpoint, then the end; source: PostgreSQL manual, 18.5."""
-    if waited < _FAST_STOP_SECONDS:
-        return signal.SIGINT
-    return signal.SIGQUIT if waited < _FAST_STOP_SECONDS + _QUIT_STOP_SECONDS else signal.SIGKILL
 
 
 def _take_lock(place: Place) -> int:

@@ -11,8 +11,9 @@ EVERYWHERE = ("src", "tests", "tools")
 FUNCTION_LINES = 40
 FILE_LINES = {"src": 400, "tools": 400, "tests": 600}
 LEVELS = 3
-EMPTY_WORDS = {"Manager", "Helper", "Helpers", "Util", "Utils", "Handler", "Base", "Data", "Info"}
-EMPTY_MODULES = {word.lower() for word in EMPTY_WORDS} - {"base"}
+EMPTY_WORDS = {"Manager", "Helper", "Helpers", "Util", "Utils", "Handler", "Base"}
+EMPTY_ENDS = {"Data", "Info"}
+EMPTY_MODULES = {word.lower() for word in EMPTY_WORDS | EMPTY_ENDS} - {"base"}
 PROMISES = re.compile(r"\b(?:TO[D]O|FIX[M]E|HA[C]K|X{3})\b")
 NESTING = (ast.If, ast.For, ast.AsyncFor, ast.While, ast.Try, ast.Match)
 
@@ -49,7 +50,7 @@ def test_nothing_is_nested_deeply() -> None:
 
 
 def test_names_say_something() -> None:
-    """No class is a Manager, Helper, Util, Handler, Base, Data or Info, and no module either."""
+    """No class is a Manager, Helper, Util, Handler or Base, or ends in Data or Info; and no module either."""
     bad_classes = [
         f"{place(path, node)} {node.name}"
         for path in python_files("src", "tools")
@@ -152,7 +153,8 @@ def _too_deep(node: ast.AST, level: int) -> Iterator[ast.AST]:
 
 
 def _empty_words(name: str) -> set[str]:
-    return set(re.findall(r"[A-Z][a-z]+", name)) & EMPTY_WORDS
+    words = re.findall(r"[A-Z][a-z]+", name)
+    return set(words) & EMPTY_WORDS | set(words[-1:]) & EMPTY_ENDS
 
 
 def _is_table_root(path: Path, node: ast.ClassDef) -> bool:

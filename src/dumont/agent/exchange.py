@@ -1,0 +1,201 @@
+"""Put a finished tree in the place of the old one, entry by entry, with a journal that survives a crash at any point.
+
+The root itself cannot be exchanged on a rented machine (a mount point, or a folder of an image), so each top-level
+entry is renamed: the old one into `.dumont-old-<id>`, the new one out of `.dumont-partial-<id>`.
+"""
+
+import json
+import os
+import re
+import shutil
+import stat
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+
+from dumont.agent.errors import AgentFailed
+
+JOURNAL = b".dumont-journal"
+PARTIAL_PREFIX = b".dumont-partial-"
+OLD_PREFIX = b".dumont-old-"
+_ID = re.compile(r"^[0-9a-f]{1,64}$")
+
+
+@dataclass(frozen=True)
+class Journal:
+    """What an exchange set out to do. `modes` are those of folders that had to be made writable to be moved."""
+
+    restore: str
+    state: str
+    old: tuple[str, ...]
+    new: tuple[str, ...]
+    old_modes: dict[str, int]
+    new_modes: dict[str, int]
+
+
+def exchange(root: bytes, restore: str, old: list[bytes], new: list[bytes]) -> None:
+    """Replace the top-level entries `old` of `root` by the entries `new` of the partial tree.
+
+    Guarantees: after success only the new ones are there; after an error, or after a crash and `recover`, either only
+    the old or only the new ones.
+    Errors: AgentFailed `exchange_failed` (rolled back) or `rollback_failed` (the journal is kept for the next try).
+    """
+    partial = os.path.join(root, PARTIAL_PREFIX + restore.encode())
+    journal = Journal(
+        restore,
+        "exchanging",
+        tuple(map(os.fsdecode, old)),
+        tuple(map(os.fsdecode, new)),
+        _stubborn(root, old),
+        _stubborn(partial, new),
+    )
+    try:
+        _write(root, journal)
+        _forward(root, journal)
+    except OSError as error:
+        _undo(root, replace(journal, state="rolling_back"))
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise AgentFailed(
+            "exchange_failed", f"The restored files could not take their place ({reason}); nothing was changed."
+        ) from error
+    _finish(root, journal)
+
+
+def recover(root: bytes) -> str:
+    """Finish or roll back an exchange that was cut short; return `none`, `finished` or `rolled_back`.
+
+    Errors: AgentFailed `rollback_failed`, or `bad_journal` for a journal that is not one of ours.
+    """
+    journal = _read(root)
+    if journal is None:
+        return "none"
+    if journal.state == "exchanging":
+        try:
+            _forward(root, journal)
+        except OSError:
+            _undo(root, replace(journal, state="rolling_back"))
+            return "rolled_back"
+        _finish(root, journal)
+        return "finished"
+    _undo(root, journal)
+    return "rolled_back"
+
+
+def remove_tree(path: bytes) -> None:
+    """Remove a folder and all below it, also where folders are not writable; absent is fine.
+
+    Errors: OSError where something stays.
+    """
+    if not os.path.lexists(path):
+        return
+    for folder, names, _ in os.walk(path):
+        for name in names:
+            inner = os.path.join(folder, name)
+            if not os.path.islink(inner):
+                os.chmod(inner, 0o700)
+    os.chmod(path, 0o700)
+    shutil.rmtree(path)
+
+
+def sync_folder(path: bytes) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _forward(root: bytes, journal: Journal) -> None:
+    old_home, partial = _homes(root, journal)
+    os.makedirs(old_home, mode=0o700, exist_ok=True)
+    for name in sorted({*journal.old, *journal.new}):
+        here, aside, fresh = (os.path.join(home, os.fsencode(name)) for home in (root, old_home, partial))
+        if name in journal.old and not os.path.lexists(aside) and os.path.lexists(here):
+            _move(here, aside)
+        if name in journal.new and os.path.lexists(fresh):
+            _move(fresh, here)
+    _set_modes(root, journal.new_modes)
+    sync_folder(old_home)
+    sync_folder(root)
+
+
+def _undo(root: bytes, journal: Journal) -> None:
+    old_home, partial = _homes(root, journal)
+    try:
+        _write(root, journal)
+        for name in sorted({*journal.old, *journal.new}):
+            here, aside, fresh = (os.path.join(home, os.fsencode(name)) for home in (root, old_home, partial))
+            moved_in = name in journal.new and not os.path.lexists(fresh) and os.path.lexists(here)
+            if moved_in and (name not in journal.old or os.path.lexists(aside)):
+                _move(here, fresh)
+            if os.path.lexists(aside):
+                _move(aside, here)
+        _set_modes(root, journal.old_modes)
+        sync_folder(root)
+        remove_tree(partial)
+        remove_tree(old_home)
+        os.unlink(os.path.join(root, JOURNAL))
+    except OSError as error:
+        raise AgentFailed(
+            "rollback_failed", "The old files could not be put back yet; the next start of the agent tries again."
+        ) from error
+
+
+def _finish(root: bytes, journal: Journal) -> None:
+    old_home, partial = _homes(root, journal)
+    with suppress(OSError):
+        remove_tree(old_home)
+        remove_tree(partial)
+    os.unlink(os.path.join(root, JOURNAL))
+    sync_folder(root)
+
+
+def _homes(root: bytes, journal: Journal) -> tuple[bytes, bytes]:
+    name = journal.restore.encode()
+    return os.path.join(root, OLD_PREFIX + name), os.path.join(root, PARTIAL_PREFIX + name)
+
+
+def _move(source: bytes, target: bytes) -> None:
+    seen = os.lstat(source)
+    if stat.S_ISDIR(seen.st_mode) and not seen.st_mode & stat.S_IWUSR:
+        os.chmod(source, stat.S_IMODE(seen.st_mode) | stat.S_IWUSR)
+    os.rename(source, target)
+
+
+def _stubborn(home: bytes, names: list[bytes]) -> dict[str, int]:
+    modes = {name: os.lstat(os.path.join(home, name)).st_mode for name in names}
+    return {
+        os.fsdecode(name): stat.S_IMODE(mode)
+        for name, mode in modes.items()
+        if stat.S_ISDIR(mode) and not mode & stat.S_IWUSR
+    }
+
+
+def _set_modes(root: bytes, modes: dict[str, int]) -> None:
+    for name, mode in modes.items():
+        os.chmod(os.path.join(root, os.fsencode(name)), mode)
+
+
+def _write(root: bytes, journal: Journal) -> None:
+    path = os.path.join(root, JOURNAL)
+    with open(path + b".new", "w", encoding="ascii") as stream:
+        json.dump(asdict(journal), stream)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.rename(path + b".new", path)
+    sync_folder(root)
+
+
+def _read(root: bytes) -> Journal | None:
+    try:
+        with open(os.path.join(root, JOURNAL), encoding="ascii") as stream:
+            found = json.load(stream)
+        journal = Journal(**{**found, "old": tuple(found["old"]), "new": tuple(found["new"])})
+        names = (*journal.old, *journal.new, *journal.old_modes, *journal.new_modes)
+        if _ID.match(journal.restore) and not any("/" in name or name in ("", ".", "..") for name in names):
+            return journal
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, KeyError) as error:
+        raise AgentFailed("bad_journal", "The journal of an earlier restore cannot be read.") from error
+    raise AgentFailed("bad_journal", "The journal of an earlier restore names impossible paths.")

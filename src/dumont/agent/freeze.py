@@ -1,0 +1,157 @@
+"""Stop the user's processes while a workspace is saved, and let them go on afterwards; never anybody else's."""
+
+import json
+import os
+import signal
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from dumont.agent.errors import AgentFailed
+
+_CONTAINER_FILES = ("/.dockerenv", "/run/.containerenv")
+_SPARED = ("sshd", "sftp-server", "dropbear")
+_ROUNDS = 10
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process as /proc shows it; `start` tells it from a later one with the same number."""
+
+    pid: int
+    name: str
+    state: str
+    parent: int
+    start: int
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Whose processes may be frozen: those with this marker in their environment, or all (None) in a container."""
+
+    marker: bytes | None
+
+
+def scope_of(environ: Mapping[str, str], container_files: Iterable[str] = _CONTAINER_FILES) -> Scope:
+    """Decide what belongs to this machine.
+
+    Errors: AgentFailed `not_a_machine` where nothing says that this is a rented machine: it may be somebody's laptop.
+    """
+    marker = environ.get("DUMONT_MACHINE")
+    if marker:
+        return Scope(f"DUMONT_MACHINE={marker}".encode())
+    if environ.get("VAST_CONTAINERLABEL") or any(os.path.exists(path) for path in container_files):
+        return Scope(None)
+    raise AgentFailed("not_a_machine", "This is not a container, nothing was frozen.")
+
+
+class Freezer:
+    """Freeze and thaw, with a record on disk so that a later agent can thaw what a killed one froze."""
+
+    def __init__(self, environ: Mapping[str, str], record: Path) -> None:
+        self._environ = environ
+        self._record = record
+        self._frozen: dict[int, int] = {}
+
+    def thaw_left(self) -> int:
+        """Thaw what an earlier agent froze if that agent is gone; return how many processes."""
+        try:
+            left = json.loads(self._record.read_text())
+            agent = _process(int(left["agent"][0]))
+            if agent is not None and agent.start == left["agent"][1] and agent.pid != os.getpid():
+                return 0
+            self._frozen.update({int(pid): int(start) for pid, start in left["frozen"]})
+        except (OSError, ValueError, KeyError, TypeError, IndexError):
+            return 0
+        return self.thaw()
+
+    def freeze(self) -> int:
+        """Stop the user's processes; return how many. Processes that were stopped before are not ours to continue.
+
+        Guarantees: sshd, this agent and its ancestors go on; repeats until a whole pass finds nothing new.
+        Errors: AgentFailed `not_a_machine`.
+        """
+        scope = scope_of(self._environ)
+        for _ in range(_ROUNDS):
+            fresh = [p for p in self._candidates(scope) if self._frozen.get(p.pid) != p.start]
+            if not fresh:
+                break
+            self._frozen.update({p.pid: p.start for p in fresh})
+            self._write_record()
+            for process in fresh:
+                self._signal(process.pid, process.start, signal.SIGSTOP)
+        return len(self._frozen)
+
+    def thaw(self) -> int:
+        """Continue what was frozen; return how many. Doing it twice is fine."""
+        count = sum(self._signal(pid, start, signal.SIGCONT) for pid, start in self._frozen.items())
+        self._frozen.clear()
+        with suppress(OSError):
+            self._record.unlink()
+        return count
+
+    def _candidates(self, scope: Scope) -> list[Process]:
+        spared = _self_and_ancestors()
+        return [
+            process
+            for process in map(_process, _pids())
+            if process is not None
+            and process.pid not in spared
+            and process.state not in "TtZXx"
+            and not process.name.startswith(_SPARED)
+            and _belongs(process.pid, scope)
+        ]
+
+    def _signal(self, pid: int, start: int, number: int) -> bool:
+        now = _process(pid)
+        if now is None or now.start != start:
+            return False
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, number)
+            return True
+        self._frozen.pop(pid, None) if number == signal.SIGSTOP else None
+        return False
+
+    def _write_record(self) -> None:
+        me = _process(os.getpid())
+        text = json.dumps({"agent": [os.getpid(), me.start if me else 0], "frozen": list(self._frozen.items())})
+        self._record.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self._record.with_suffix(f".{os.getpid()}")
+        temporary.write_text(text)
+        temporary.replace(self._record)
+
+
+def _belongs(pid: int, scope: Scope) -> bool:
+    if pid <= 2:
+        return False
+    try:
+        if scope.marker is None:
+            return bool(Path(f"/proc/{pid}/cmdline").read_bytes())
+        return scope.marker in Path(f"/proc/{pid}/environ").read_bytes().split(b"\x00")
+    except OSError:
+        return False
+
+
+def _self_and_ancestors() -> set[int]:
+    found = {os.getpid()}
+    pid = os.getppid()
+    while pid > 0 and pid not in found:
+        found.add(pid)
+        parent = _process(pid)
+        pid = parent.parent if parent else 0
+    return found
+
+
+def _pids() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def _process(pid: int) -> Process | None:
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        return None
+    head, _, tail = text.rpartition(")")
+    fields = tail.split()
+    return Process(pid, head.partition("(")[2], fields[0], int(fields[1]), int(fields[19]))

@@ -1,0 +1,262 @@
+"""The machine's end: read requests from standard input, work, answer on standard output."""
+
+import os
+import platform
+import queue
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from base64 import b64decode
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from dumont.agent.compare import compare_tree
+from dumont.agent.errors import AgentFailed
+from dumont.agent.exchange import recover
+from dumont.agent.freeze import Freezer
+from dumont.agent.protocol import BEAT_SECONDS, PROTOCOL, Message, Progress, data_messages, dump, join_data, load
+from dumont.agent.restore import load_plan, restore_tree
+from dumont.agent.save import Packer, save_tree
+from dumont.agent.transfer import Blobs
+from dumont.vault import CHUNK_ID_BYTES, DataKeys, RecordDamaged, Sealer, pack_name
+
+_PROGRESS_SECONDS = 0.2
+_HOOK_SECONDS = 120.0
+
+Result = tuple[dict[str, Any], bytes]
+
+
+class Session:
+    """One conversation with the control plane; ends with the wire."""
+
+    def __init__(self, source: BinaryIO, sink: BinaryIO) -> None:
+        self.root: bytes | None = None
+        self.freezer = Freezer(os.environ, Path.home() / ".dumont" / "agent" / "frozen.json")
+        self._source = source
+        self._sink = sink
+        self._writing = threading.Lock()
+        self._asking = threading.Lock()
+        self._asked = 0
+        self._answers: dict[int, queue.SimpleQueue[Message]] = {}
+        self._parts: dict[int, list[str]] = {}
+        self._work: queue.SimpleQueue[tuple[Message, bytes]] = queue.SimpleQueue()
+
+    def run(self) -> None:
+        """Serve until the wire ends; then thaw what was frozen."""
+        self.freezer.thaw_left()
+        threading.Thread(target=self._serve, name="work", daemon=True).start()
+        threading.Thread(target=self._beat, name="beat", daemon=True).start()
+        for line in self._source:
+            if line.strip():
+                self._sort(load(line))
+        self.end()
+
+    def end(self) -> None:
+        """Thaw and leave at once: whatever was under way is safe to cut."""
+        self.freezer.thaw()
+        os._exit(0)
+
+    def emit(self, message: Message) -> None:
+        """Send one message; a broken wire ends the session."""
+        try:
+            with self._writing:
+                self._sink.write(dump(message) + b"\n")
+                self._sink.flush()
+        except (OSError, ValueError):
+            self.end()
+
+    def ask(self, number: int, what: str, **args: Any) -> Any:
+        """Ask the control plane something and wait for the answer.
+
+        Errors: AgentFailed `ask_failed`.
+        """
+        answer: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        with self._asking:
+            self._asked += 1
+            mine = self._asked
+            self._answers[mine] = answer
+        self.emit({"id": number, "ask": mine, "what": what, "args": args})
+        message = answer.get()
+        if "error" in message:
+            raise AgentFailed("ask_failed", str(message["error"]))
+        return message.get("value")
+
+    def _sort(self, message: Message) -> None:
+        if "answer" in message:
+            with self._asking:
+                waiting = self._answers.pop(int(message["answer"]), None)
+            if waiting is not None:
+                waiting.put(message)
+        elif "data" in message:
+            self._parts.setdefault(int(message["id"]), []).append(message["data"])
+        else:
+            self._work.put((message, join_data(self._parts.pop(int(message["id"]), []))))
+
+    def _serve(self) -> None:
+        while True:
+            message, data = self._work.get()
+            number = int(message["id"])
+            try:
+                result, blob = self._carry_out(number, str(message["op"]), message.get("args", {}), data)
+                for part in data_messages(number, blob):
+                    self.emit(part)
+                self.emit({"id": number, "result": result})
+            except BaseException as error:  # noqa: BLE001 - whatever went wrong is told to the control plane
+                code, detail = _told(error)
+                self.emit({"id": number, "error": {"code": code, "detail": detail}})
+
+    def _carry_out(self, number: int, op: str, args: dict[str, Any], data: bytes) -> Result:
+        verb = _VERBS.get(op)
+        if verb is None:
+            raise AgentFailed("unknown_op", f"This agent does not know how to {op}.")
+        return verb(self, number, args, data)
+
+    def _beat(self) -> None:
+        while True:
+            time.sleep(BEAT_SECONDS)
+            self.emit({"beat": 1})
+
+    def progress(self, number: int) -> Callable[[Progress], None]:
+        """Return what reports progress of a request, a few times a second."""
+        last = 0.0
+        phase = ""
+
+        def report(now: Progress) -> None:
+            nonlocal last, phase
+            if now.phase != phase or time.monotonic() - last >= _PROGRESS_SECONDS or now.bytes_done == now.bytes_total:
+                last, phase = time.monotonic(), now.phase
+                self.emit({"id": number, "progress": asdict(now)})
+
+        return report
+
+    def blobs(self, number: int) -> Blobs:
+        """Return the way to the store for one request."""
+
+        def sign(method: str, pack: bytes, size: int) -> str:
+            return str(self.ask(number, "sign", method=method, name=pack_name(pack), size=size))
+
+        return Blobs(sign)
+
+    def workspace(self) -> bytes:
+        """Return the workspace's folder.
+
+        Errors: AgentFailed `no_hello` before the greeting.
+        """
+        if self.root is None:
+            raise AgentFailed("no_hello", "The conversation must begin with a greeting.")
+        return self.root
+
+
+def _hello(session: Session, _: int, args: dict[str, Any], __: bytes) -> Result:
+    if args.get("protocol") != PROTOCOL:
+        raise AgentFailed("wrong_protocol", f"This agent speaks protocol {PROTOCOL}.")
+    session.root = os.path.abspath(os.fsencode(args["workspace_root"]))
+    os.makedirs(session.root, exist_ok=True)
+    recovered = recover(session.root)
+    free = shutil.disk_usage(session.root).free
+    version = "{}.{}.{}".format(*sys.version_info[:3])
+    answer = {"protocol": PROTOCOL, "python": version, "arch": platform.machine(), "free_bytes": free}
+    return {**answer, "recovered": recovered, "pid": os.getpid()}, b""
+
+
+def _freeze(session: Session, _: int, args: dict[str, Any], __: bytes) -> Result:
+    _run_hook(session, args.get("before"), "before_hibernate_failed")
+    try:
+        return {"processes": session.freezer.freeze()}, b""
+    except BaseException:
+        session.freezer.thaw()
+        raise
+
+
+def _thaw(session: Session, _: int, args: dict[str, Any], __: bytes) -> Result:
+    count = session.freezer.thaw()
+    _run_hook(session, args.get("after"), "after_wake_failed")
+    return {"processes": count}, b""
+
+
+def _save(session: Session, number: int, args: dict[str, Any], data: bytes) -> Result:
+    root = session.workspace()
+    known = {data[at : at + CHUNK_ID_BYTES] for at in range(0, len(data), CHUNK_ID_BYTES)}
+
+    def ask_pack() -> bytes:
+        return bytes.fromhex(session.ask(number, "pack"))
+
+    def tell_stored(pack: bytes, size: int) -> None:
+        session.ask(number, "stored", pack=pack.hex(), size=size)
+
+    packer = Packer(_sealer(args), known, session.blobs(number), ask_pack, tell_stored)
+    try:
+        own = [os.fsencode(Path(__file__).resolve().parents[2])]
+        counts, blob = save_tree(root, list(args["exclude"]), own, packer, session.progress(number))
+    finally:
+        packer.close()
+    numbers = {name: value for name, value in asdict(counts).items() if isinstance(value, int)}
+    return numbers, blob
+
+
+def _restore(session: Session, number: int, args: dict[str, Any], data: bytes) -> Result:
+    root, plan = session.workspace(), load_plan(data)
+    counts = restore_tree(root, plan, _sealer(args), session.blobs(number), session.progress(number))
+    return asdict(counts), b""
+
+
+def _compare(session: Session, number: int, args: dict[str, Any], data: bytes) -> Result:
+    progress = session.progress(number)
+    return {}, compare_tree(session.workspace(), list(args["exclude"]), data, _sealer(args), progress)
+
+
+_VERBS: dict[str, Callable[[Session, int, dict[str, Any], bytes], Result]] = {
+    "hello": _hello,
+    "freeze": _freeze,
+    "thaw": _thaw,
+    "save": _save,
+    "restore": _restore,
+    "compare": _compare,
+}
+
+
+def _sealer(args: dict[str, Any]) -> Sealer:
+    return Sealer(DataKeys.of(b64decode(args["data_key"])), str(args["repository_id"]))
+
+
+def _run_hook(session: Session, command: str | None, code: str) -> None:
+    if not command:
+        return
+    shell = "/bin/bash" if os.path.exists("/bin/bash") else "/bin/sh"
+    try:
+        done = subprocess.run(
+            [shell, "-c", command],
+            cwd=session.workspace(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_HOOK_SECONDS,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise AgentFailed(code, f"The command took longer than {_HOOK_SECONDS:g} seconds.") from error
+    if done.returncode != 0:
+        tail = done.stderr.decode(errors="replace").strip()[-300:]
+        raise AgentFailed(code, f"The command ended with status {done.returncode}: {tail}")
+
+
+def _told(error: BaseException) -> tuple[str, str]:
+    if isinstance(error, AgentFailed):
+        return error.code, error.detail
+    if isinstance(error, RecordDamaged):
+        return "damaged", error.detail
+    if isinstance(error, OSError):
+        full = error.errno in (28, 122)
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        return ("no_space" if full else "machine_io"), f"The machine could not do it: {reason}."
+    return "agent_bug", f"{type(error).__name__}: {error}"
+
+
+def main() -> None:
+    """Run the agent over standard input and output."""
+    sink = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    os.umask(0o077)
+    Session(sys.stdin.buffer, sink).run()

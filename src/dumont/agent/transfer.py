@@ -1,0 +1,100 @@
+"""Carry packs between the machine and the store over presigned URLs, patiently."""
+
+import http.client
+import json
+import threading
+import time
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+from dumont.agent.errors import AgentFailed
+
+_ATTEMPTS = 6
+_FIRST_WAIT_SECONDS = 0.2
+_SILENCE_SECONDS = 60.0
+_BROKEN = (OSError, http.client.HTTPException)
+
+SignUrl = Callable[[str, bytes, int], str]
+
+
+class Blobs:
+    """PUT and GET by URLs that are asked for anew at each attempt, so that none can be too old.
+
+    Guarantees: a broken connection or a 5xx answer is tried again with growing pauses; an object is never changed,
+    because each has its own name and the store refuses to overwrite.
+    """
+
+    def __init__(self, sign: SignUrl) -> None:
+        self._sign = sign
+        self._local = threading.local()
+
+    def put(self, pack: bytes, data: bytes | bytearray) -> None:
+        """Store a pack.
+
+        Errors: AgentFailed `store_full`, `store_refused` or `store_unreachable`.
+        """
+        self._patiently("PUT", pack, len(data), lambda url: self._once("PUT", url, data, {}))
+
+    def get(self, pack: bytes, offset: int, length: int) -> bytes:
+        """Read a range of a pack.
+
+        Errors: AgentFailed `store_missing`, `store_refused` or `store_unreachable`.
+        """
+        header = {"Range": f"bytes={offset}-{offset + length - 1}"}
+        body = self._patiently("GET", pack, length, lambda url: self._once("GET", url, None, header))
+        if len(body) != length:
+            raise AgentFailed("store_missing", "A pack in the store is shorter than the index says.")
+        return body
+
+    def _patiently(self, method: str, pack: bytes, size: int, attempt: Callable[[str], tuple[int, bytes]]) -> bytes:
+        wait = _FIRST_WAIT_SECONDS
+        last = "no answer"
+        for _ in range(_ATTEMPTS):
+            try:
+                status, body = attempt(self._sign(method, pack, size))
+                if status in (200, 201, 206):
+                    return body
+                last = f"status {status}"
+                _refuse(status, body)
+            except _BROKEN as error:
+                self._forget()
+                last = type(error).__name__
+            time.sleep(wait)
+            wait *= 2
+        raise AgentFailed("store_unreachable", f"The store did not answer after {_ATTEMPTS} attempts ({last}).")
+
+    def _once(self, method: str, url: str, data: object, headers: dict[str, str]) -> tuple[int, bytes]:
+        parts = urlsplit(url)
+        connection = self._connection(parts.scheme, parts.netloc)
+        body = memoryview(data) if isinstance(data, (bytes, bytearray)) else None
+        sized = {"Content-Length": str(len(body))} if body is not None else {}
+        connection.request(method, f"{parts.path}?{parts.query}", body=body, headers={**sized, **headers})
+        response = connection.getresponse()
+        content = response.read()
+        if response.will_close:
+            self._forget()
+        return response.status, content
+
+    def _connection(self, scheme: str, netloc: str) -> http.client.HTTPConnection:
+        held: http.client.HTTPConnection | None = getattr(self._local, netloc, None)
+        if held is None:
+            kind = http.client.HTTPSConnection if scheme == "https" else http.client.HTTPConnection
+            held = kind(netloc, timeout=_SILENCE_SECONDS, blocksize=1 << 20)
+            setattr(self._local, netloc, held)
+        return held
+
+    def _forget(self) -> None:
+        for connection in list(vars(self._local).values()):
+            connection.close()
+        vars(self._local).clear()
+
+
+def _refuse(status: int, body: bytes) -> None:
+    if status in (403, 408, 429) or (status >= 500 and status != 507):
+        return
+    try:
+        detail = str(json.loads(body)["detail"])
+    except (ValueError, KeyError, TypeError):
+        detail = f"The store answered {status}."
+    codes = {404: "store_missing", 507: "store_full"}
+    raise AgentFailed(codes.get(status, "store_refused"), detail)

@@ -1,0 +1,212 @@
+"""Walk a workspace: list its entries, read its files in chunks, and notice what changes meanwhile."""
+
+import fnmatch
+import os
+import re
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from dumont.vault import CHUNK_BYTES, OWN_PREFIX, Entry, Kind
+
+
+@dataclass(frozen=True)
+class Found:
+    """An entry without its chunks, and the inode that it was seen as."""
+
+    entry: Entry
+    inode: tuple[int, int]
+
+
+@dataclass
+class Scan:
+    """What a walk saw, in the order of paths."""
+
+    found: list[Found] = field(default_factory=list)
+    errors: list[tuple[bytes, str]] = field(default_factory=list)
+    skipped: list[bytes] = field(default_factory=list)
+
+
+class Excluder:
+    """Decide which paths stay out of snapshots.
+
+    Shapes: a pattern without a slash is matched against each name, one with a slash against the whole relative path.
+    """
+
+    def __init__(self, patterns: Sequence[str]) -> None:
+        names = [p for p in patterns if "/" not in p.strip("/")]
+        paths = [p.strip("/") for p in patterns if "/" in p.strip("/")]
+        self._names = _compile([p.strip("/") for p in names])
+        self._paths = _compile(paths)
+
+    def __call__(self, path: bytes) -> bool:
+        """Tell whether a path relative to the workspace is left out."""
+        text = os.fsdecode(path)
+        if "/" not in text and path.startswith(OWN_PREFIX):
+            return True
+        return bool(self._names.match(text.rpartition("/")[2]) or self._paths.match(text))
+
+
+def scan(root: bytes, excluded: Callable[[bytes], bool], *, own: Sequence[bytes] = ()) -> Scan:
+    """List the tree below `root` without following links.
+
+    Guarantees: what cannot be read is listed in `errors`; sockets, pipes and devices in `skipped`; `own` folders are
+    left out. Hard links are grouped by inode.
+    """
+    result = Scan()
+    inodes_out = {_inode(os.stat(path)) for path in own if os.path.exists(path)}
+    waiting = [b""]
+    while waiting:
+        folder = waiting.pop()
+        try:
+            with os.scandir(os.path.join(root, folder)) as listing:
+                names = [item.name for item in listing]
+        except OSError as error:
+            result.errors.append((folder, _reason(error)))
+            continue
+        for name in names:
+            path = folder + b"/" + name if folder else name
+            if not excluded(path) and _look(root, path, inodes_out, result):
+                waiting.append(path)
+    result.found.sort(key=lambda found: found.entry.path)
+    result.found = _grouped(result.found)
+    unread = {path for path, _ in result.errors}
+    result.errors.sort()
+    result.found = [
+        found for found in result.found if found.entry.path not in unread or found.entry.kind is Kind.FOLDER
+    ]
+    return result
+
+
+def read_chunks(descriptor: int) -> Iterator[bytes]:
+    """Yield a file's bytes from its start in whole chunks, the last one shorter."""
+    with os.fdopen(os.dup(descriptor), "rb", buffering=0) as stream:
+        while chunk := _read_whole(stream.read, CHUNK_BYTES):
+            yield chunk
+
+
+def open_regular(path: bytes) -> int:
+    """Open a regular file for reading without following a link or waiting on a pipe.
+
+    Errors: OSError, also where it is no regular file.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(0, "not a regular file")
+    return descriptor
+
+
+def entries_with_chunks(
+    root: bytes, scanned: Scan, chunk_id: Callable[[bytes], bytes], on_file: Callable[[int, int], None]
+) -> list[Entry]:
+    """Read every file of a scan and return the entries with their chunk ids; each inode is read once.
+
+    Errors: OSError for what cannot be read.
+    """
+    read: dict[tuple[int, int], Entry] = {}
+    entries = []
+    for found in scanned.found:
+        entry = found.entry
+        if entry.kind is Kind.FILE:
+            if found.inode not in read:
+                read[found.inode] = _hashed(root, entry, chunk_id)
+                on_file(read[found.inode].size, len(read[found.inode].chunks))
+            entry = replace(entry, size=read[found.inode].size, chunks=read[found.inode].chunks)
+        entries.append(entry)
+    return entries
+
+
+def unchanged(before: os.stat_result, after: os.stat_result) -> bool:
+    """Tell whether a file stayed the same between two looks."""
+    return (before.st_size, before.st_mtime_ns, before.st_ctime_ns) == (
+        after.st_size,
+        after.st_mtime_ns,
+        after.st_ctime_ns,
+    )
+
+
+def _hashed(root: bytes, entry: Entry, chunk_id: Callable[[bytes], bytes]) -> Entry:
+    descriptor = open_regular(os.path.join(root, entry.path))
+    try:
+        size = 0
+        ids = []
+        for chunk in read_chunks(descriptor):
+            size += len(chunk)
+            ids.append(chunk_id(chunk))
+    finally:
+        os.close(descriptor)
+    return replace(entry, size=size, chunks=tuple(ids))
+
+
+def _look(root: bytes, path: bytes, inodes_out: set[tuple[int, int]], result: Scan) -> bool:
+    full = os.path.join(root, path)
+    try:
+        seen = os.lstat(full)
+        target = os.readlink(full) if stat.S_ISLNK(seen.st_mode) else b""
+    except OSError as error:
+        result.errors.append((path, _reason(error)))
+        return False
+    kinds = {stat.S_IFREG: Kind.FILE, stat.S_IFDIR: Kind.FOLDER, stat.S_IFLNK: Kind.LINK}
+    kind = kinds.get(stat.S_IFMT(seen.st_mode))
+    if kind is None:
+        result.skipped.append(path)
+        return False
+    if _inode(seen) in inodes_out:
+        return False
+    result.found.append(Found(entry_of(path, kind, seen, target), _inode(seen)))
+    return kind is Kind.FOLDER
+
+
+def entry_of(path: bytes, kind: Kind, seen: os.stat_result, target: bytes = b"") -> Entry:
+    """Return the entry for a path as `lstat` saw it, without chunks."""
+    size = {Kind.FILE: seen.st_size, Kind.FOLDER: 0, Kind.LINK: len(target)}[kind]
+    return Entry(
+        path=path,
+        kind=kind,
+        mode=stat.S_IMODE(seen.st_mode),
+        uid=seen.st_uid,
+        gid=seen.st_gid,
+        mtime_ns=seen.st_mtime_ns,
+        size=size,
+        target=target,
+        sparse=kind is Kind.FILE and seen.st_blocks * 512 < seen.st_size,
+    )
+
+
+def _grouped(found: list[Found]) -> list[Found]:
+    seen: dict[tuple[int, int], int] = {}
+    for item in found:
+        if item.entry.kind is Kind.FILE:
+            seen[item.inode] = seen.get(item.inode, 0) + 1
+    numbers: dict[tuple[int, int], int] = {}
+    result = []
+    for item in found:
+        if seen.get(item.inode, 0) > 1 and item.entry.kind is Kind.FILE:
+            number = numbers.setdefault(item.inode, len(numbers) + 1)
+            item = Found(replace(item.entry, group=number), item.inode)
+        result.append(item)
+    return result
+
+
+def _read_whole(read: Callable[[int], bytes | None], length: int) -> bytes:
+    first = read(length) or b""
+    if len(first) == length or not first:
+        return first
+    parts, missing = [first], length - len(first)
+    while missing and (part := read(missing)):
+        parts.append(part)
+        missing -= len(part)
+    return b"".join(parts)
+
+
+def _compile(patterns: list[str]) -> "re.Pattern[str]":
+    return re.compile("|".join(fnmatch.translate(p) for p in patterns) or r"(?!)")
+
+
+def _inode(seen: os.stat_result) -> tuple[int, int]:
+    return seen.st_dev, seen.st_ino
+
+
+def _reason(error: OSError) -> str:
+    return (os.strerror(error.errno) if error.errno else str(error)) or "unreadable"

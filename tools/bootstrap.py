@@ -79,7 +79,7 @@ def is_ready(purpose: str) -> bool:
 def make(purpose: str) -> None:
     """Bring .venv to what the lock names, from nothing where what is there cannot be trusted."""
     stamp = read_stamp()
-    if purpose == "run" and stamp is not None and stamp["purpose"] == "test":
+    if purpose == "run" and holds_test_tools(stamp):
         purpose = "test"
     lock = ROOT / LOCKS[purpose]
     if not lock.is_file():
@@ -98,6 +98,11 @@ def make(purpose: str) -> None:
     write_stamp(purpose)
     UNFINISHED.unlink()
     say("The environment is ready.")
+
+
+def holds_test_tools(stamp: dict[str, Any] | None) -> bool:
+    """Tell whether .venv was made for the tests, by us or by hand: a `./run` must not take their tools away."""
+    return (stamp is not None and stamp["purpose"] == "test") or (VENV / "bin" / "pytest").exists()
 
 
 def is_sound(stamp: dict[str, Any] | None) -> bool:
@@ -132,12 +137,13 @@ def create_venv() -> None:
 def sync(lock: Path) -> None:
     """Install exactly the lock, hashes checked: by uv where it works, else by pip."""
     uv_block = requirement_block(lock, "uv")
-    if uv_block is not None and install_uv(uv_block) and sync_by_uv(lock):
+    complaint = sync_by_uv(lock) if uv_block is not None and install_uv(uv_block) else "uv cannot be had here."
+    if complaint is None:
         return
-    say("Installing by pip, which takes longer ...")
+    say("uv could not; installing by pip, which takes longer ...")
     run(
         [str(PYTHON), "-m", "pip", "install", "--quiet", "--require-hashes", "--no-deps", "-r", str(lock)],
-        f"What {lock.name} names could not be installed. Is the package registry reachable from here?",
+        f"{complaint}\nWhat {lock.name} names could not be installed. Is the package registry reachable from here?",
     )
 
 
@@ -162,8 +168,8 @@ def install_uv(block: str) -> bool:
     return succeeds("-m", "pip", "install", "--quiet", "--require-hashes", "--no-deps", "-r", str(only_uv))
 
 
-def sync_by_uv(lock: Path) -> bool:
-    """Let uv make the environment equal to the lock; False, with its words shown, where it fails."""
+def sync_by_uv(lock: Path) -> str | None:
+    """Let uv make the environment equal to the lock; return None, or its words where it fails."""
     command = [
         str(VENV / "bin" / "uv"),
         "pip",
@@ -182,9 +188,7 @@ def sync_by_uv(lock: Path) -> bool:
         text=True,
         check=False,
     )
-    if done.returncode != 0:
-        sys.stderr.write(done.stderr[-2000:])
-    return done.returncode == 0
+    return done.stderr[-2000:] if done.returncode != 0 else None
 
 
 def make_importable() -> None:

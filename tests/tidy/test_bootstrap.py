@@ -90,6 +90,10 @@ def test_a_start_after_the_tests_keeps_their_tools(checkout: Path) -> None:
     assert '"purpose": "test"' in stamp
     assert _start(checkout).stderr == ""
     assert (checkout / ".venv/dumont-stamp.json").read_text() == stamp
+    lock = checkout / "requirements.lock"
+    lock.write_text("# changed\n" + lock.read_text())
+    assert _start(checkout).returncode == 0
+    assert '"purpose": "test"' in (checkout / ".venv/dumont-stamp.json").read_text()
 
 
 def test_a_start_that_was_killed_is_repaired(checkout: Path) -> None:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import SplitResult, urlencode, urlsplit
 
 from dumont.client.problems import ApiUnreachable, ApiUnreadable, problem_of
 
@@ -40,9 +40,7 @@ class Wire:
     """The way to one server. Units: `timeout` and `patience` in seconds."""
 
     def __init__(self, url: str, *, timeout: float = 30.0, patience: float = 15.0) -> None:
-        parts = urlsplit(url if "://" in url else f"http://{url}")
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"{url!r} is not the address of a server; it looks like http://127.0.0.1:8766.")
+        parts = _address(url)
         self.url = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
         self.timeout = timeout
         self.patience = patience
@@ -141,6 +139,17 @@ class Wire:
         reason = "no answer in time" if isinstance(error, TimeoutError) else "the connection broke"
         doubt = " What was asked may have been done." if perhaps_done else ""
         return ApiUnreachable(f"{self.url} did not answer: {reason}.{doubt}", self.url, perhaps_done=perhaps_done)
+
+
+def _address(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        fits = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(f"{url!r} is not the address of a server; it looks like http://127.0.0.1:8766.")
+    return parts
 
 
 def _is_certificate(error: Exception) -> bool:

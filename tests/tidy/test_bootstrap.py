@@ -19,8 +19,8 @@ pytestmark = pytest.mark.xdist_group("bootstrap")
 
 
 @pytest.fixture(scope="module")
-def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small checkout in a folder with a space, its environment made by one `./run`."""
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small checkout in a folder with a space, with no environment yet."""
     folder = tmp_path_factory.mktemp("a checkout") / "with spaces"
     shutil.copytree(ROOT / "tools", folder / "tools", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "run", folder)
@@ -29,8 +29,33 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
         f"import sys, tiny\n\ndef main():\n    print({STARTED!r}, tiny.VERSION, sys.argv[1:])\n"
     )
     _write_locks(folder, "1.0")
-    done = _start(folder)
-    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def first_answers(folder: Path) -> list[str]:
+    """What two starts at once said after the very first start was killed with kill -9 while it made .venv."""
+    env = {**os.environ, "PYTHON": sys.executable}
+    command = [str(folder / "run")]
+    killed = subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL, start_new_session=True)
+    marker = folder / ".venv/dumont-unfinished"
+    deadline = time.monotonic() + 20
+    while not (marker.exists() and (folder / ".venv/bin").exists()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    assert marker.exists()
+    both = [
+        subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        for _ in range(2)
+    ]
+    return [process.communicate(timeout=120)[0] for process in both]
+
+
+@pytest.fixture
+def checkout(folder: Path, first_answers: list[str]) -> Path:
+    """That checkout with its environment made."""
+    assert first_answers
     return folder
 
 
@@ -96,23 +121,10 @@ def test_a_start_after_the_tests_keeps_their_tools(checkout: Path) -> None:
     assert '"purpose": "test"' in (checkout / ".venv/dumont-stamp.json").read_text()
 
 
-def test_a_start_that_was_killed_is_repaired(checkout: Path) -> None:
-    """kill -9 while the environment is made, then two starts at once: both end with it whole."""
-    (checkout / ".venv/dumont-stamp.json").unlink()
-    (checkout / ".venv/pyvenv.cfg").unlink()
-    first = subprocess.Popen([str(checkout / "run")], stderr=subprocess.DEVNULL, start_new_session=True)
-    marker = checkout / ".venv/dumont-unfinished"
-    deadline = time.monotonic() + 20
-    while not marker.exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert marker.exists()
-    os.killpg(first.pid, signal.SIGKILL)
-    first.wait()
-    command = [str(checkout / "run")]
-    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) for _ in range(2)]
-    answers = [process.communicate(timeout=60)[0].decode() for process in both]
-    assert [answer.startswith(f"{STARTED} 1.0") for answer in answers] == [True, True]
-    assert not marker.exists()
+def test_a_start_that_was_killed_is_repaired(folder: Path, first_answers: list[str]) -> None:
+    """After kill -9 in the middle, two starts at once both end with the environment whole."""
+    assert [answer.startswith(f"{STARTED} 1.0") for answer in first_answers] == [True, True]
+    assert not (folder / ".venv/dumont-unfinished").exists()
 
 
 def test_a_changed_lock_is_followed_and_a_forged_wheel_refused(checkout: Path) -> None:

@@ -1,5 +1,6 @@
 """Hibernate: freeze, save, verify by reading back, commit, and only then stop paying.
 
+A machine is given back only when every file was read and none changed under the reader; otherwise its disk is kept.
 The machine's processes stay frozen from the first byte read until the stop was accepted. When the frozen link is lost
 in between (a crash, a cut), they have been thawed and may have written: then the save is made again.
 """
@@ -74,7 +75,8 @@ async def _round(run: Run, world: World, begun: dict[str, Any], number: int) -> 
     if not stopped["stopped"]:
         return None
     run.settle()
-    kept = run.input["then"] != "destroy" or not stopped["frozen_until_stop"]
+    whole = not saved["unstable"] and not saved["read_errors"]
+    kept = run.input["then"] != "destroy" or not stopped["frozen_until_stop"] or not whole
     if not kept:
         give_back = partial(release, run, world, rental_id, "hibernated, verified copy " + begun["snapshot_id"])
         await run.call("give back", give_back, retry=Retry(on=PATIENT.on, for_seconds=float("inf"), most_seconds=15.0))
@@ -133,8 +135,8 @@ def saved_document(saved: Any) -> dict[str, Any]:
         "bytes_new": saved.bytes_new,
         "bytes_stored": saved.bytes_stored,
         "seconds": saved.seconds,
-        "unstable": [str(path) for path in saved.unstable],
-        "read_errors": [str(path) for path in saved.read_errors],
+        "unstable": list(saved.unstable),
+        "read_errors": [f"{path}: {reason}" for path, reason in saved.read_errors],
     }
 
 
@@ -176,10 +178,12 @@ async def _stop(run: Run, world: World, rental_id: str) -> dict[str, Any]:
 
 
 async def _still_frozen(link: Any) -> bool:
+    """Tell whether the link lives: while it does, what it froze is frozen; processes born since are frozen now."""
     try:
-        return bool(await link.alive())
+        await link.freeze()
     except (AgentFailed, AgentLost):
         return False
+    return True
 
 
 async def _stopped_already(run: Run, world: World, rental_id: str) -> bool:

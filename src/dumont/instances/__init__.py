@@ -11,7 +11,7 @@ from dumont.instances.model import (
     SshUnreachable,
     Status,
 )
-from dumont.instances.queries import get_rental, rentals_of, spans_of
+from dumont.instances.queries import get_rental, rentals_of
 from dumont.instances.service import find_instance, move
 from dumont.instances.service import start as start_operation
 from dumont.instances.shell import drop_link, explain_remote, hold_link
@@ -44,7 +44,6 @@ __all__ = [
     "rentals_of",
     "router",
     "show",
-    "spans_of",
     "start",
     "start_operation",
     "stop",

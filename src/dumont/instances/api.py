@@ -10,7 +10,7 @@ from dumont.core import is_id, nanousd
 from dumont.durable import live_of_instance
 from dumont.http import CallerDep, Page, Router, list_document, page_params, permit, problems
 from dumont.instances import queries, service
-from dumont.instances.documents import instance_document, ssh_document
+from dumont.instances.documents import instance_document, machine_document, ssh_document
 from dumont.instances.model import Instance, InstanceNotFound, InstanceNotRunning, Status
 from dumont.market import ProviderNotConfigured, known_offer
 
@@ -110,6 +110,16 @@ async def show_instance(
     if instance.status == Status.DESTROYED and not include_destroyed:
         raise InstanceNotFound("This instance is destroyed. Ask with include_destroyed=true to see its record.")
     return await show(caller.session, instance, request)
+
+
+@router.get("/{instance_id}/machines", **permit("gpu.view"))
+async def list_machines(request: Request, instance_id: str, caller: CallerDep) -> dict[str, Any]:
+    """List every machine that the instance ever had, oldest first, with what each has cost."""
+    instance = await read_instance(caller.session, instance_id)
+    rentals = await queries.rentals_of(caller.session, instance.id)
+    costs = await queries.rental_costs(caller.session, instance.id, request.app.state.clock.now())
+    machines = [machine_document(rental, costs.get(rental.id, {})) for rental in rentals]
+    return {"machines": machines, "count": len(machines), "total": len(machines), "next_cursor": None}
 
 
 @router.get("/{instance_id}/ssh", **permit("gpu.provision"))

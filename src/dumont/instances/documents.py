@@ -54,6 +54,28 @@ def instance_document(
     }
 
 
+def machine_document(rental: Rental, costs: dict[str, int]) -> dict[str, Any]:
+    """Show one machine that an instance had: where it was, when, and what it cost."""
+    return {
+        "id": rental.id,
+        "provider": rental.provider,
+        "provider_machine_id": rental.provider_machine_id,
+        "machine_id": rental.machine_id,
+        "label": rental.label,
+        "state": rental.state,
+        "gpu_name": rental.offer["gpu_name"],
+        "num_gpus": rental.offer["num_gpus"],
+        "geolocation": rental.geolocation or rental.offer["geolocation"],
+        "price_hour": money_document(rental.offer["price_hour_nano"]),
+        "cost_gpu": money_document(costs.get("gpu", 0)),
+        "cost_disk": money_document(costs.get("disk", 0)),
+        "operation_id": rental.operation_id,
+        "rented_at": rental.rented_at,
+        "released_at": rental.released_at,
+        "reason": rental.reason,
+    }
+
+
 def ssh_document(rental: Rental) -> dict[str, Any]:
     """Show how to log in: address, the pinned host key whole, and the command with its own known_hosts left out."""
     address = rental.address or {}

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from dumont.core import new_id
 from dumont.http import Page
-from dumont.instances.model import Instance, Rental, RentalSpan, Status
+from dumont.instances.model import Instance, Rental, Status
 
 _SORTS = {
     "id": Instance.id,
@@ -117,18 +117,24 @@ async def costs(session: AsyncSession, instance_ids: Sequence[str], now: datetim
     return {row[0]: int(row[1]) for row in found}
 
 
+async def rental_costs(session: AsyncSession, instance_id: str, now: datetime) -> dict[str, dict[str, int]]:
+    """Sum what each machine of an instance has cost so far, by kind. Units: nano-dollars."""
+    found = await session.execute(
+        text(
+            "SELECT s.rental_id, s.kind, round(sum(s.rate_hour_nano * extract(epoch FROM "
+            "greatest(coalesce(s.to_at, :now) - s.from_at, interval '0')) / 3600))::bigint "
+            "FROM rental_span s JOIN rental r ON r.id = s.rental_id "
+            "WHERE r.instance_id = :id GROUP BY s.rental_id, s.kind"
+        ),
+        {"now": now, "id": instance_id},
+    )
+    costs: dict[str, dict[str, int]] = {}
+    for rental_id, kind, nano in found:
+        costs.setdefault(rental_id, {})[kind] = int(nano)
+    return costs
+
+
 async def rentals_of(session: AsyncSession, instance_id: str) -> Sequence[Rental]:
     """Read every rental that an instance ever had, oldest first."""
     statement = select(Rental).where(Rental.instance_id == instance_id).order_by(Rental.id)
-    return (await session.scalars(statement)).all()
-
-
-async def spans_of(session: AsyncSession, instance_id: str) -> Sequence[RentalSpan]:
-    """Read every stretch of cost of an instance, oldest first."""
-    statement = (
-        select(RentalSpan)
-        .join(Rental, Rental.id == RentalSpan.rental_id)
-        .where(Rental.instance_id == instance_id)
-        .order_by(RentalSpan.from_at, RentalSpan.id)
-    )
     return (await session.scalars(statement)).all()

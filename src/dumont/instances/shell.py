@@ -56,8 +56,8 @@ async def hold_link(world: World, rental: Rental) -> Held:
         address = Address(**rental.address)
         hands = await stack.enter_async_context(connect(address, world.ssh, host_key=rental.host_key))
         wire = await start_agent(hands, cache=world.agent_cache)
-        stack.push_async_callback(wire.close)
         link = await AgentLink.open(wire, workspace_root=rental.workspace_root)
+        stack.push_async_callback(link.close)
         port = await stack.enter_async_context(hands.forward_back("127.0.0.1", world.vaults.gate_port))
     except (RemoteError, AgentFailed, AgentLost) as error:
         await stack.aclose()

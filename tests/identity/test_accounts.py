@@ -61,7 +61,7 @@ async def test_a_failing_hook_leaves_nothing_of_the_registration(api: Api, datab
 
 
 async def test_one_address_has_one_account_whatever_its_case(api: Api, database_urls: DatabaseUrls) -> None:
-    await api.register("ana@example.com")
+    await api.person("ana@example.com")
     answer = await api.http.post("/api/v1/auth/register", json={"email": "ANA@example.com", "password": PASSWORD})
     assert (answer.status_code, answer.json()["code"], answer.json()["act"]) == (409, "email-taken", "fix")
     assert rows(database_urls, "SELECT count(*) FROM user_account") == [(1,)]
@@ -86,7 +86,7 @@ async def test_signing_in_gives_a_signed_token_of_the_promised_form(api: Api, da
 
 @pytest.mark.checklist("AUTH-02")
 async def test_wrong_password_and_unknown_account_get_the_same_answer(api: Api, database_urls: DatabaseUrls) -> None:
-    await api.register("ana@example.com")
+    await api.person("ana@example.com")
     told = []
     for email, password in (
         ("ana@example.com", "wrong"),
@@ -100,47 +100,35 @@ async def test_wrong_password_and_unknown_account_get_the_same_answer(api: Api, 
     assert rows(database_urls, "SELECT count(*) FROM login_session") == [(1,)]
 
 
-async def test_an_unknown_account_costs_as_much_time_as_a_known_one(api: Api) -> None:
-    await api.register("ana@example.com")
+async def test_an_unknown_account_costs_as_much_work_as_a_known_one(api: Api) -> None:
+    """Measured in processor time of this process, which the load of the machine does not change."""
+    await api.person("ana@example.com")
 
-    async def best_of(email: str) -> float:
-        taken = []
-        for _ in range(3):
-            begin = time.perf_counter()
-            await api.http.post("/api/v1/auth/login", json={"email": email, "password": "wrong password"})
-            taken.append(time.perf_counter() - begin)
-        return min(taken)
+    async def work(email: str) -> float:
+        begin = time.process_time()
+        answer = await api.http.post("/api/v1/auth/login", json={"email": email, "password": "wrong password"})
+        assert answer.status_code == 401
+        return time.process_time() - begin
 
-    await best_of("warm@example.com")
-    known, unknown = await best_of("ana@example.com"), await best_of("nobody@example.com")
-    assert unknown > 0.4 * known
-
-
-@pytest.mark.parametrize(
-    "email",
-    [
-        "' OR '1'='1",
-        "admin@x.com'; DROP TABLE team;--",
-        "<script>alert(1)</script>@x.com",
-        "a@b@c",
-        "@x.com",
-        "a@",
-        "a..b@x.com",
-        "a@-x.com",
-    ],
-)
-async def test_what_is_not_an_address_is_refused_and_not_repeated(api: Api, email: str) -> None:
-    for path in ("register", "login"):
-        answer = await api.http.post(f"/api/v1/auth/{path}", json={"email": email, "password": PASSWORD})
-        assert (answer.status_code, answer.json()["code"]) == (422, "invalid-request")
-        assert [error["pointer"] for error in answer.json()["errors"]] == ["/email"]
-        assert email not in answer.text and PASSWORD not in answer.text
+    await work("warm@example.com")
+    known, unknown = await work("ana@example.com"), await work("nobody@example.com")
+    assert 0.5 * known < unknown < 2 * known
 
 
-@pytest.mark.parametrize("password", ["12345678", "aaaaaaaaaaaa", "ana@example.com"])
-async def test_a_password_that_anybody_would_guess_is_refused(api: Api, password: str) -> None:
-    answer = await api.http.post("/api/v1/auth/register", json={"email": "ana@example.com", "password": password})
-    assert (answer.status_code, answer.json()["code"]) == (422, "weak-password")
+async def test_what_is_not_an_address_is_refused_and_not_repeated(api: Api) -> None:
+    attack = ["' OR '1'='1", "admin@x.com'; DROP TABLE team;--", "<script>alert(1)</script>@x.com"]
+    for email in (*attack, "a@b@c", "@x.com", "ab@", "a..b@x.com", "a@-x.com", "a" * 65 + "@x.com"):
+        for path in ("register", "login"):
+            answer = await api.http.post(f"/api/v1/auth/{path}", json={"email": email, "password": PASSWORD})
+            assert (answer.status_code, answer.json()["code"]) == (422, "invalid-request"), email
+            assert [error["pointer"] for error in answer.json()["errors"]] == ["/email"]
+            assert email not in answer.text and PASSWORD not in answer.text
+
+
+async def test_a_password_that_anybody_would_guess_is_refused(api: Api) -> None:
+    for password in ("12345678", "aaaaaaaaaaaa", "ana@example.com"):
+        answer = await api.http.post("/api/v1/auth/register", json={"email": "ana@example.com", "password": password})
+        assert (answer.status_code, answer.json()["code"]) == (422, "weak-password")
 
 
 async def test_sign_in_wants_one_name(api: Api) -> None:
@@ -164,7 +152,7 @@ async def test_me_shows_user_team_settings_and_permissions(api: Api) -> None:
 
 @pytest.mark.checklist("AUTH-08")
 async def test_signing_out_ends_this_token_and_no_other(api: Api) -> None:
-    await api.register("ana@example.com")
+    await api.person("ana@example.com")
     sessions = [
         (await api.http.post("/api/v1/auth/login", json={"email": "ana@example.com", "password": PASSWORD})).json()
         for _ in range(2)
@@ -181,7 +169,7 @@ async def test_signing_out_ends_this_token_and_no_other(api: Api) -> None:
 
 
 async def test_the_role_is_the_row_and_not_the_claim(api: Api, database_urls: DatabaseUrls) -> None:
-    ana = await api.register()
+    ana = await api.person()
     with psycopg.connect(psycopg_url(database_urls.owner)) as connection:
         connection.execute("UPDATE membership SET role = 'viewer' WHERE user_id = %s", [ana.user_id])
     me = (await api.http.get("/api/v1/auth/me", headers=ana.headers)).json()
@@ -189,7 +177,7 @@ async def test_the_role_is_the_row_and_not_the_claim(api: Api, database_urls: Da
 
 
 async def test_losing_the_membership_ends_the_session(api: Api, database_urls: DatabaseUrls) -> None:
-    ana = await api.register()
+    ana = await api.person()
     with psycopg.connect(psycopg_url(database_urls.owner)) as connection:
         connection.execute("DELETE FROM membership WHERE user_id = %s", [ana.user_id])
     refused = await api.http.get("/api/v1/auth/me", headers=ana.headers)

@@ -65,7 +65,7 @@ async def test_no_token_no_entry(api: Api) -> None:
 async def test_a_token_ends_with_its_time(database_urls: DatabaseUrls) -> None:
     settings = Settings(home=Path("/nonexistent"), access_token_seconds=1)
     async with running_api(database_urls, settings=settings) as api:
-        ana = await api.register()
+        ana = await api.person()
         deadline = asyncio.get_running_loop().time() + 10
         answer = await api.http.get(ME, headers=ana.headers)
         while answer.status_code == 200 and asyncio.get_running_loop().time() < deadline:
@@ -75,7 +75,7 @@ async def test_a_token_ends_with_its_time(database_urls: DatabaseUrls) -> None:
 
 
 async def test_a_session_that_is_over_counts_even_where_the_token_says_more(api: Api) -> None:
-    ana = await api.register()
+    ana = await api.person()
     claims = claims_of(ana)
     later = datetime.now(timezone.utc) - timedelta(seconds=5)
     told = TokenClaims(ana.user_id, str(claims["sid"]), str(claims["jti"]), later)
@@ -85,7 +85,7 @@ async def test_a_session_that_is_over_counts_even_where_the_token_says_more(api:
 
 @pytest.mark.checklist("AUTH-13")
 async def test_forged_tokens_are_refused(api: Api) -> None:
-    ana, bob = await api.register(), await api.register()
+    ana, bob = await api.person(), await api.person()
     header, claims = header_of(ana), claims_of(ana)
     good = ana.session["access_token"].split(".")
     bobs = bob.session["access_token"].split(".")
@@ -113,7 +113,7 @@ async def test_forged_tokens_are_refused(api: Api) -> None:
 
 
 async def test_claims_of_the_token_give_no_rights(api: Api, database_urls: DatabaseUrls) -> None:
-    ana, bob = await api.register(), await api.register()
+    ana, bob = await api.person(), await api.person()
     own = OctKey.import_key(derive_key(SECRET, "jwt"))
     boasting = {**claims_of(ana), "team_id": bob.team_id, "role": "operator"}
     token = jwt.encode(dict(header_of(ana)), boasting, own, algorithms=["HS256"])
@@ -122,21 +122,21 @@ async def test_claims_of_the_token_give_no_rights(api: Api, database_urls: Datab
 
 
 async def test_an_older_jti_of_the_session_is_revoked(api: Api, database_urls: DatabaseUrls) -> None:
-    ana = await api.register()
+    ana = await api.person()
     with psycopg.connect(psycopg_url(database_urls.owner)) as connection:
         connection.execute("UPDATE login_session SET jti = 'the next one' WHERE user_id = %s", [ana.user_id])
     assert await refusal(api, ana.session["access_token"]) == "revoked-token"
 
 
 async def test_a_disabled_user_is_out_at_once(api: Api, database_urls: DatabaseUrls) -> None:
-    ana = await api.register("ana@example.com")
+    ana = await api.person("ana@example.com")
     with psycopg.connect(psycopg_url(database_urls.owner)) as connection:
         connection.execute("UPDATE user_account SET disabled_at = clock_timestamp() WHERE id = %s", [ana.user_id])
     assert await refusal(api, ana.session["access_token"]) == "revoked-token"
 
 
 async def test_another_team_only_by_membership(api: Api, database_urls: DatabaseUrls) -> None:
-    ana, bob = await api.register(), await api.register()
+    ana, bob = await api.person(), await api.person()
     for team in (bob.team_id, new_id("team"), "x", ""):
         answer = await api.http.get(ME, headers={**ana.headers, "X-Team-Id": team})
         assert (answer.status_code, answer.json()["code"]) == (404, "team-not-found")

@@ -4,15 +4,19 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime, timezone
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import httpx
+from pwdlib import PasswordHash
+from pwdlib.hashers.argon2 import Argon2Hasher
 
-from dumont.core import Settings
+from dumont.core import Settings, new_id
 from dumont.db import Database, DatabaseUrls
 from dumont.http import Router, create_app
-from dumont.identity import IdentityService, build_authenticator
+from dumont.identity import IdentityService, Visitor, build_authenticator, queries
 from dumont.identity import routers as identity_routers
 
 SECRET = b"a secret for tests only, 32 bytes"
@@ -47,12 +51,35 @@ class Api:
     identity: IdentityService
     app: Any
 
+    async def person(self, email: str | None = None) -> Person:
+        """Return somebody with an account, made as registration makes it but with one password hash for all."""
+        email = email or f"{uuid.uuid4().hex[:12]}@example.com"
+        account = queries.NewAccount(
+            user_id=new_id("usr"),
+            email=email,
+            username=None,
+            name=None,
+            password_hash=_shared_hash(),
+            team_id=new_id("team"),
+            team_name=email,
+            is_operator=False,
+            now=datetime.now(timezone.utc),
+        )
+        async with self.database.begin() as session:
+            await queries.insert_account(session, account)
+            return Person(vars(await self.identity.open_session(session, account.user_id, Visitor())))
+
     async def register(self, email: str | None = None, **more: Any) -> Person:
         """Make an account and return the person who is signed in to it."""
         body = {"email": email or f"{uuid.uuid4().hex[:12]}@example.com", "password": PASSWORD, **more}
         answer = await self.http.post("/api/v1/auth/register", json=body)
         assert answer.status_code == 201, answer.text
         return Person(answer.json())
+
+
+@cache
+def _shared_hash() -> str:
+    return PasswordHash((Argon2Hasher(),)).hash(PASSWORD)
 
 
 @asynccontextmanager

@@ -1,6 +1,7 @@
 """The outermost layer of the API, in pure ASGI: request ids, slashes, and the last net under every error."""
 
 import re
+import traceback
 
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -45,7 +46,7 @@ class Edge:
         except Exception as error:
             problem = foreseen(error)
             if problem is None:
-                _log.error("request-failed", request_id=request_id, method=scope["method"], exc_info=error)
+                _log_failure(error, request_id, scope["method"])
                 problem = internal(request_id)
             if started:
                 raise
@@ -55,6 +56,12 @@ class Edge:
 def foreseen(error: Exception) -> Problem | None:
     """Return the problem that an error is known to mean, such as a database that does not answer, or None."""
     return error if isinstance(error, Problem) else translate(error)
+
+
+def _log_failure(error: Exception, request_id: str, method: str) -> None:
+    """Log the plain traceback: the values of variables, which may be secrets, stay out however logging is set up."""
+    trace = "".join(traceback.format_exception(error))
+    _log.error("request-failed", request_id=request_id, method=method, trace=trace)
 
 
 def _request_id(scope: Scope) -> str:

@@ -12,6 +12,7 @@ from typing import IO
 from dumont.core import new_id
 from dumont.db.embedded.errors import NEEDED_BYTES, DatabaseStartError, from_output, full_disk
 from dumont.db.embedded.places import Place
+from dumont.db.embedded.processes import kill_servers
 
 OWNER = "dumont"
 _REMOVE_SECONDS = 10.0
@@ -44,7 +45,7 @@ def ensure_cluster(place: Place, password: str, room_bytes: int = NEEDED_BYTES) 
     Errors: DatabaseStartError.
     """
     for leftover in place.cluster.glob("data.new-*"):
-        _remove(leftover)
+        _remove(place, leftover)
     for leftover in place.cluster.glob("password-*"):
         leftover.unlink()
     if place.data.exists():
@@ -62,7 +63,7 @@ def ensure_cluster(place: Place, password: str, room_bytes: int = NEEDED_BYTES) 
         raise from_output("Making a new database", place.cluster, f"error: {error}") from error
     finally:
         if fresh.exists():
-            _remove(fresh)
+            _remove(place, fresh)
 
 
 def _initdb(place: Place, fresh: Path, password: str) -> None:
@@ -99,16 +100,17 @@ def _check_version(place: Place) -> None:
         )
 
 
-def _remove(folder: Path) -> None:
-    """Remove a half-made cluster; a killed initdb's last child may still be writing for a moment."""
+def _remove(place: Place, folder: Path) -> None:
+    """Remove a half-made cluster; a killed initdb's last child may still be writing into it."""
+    kill_servers(place, folder)
     until = time.monotonic() + _REMOVE_SECONDS
     while True:
         try:
             shutil.rmtree(folder)
             return
-        except FileNotFoundError:
-            return
         except OSError as error:
+            if not folder.exists():
+                return
             if time.monotonic() > until:
                 raise DatabaseStartError(
                     f"The remains of a database that was never finished, {folder}, cannot be removed ({error}). "

@@ -25,13 +25,18 @@ def clear_remains(place: Place) -> None:
     Errors: DatabaseStartError where the orphan does not end.
     """
     if (place.data / "postmaster.pid").exists():
-        _end(place, servers(place))
+        _end(place)
         (place.data / "postmaster.pid").unlink(missing_ok=True)
 
 
-def servers(place: Place) -> list[int]:
-    """List the living processes of PostgreSQL in this data folder, the postmaster among them."""
-    return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit() and _serves(path, place)]
+def kill_servers(place: Place, folder: Path) -> None:
+    """Kill at once what works in a data folder that will be thrown away."""
+    _signal(servers(place, folder), signal.SIGKILL)
+
+
+def servers(place: Place, folder: Path) -> list[int]:
+    """List the living processes of PostgreSQL in a data folder, the postmaster among them."""
+    return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit() and _serves(path, place, folder)]
 
 
 def harder_signal(waited_seconds: float) -> signal.Signals:
@@ -41,40 +46,40 @@ def harder_signal(waited_seconds: float) -> signal.Signals:
     return signal.SIGQUIT if waited_seconds < _KILL_AFTER_SECONDS else signal.SIGKILL
 
 
-def _serves(process: Path, place: Place) -> bool:
+def _serves(process: Path, place: Place, folder: Path) -> bool:
     try:
         if _is_zombie(process):
             return False
         owner = place.account.uid if place.account else os.geteuid()
         if process.stat().st_uid != owner:
             return False
-        return _seen_serving(process, place)
+        return _seen_serving(process, place, folder)
     except OSError:
         return False
 
 
-def _seen_serving(process: Path, place: Place) -> bool:
+def _seen_serving(process: Path, place: Place, folder: Path) -> bool:
     """Judge by program and working folder; where root may not look (no CAP_SYS_PTRACE), by the command line.
 
     The `exe` link may say `(deleted)` after the wheel was replaced: the name and the folder still tell.
     """
     try:
         program = re.sub(r" \(deleted\)$", "", str((process / "exe").readlink()))
-        return Path(program).name == "postgres" and (process / "cwd").samefile(place.data)
+        return Path(program).name == "postgres" and (process / "cwd").samefile(folder)
     except PermissionError:
         words = (process / "cmdline").read_bytes().split(b"\0")
-        return words[:3] == [os.fsencode(place.binaries.program("postgres")), b"-D", os.fsencode(place.data)]
+        return words[:3] == [os.fsencode(place.binaries.program("postgres")), b"-D", os.fsencode(folder)]
 
 
 def _is_zombie(process: Path) -> bool:
     return (process / "stat").read_text().rpartition(")")[2].split()[0] in ("Z", "X")
 
 
-def _end(place: Place, found: list[int]) -> None:
+def _end(place: Place) -> None:
     started = time.monotonic()
-    _signal(_heads(found), signal.SIGINT)
     sent = signal.SIGINT
-    while found := servers(place):
+    _signal(_heads(servers(place, place.data)), sent)
+    while found := servers(place, place.data):
         waited = time.monotonic() - started
         if waited > _GIVE_UP_AFTER_SECONDS:
             raise DatabaseStartError(

@@ -1,7 +1,6 @@
 """Commands that reach into a machine: ssh, exec, cp."""
 
 import shlex
-import shutil
 import sys
 from typing import Any
 
@@ -69,7 +68,7 @@ def _after_dashes(command: tuple[str, ...]) -> list[str]:
 
 
 def _run(target: over.Target, line: str | None, *, terminal: bool) -> int:
-    if shutil.which("ssh") is None:
+    if not over.have_ssh():
         from dumont.cli.ssh_python import run_remote
 
         return run_remote(target, line, terminal=terminal)
@@ -84,7 +83,7 @@ def _run(target: over.Target, line: str | None, *, terminal: bool) -> int:
 
 
 def _copy(target: over.Target, source: str, destination: str, *, quiet: bool) -> int:
-    if shutil.which("scp") is None or shutil.which("ssh") is None:
+    if not over.have_scp():
         from dumont.cli.ssh_python import copy
 
         return copy(target, source, destination)

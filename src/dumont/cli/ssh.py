@@ -24,6 +24,7 @@ from dumont.core import Act
 NO_CONNECTION = 255
 """What OpenSSH ends with when the connection itself failed."""
 
+_SCP_OVER_SFTP = 9
 _HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9.:_-]*|::[A-Fa-f0-9:.]*")
 _USER = re.compile(r"[A-Za-z_][A-Za-z0-9._-]*")
 _ID = re.compile(r"[A-Za-z0-9_-]+")
@@ -69,9 +70,21 @@ def find_target(signed: Signed, name: str) -> Target:
     )
 
 
-def have_openssh() -> bool:
-    """Tell whether the system's own programs are there."""
-    return shutil.which("ssh") is not None and shutil.which("scp") is not None
+def have_ssh() -> bool:
+    """Tell whether the system's own ssh is there."""
+    return shutil.which("ssh") is not None
+
+
+def have_scp() -> bool:
+    """Tell whether the system's own scp is there and takes names as they are.
+
+    Source: OpenSSH 9.0 release notes; older ones hand remote names to a shell, which breaks on spaces.
+    """
+    if not have_ssh() or shutil.which("scp") is None:
+        return False
+    told = subprocess.run(["ssh", "-V"], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    version = re.match(r"OpenSSH_(\d+)\.", told.stderr)
+    return version is not None and int(version.group(1)) >= _SCP_OVER_SFTP
 
 
 def ssh_command(target: Target, remote: str | None, *, terminal: bool) -> list[str]:

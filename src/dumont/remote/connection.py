@@ -11,6 +11,9 @@ from dumont.remote.errors import HostKeyChanged, LoginRefused, RemoteError, Remo
 from dumont.remote.hands import Hands, HostPort
 from dumont.remote.identity import SshIdentity
 
+# At INFO asyncssh writes whole command lines, which may carry signed addresses.
+asyncssh.set_log_level("WARNING")
+
 _HOST_KEYS = ("ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "rsa-sha2-512", "rsa-sha2-256")
 _MISSED_KEEPALIVES = 3
 _GOODBYE_SECONDS = 3.0

@@ -76,7 +76,8 @@ class SandboxProcess:
             shown = self.instance(number)
             return shown if shown is not None and shown["actual_status"] == status else None
 
-        return wait_until(there, seconds=seconds, what=f"instance {number} to be {status}")
+        shown: dict[str, Any] = wait_until(there, seconds=seconds, what=f"instance {number} to be {status}")
+        return shown
 
     def add_key(self, public_key: str) -> int:
         """Add a public key to the account; machines rented from now on accept it."""

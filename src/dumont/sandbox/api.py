@@ -100,7 +100,11 @@ class VastApi:
         if hmac.compare_digest(key.encode(), self._key.encode()):
             return
         rental = self._parts.store.rental(request.path_params.get("id", 0)) if name != "create" else None
-        if rental is not None and name in ("show", "change", "destroy") and hmac.compare_digest(key, rental.api_key):
+        if (
+            rental is not None
+            and name in ("show", "change", "destroy")
+            and hmac.compare_digest(key.encode(), rental.api_key.encode())
+        ):
             return
         raise Refused(401, "auth_error", "Invalid user key")
 

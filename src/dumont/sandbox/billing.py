@@ -7,7 +7,7 @@ from dumont.sandbox.store import Rental, Span, Store
 
 MICRO = 1_000_000
 _HOUR_US = 3600 * MICRO
-_BILLED_GPU = ("running", "rebooting")
+BILLED_GPU = ("running", "rebooting")
 
 
 def cost(rate: int, microseconds: int) -> int:
@@ -30,7 +30,7 @@ class Bill:
 
 def span_rates(rental: Rental, phase: str) -> tuple[int, int]:
     """Return the (GPU, disk) rates of a phase: the GPU costs only while it can be used, the disk always."""
-    return (rental.gpu_rate if phase in _BILLED_GPU else 0, rental.disk_rate)
+    return (rental.gpu_rate if phase in BILLED_GPU else 0, rental.disk_rate)
 
 
 def bill(spans: list[Span], now_us: int, window: tuple[int, int] | None = None) -> Bill:

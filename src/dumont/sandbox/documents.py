@@ -5,7 +5,7 @@ Source: docs.vast.ai, OpenAPI of 2026-08; the rule total = base + storage x GB /
 
 from typing import Any
 
-from dumont.sandbox.billing import MICRO
+from dumont.sandbox.billing import BILLED_GPU, MICRO
 from dumont.sandbox.catalogue import Offer
 from dumont.sandbox.store import Rental
 
@@ -39,58 +39,76 @@ def prices(gpu_rate: int, disk_rate: int, *, gpu_on: bool) -> dict[str, float]:
     }
 
 
+_DRIVERS = {12.2: "535.183.01", 12.4: "550.127.05", 12.6: "560.35.03", 12.8: "570.124.04", 13.0: "580.65.06"}
+_COMMON: dict[str, Any] = {
+    "bundled_results": None,
+    "gpu_arch": "nvidia",
+    "gpu_lanes": 16,
+    "gpu_max_temp": 89.0,
+    "gpu_display_active": False,
+    "cpu_name": "AMD EPYC 7452 32-Core Processor",
+    "cpu_arch": "amd64",
+    "cpu_ghz": 2.35,
+    "has_avx": 1,
+    "disk_bw": 2876.0,
+    "disk_name": "SAMSUNG MZQL23T8",
+    "inet_up_cost": 0.0,
+    "inet_down_cost": 0.0,
+    "internet_up_cost_per_tb": 0.0,
+    "internet_down_cost_per_tb": 0.0,
+    "pci_gen": 4.0,
+    "pcie_bw": 24.8,
+    "mobo_name": "ROME2D32GM-2T",
+    "os_version": "22.04",
+    "credit_discount_max": 0.4,
+    "discount_rate": 0.0,
+    "geolocode": 2_130_706_433,
+    "vms_enabled": False,
+    "is_vm_deverified": False,
+    "resource_type": "gpu",
+    "cluster_id": None,
+    "time_remaining": "",
+    "time_remaining_isbid": "",
+    "logo": "",
+    "webpage": None,
+    "hostname": None,
+    "platform_fee": None,
+}
+_INSTANCE_COMMON: dict[str, Any] = {
+    "uptime_mins": None,
+    "vmem_usage": None,
+    "cpu_util": None,
+    "mem_usage": None,
+    "mem_limit": None,
+    "disk_util": -1,
+    "image_args": [],
+    "template_id": None,
+    "template_hash_id": None,
+    "template_name": None,
+    "ssh_idx": "1",
+    "local_ipaddrs": "127.0.0.1 \n",
+    "jupyter_token": "",
+    "credit_balance": None,
+    "credit_discount": None,
+    "volume_info": [],
+    "host_run_time": None,
+    "client_run_time": None,
+}
+
+
 def hardware(offer: Offer, now_s: float) -> dict[str, Any]:
     """Return what offers and instances both say about the computer; an instance keeps it from its creation."""
-    box, model, count = offer.box, offer.box.model, len(offer.gpus)
-    share = count / box.gpus
-    today = now_s // _DAY * _DAY
-    driver = {12.2: "535.183.01", 12.4: "550.127.05", 12.6: "560.35.03", 12.8: "570.124.04"}.get(box.cuda, "580.65.06")
-    cores = 16 * box.gpus
+    box = offer.box
     return {
+        **_COMMON,
+        **_computer(offer),
         "machine_id": box.id,
         "host_id": box.host,
         "bundle_id": 880_000_000 + box.id,
-        "bundled_results": None,
-        "gpu_name": model.name,
-        "gpu_arch": "nvidia",
-        "num_gpus": count,
-        "gpu_frac": share,
-        "gpu_ram": model.ram_mb,
-        "gpu_lanes": 16,
-        "gpu_mem_bw": model.bandwidth,
-        "gpu_max_power": float(model.watts),
-        "gpu_max_temp": 89.0,
-        "gpu_display_active": False,
-        "compute_cap": model.capability,
-        "cuda_max_good": box.cuda,
-        "driver_version": driver,
-        "driver_vers": _driver_number(driver),
-        "total_flops": round(model.tflops * count, 1),
-        "dlperf": round(model.dlperf * count, 1),
-        "cpu_name": "AMD EPYC 7452 32-Core Processor",
-        "cpu_arch": "amd64",
-        "cpu_cores": None if not box.verified else cores,
-        "cpu_cores_effective": cores * share,
-        "cpu_ghz": 2.35,
-        "cpu_ram": 64_000 * box.gpus,
-        "has_avx": 1,
-        "disk_bw": 2876.0,
-        "disk_name": "SAMSUNG MZQL23T8",
         "inet_up": box.up,
         "inet_down": box.down,
-        "inet_up_cost": 0.0,
-        "inet_down_cost": 0.0,
-        "internet_up_cost_per_tb": 0.0,
-        "internet_down_cost_per_tb": 0.0,
-        "pci_gen": 4.0,
-        "pcie_bw": 24.8,
-        "bw_nvlink": 300.0 if box.datacenter and box.gpus > 1 else 0.0,
-        "mobo_name": "ROME2D32GM-2T",
-        "os_version": "22.04",
         "storage_cost": dollars(box.storage_month),
         "min_bid": dollars(offer.min_bid),
-        "credit_discount_max": 0.4,
-        "discount_rate": 0.0,
         "reliability2": box.reliability,
         "reliability_mult": round(box.reliability - 0.02, 4),
         "expected_reliability": round(box.reliability - 0.001, 4),
@@ -100,19 +118,32 @@ def hardware(offer: Offer, now_s: float) -> dict[str, Any]:
         "static_ip": box.datacenter,
         "direct_port_count": 250 if box.datacenter else 62,
         "geolocation": box.place,
-        "geolocode": 2_130_706_433,
         "external": None if not box.verified else False,
-        "vms_enabled": False,
-        "is_vm_deverified": False,
-        "resource_type": "gpu",
-        "cluster_id": None,
-        "end_date": today + box.days_left * _DAY,
-        "time_remaining": "",
-        "time_remaining_isbid": "",
-        "logo": "",
-        "webpage": None,
-        "hostname": None,
-        "platform_fee": None,
+        "end_date": now_s // _DAY * _DAY + box.days_left * _DAY,
+    }
+
+
+def _computer(offer: Offer) -> dict[str, Any]:
+    box, model, count = offer.box, offer.box.model, len(offer.gpus)
+    cores = 16 * box.gpus
+    return {
+        "gpu_name": model.name,
+        "num_gpus": count,
+        "gpu_frac": count / box.gpus,
+        "gpu_ram": model.ram_mb,
+        "gpu_mem_bw": model.bandwidth,
+        "gpu_max_power": float(model.watts),
+        "compute_cap": model.capability,
+        "cuda_max_good": box.cuda,
+        "driver_version": _DRIVERS[box.cuda],
+        "driver_vers": _driver_number(_DRIVERS[box.cuda]),
+        "total_flops": round(model.tflops * count, 1),
+        "dlperf": round(model.dlperf * count, 1),
+        # Some hosts really report no core count.
+        "cpu_cores": cores if box.verified else None,
+        "cpu_cores_effective": cores * count / box.gpus,
+        "cpu_ram": 64_000 * box.gpus,
+        "bw_nvlink": 300.0 if box.datacenter and box.gpus > 1 else 0.0,
     }
 
 
@@ -179,55 +210,51 @@ def instance_document(
     """Return an instance; addresses are there only while it runs. Units: `disk_usage` GB, -1 for unknown."""
     shared = rental.hardware
     up = rental.phase == "running" and not offline
-    document = {
+    return {
         **shared,
+        **_INSTANCE_COMMON,
         **statuses(rental, offline=offline),
+        **_addresses(rental.port if up else None, host),
+        **_costs(rental),
         "id": rental.id,
         "label": rental.label,
         "start_date": rental.created_us / MICRO,
         "duration": shared["end_date"] - now_s,
-        "uptime_mins": None,
         "gpu_totalram": shared["gpu_ram"] * shared["num_gpus"],
         "gpu_util": load if up else 0.0,
         "gpu_temp": 34.0 + 0.4 * (load or 0.0),
-        "vmem_usage": None,
-        "cpu_util": None,
-        "mem_usage": None,
-        "mem_limit": None,
         "disk_space": rental.disk_gb,
         "disk_usage": disk_usage,
-        "disk_util": -1,
+        "image_uuid": rental.image,
+        "image_runtype": rental.runtype,
+        "onstart": rental.onstart,
+        "extra_env": [[name, value] for name, value in rental.env.items()],
+        "country_code": (shared["geolocation"] or "").split(",")[-1].strip() or None,
+        "workspace_root": workspace,
+    }
+
+
+def _costs(rental: Rental) -> dict[str, Any]:
+    on = rental.phase in BILLED_GPU
+    return {
         "storage_total_cost": dollars(rental.disk_rate),
         "dph_base": dollars(rental.gpu_rate),
         "dph_total": dollars(rental.gpu_rate + rental.disk_rate),
         "is_bid": rental.is_bid,
         "search": prices(rental.gpu_rate, rental.disk_rate, gpu_on=True),
-        "instance": prices(rental.gpu_rate, rental.disk_rate, gpu_on=rental.phase in ("running", "rebooting")),
-        "image_uuid": rental.image,
-        "image_runtype": rental.runtype,
-        "image_args": [],
-        "onstart": rental.onstart,
-        "extra_env": [[name, value] for name, value in rental.env.items()],
-        "template_id": None,
-        "template_hash_id": None,
-        "template_name": None,
-        "ssh_host": host if up else None,
-        "ssh_idx": "1",
-        "ssh_port": rental.port if up else None,
-        "public_ipaddr": host if up else None,
-        "direct_port_start": rental.port if up else -1,
-        "direct_port_end": rental.port if up else -1,
-        "machine_dir_ssh_port": rental.port if up else None,
-        "local_ipaddrs": "127.0.0.1 \n",
-        "jupyter_token": "",
-        "credit_balance": None,
-        "credit_discount": None,
-        "country_code": (shared["geolocation"] or "").split(",")[-1].strip() or None,
-        "volume_info": [],
-        "host_run_time": None,
-        "client_run_time": None,
-        "workspace_root": workspace,
+        "instance": prices(rental.gpu_rate, rental.disk_rate, gpu_on=on),
     }
-    if up:
-        document["ports"] = {"22/tcp": [{"HostIp": host, "HostPort": str(rental.port)}]}
-    return document
+
+
+def _addresses(port: int | None, host: str) -> dict[str, Any]:
+    shown: dict[str, Any] = {
+        "ssh_host": None if port is None else host,
+        "ssh_port": port,
+        "public_ipaddr": None if port is None else host,
+        "direct_port_start": -1 if port is None else port,
+        "direct_port_end": -1 if port is None else port,
+        "machine_dir_ssh_port": port,
+    }
+    if port is not None:
+        shown["ports"] = {"22/tcp": [{"HostIp": host, "HostPort": str(port)}]}
+    return shown

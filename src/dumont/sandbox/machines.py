@@ -18,6 +18,7 @@ from dumont.sandbox.ssh import Door, SshDoor, open_door, same_key
 from dumont.sandbox.store import Rental, Store
 
 _LOG = logging.getLogger("dumont.sandbox")
+_FAILED = "Error response from daemon: the sandbox could not do this; see its log"
 
 
 class Fleet:
@@ -184,9 +185,9 @@ class Fleet:
             dark = rental.box_id in self._store.dead_boxes()
             try:
                 again = await self._step(rental, dark)
-            except OSError:
+            except (OSError, RuntimeError):
                 _LOG.exception("machine %d could not go on", number)
-                self._move(rental, rental.phase, "Error response from daemon: the sandbox could not start the machine")
+                self._move(rental, rental.phase, _FAILED)
                 return
             if not again and not self._changed[number].is_set():
                 return
@@ -258,7 +259,7 @@ class Fleet:
         door = Door(
             number=rental.id,
             root=self._folders.root(rental.id),
-            environment=lambda: self._environment(rental),
+            environment=lambda: self._environment_of_open(rental),
             admits=lambda line: any(same_key(line, text) for _, text in self._store.rental_keys(rental.id)),
             noticed=lambda event: self._noticed(rental.id, event),
         )
@@ -306,6 +307,11 @@ class Fleet:
                 env=self._environment(rental),
                 start_new_session=True,
             )
+
+    def _environment_of_open(self, rental: Rental) -> dict[str, str]:
+        if rental.id not in self._doors:
+            raise OSError("the machine is going down")
+        return self._environment(rental)
 
     def _environment(self, rental: Rental) -> dict[str, str]:
         extra = {name: value for name, value in rental.env.items() if not name.startswith("-")}

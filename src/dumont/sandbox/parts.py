@@ -1,6 +1,7 @@
 """What the sandbox is made of, put together once and handed to both of its HTTP faces."""
 
 import asyncio
+import math
 import secrets
 import time
 from collections import OrderedDict
@@ -33,7 +34,7 @@ class Parts:
         offer = Offer(0, sample, sample.slices()[0])
         self.offer_fields = frozenset(offer_document(offer, 0.0, gigabytes=8, bid=False))
         self._usage: dict[int, float] = {}
-        self._measured: dict[int, float] = {}
+        self._measure_at: dict[int, float] = {}
         self._measuring: set[asyncio.Task[None]] = set()
         self._logs: OrderedDict[str, str] = OrderedDict()
 
@@ -70,12 +71,16 @@ class Parts:
 
     def _measure(self, number: int) -> None:
         """Count a machine's files again in the background when the last count is old."""
-        if time.monotonic() - self._measured.get(number, -_MEASURE_SECONDS) < _MEASURE_SECONDS:
+        if time.monotonic() < self._measure_at.get(number, 0.0):
             return
-        self._measured[number] = time.monotonic()
+        self._measure_at[number] = math.inf
 
         async def count() -> None:
+            begun = time.monotonic()
             self._usage[number] = await asyncio.to_thread(self.folders.usage, number)
+            # Large workspaces are counted more rarely, so that counting never takes more than a few per cent.
+            taken = time.monotonic() - begun
+            self._measure_at[number] = time.monotonic() + max(_MEASURE_SECONDS, 50 * taken)
 
         task = asyncio.create_task(count())
         self._measuring.add(task)

@@ -53,8 +53,12 @@ def end(marker: str, number: int | None = None, *, grace: float = 0.5) -> None:
         while time.monotonic() < deadline and marked(marker, number):
             time.sleep(0.01)
     deadline = time.monotonic() + 5
-    while left := marked(marker, number):
-        if time.monotonic() > deadline:
+    clean = 0
+    # Twice, because a process has no environment for a moment while it becomes another program.
+    while clean < 2:
+        left = marked(marker, number)
+        clean = 0 if left else clean + 1
+        if time.monotonic() > deadline and left:
             raise RuntimeError(f"processes {left} outlived SIGKILL")
         _signal(left, signal.SIGKILL)
         time.sleep(0.005)

@@ -11,6 +11,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
@@ -37,6 +38,8 @@ def run(settings: SandboxSettings) -> None:
     Errors: SandboxRefused with a sentence for a person when it cannot start.
     """
     settings.check()
+    if settings.host == "localhost":
+        settings = replace(settings, host="127.0.0.1")
     settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _lock(settings.home), _listen(settings) as listener:
         key = settings.key or _secret(settings.home / "api.key")
@@ -153,14 +156,14 @@ def _lock(home: Path) -> Iterator[IO[str]]:
 
 @contextlib.contextmanager
 def _listen(settings: SandboxSettings) -> Iterator[socket.socket]:
-    host = "127.0.0.1" if settings.host == "localhost" else settings.host
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with socket.socket(family) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            listener.bind((host, settings.port))
+            listener.bind((settings.host, settings.port))
         except OSError as error:
             raise SandboxRefused(
-                f"Port {settings.port} on {host} cannot be used ({error.strerror}); choose another --port."
+                f"Port {settings.port} on {settings.host} cannot be used ({error.strerror}); choose another --port."
             ) from error
         yield listener
 

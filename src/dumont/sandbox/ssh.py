@@ -1,11 +1,11 @@
 """The SSH servers of the machines: one port each, all in this process, commands run by the real bash."""
 
 import asyncio
-import contextlib
 import fcntl
 import os
 import posixpath
 import signal
+import struct
 import termios
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -13,12 +13,17 @@ from pathlib import Path
 
 import asyncssh
 
+from dumont.sandbox.streams import carry
+
 _LOOPBACK = ("", "localhost", "127.0.0.1", "0.0.0.0", "*")
 
 
 @dataclass(frozen=True)
 class Door:
-    """What one machine's SSH server needs; the callables are asked anew at each use."""
+    """What one machine's SSH server needs; the callables are asked anew at each use.
+
+    `environment` raises OSError once the machine is going down, so that no command starts behind its back.
+    """
 
     number: int
     root: Path
@@ -131,7 +136,12 @@ class _Files(asyncssh.SFTPServer):
 
     def __init__(self, root: Path, channel: "asyncssh.SSHServerChannel[bytes]") -> None:
         super().__init__(channel)
+        self._channel = channel
         self._root = os.fsencode(root)
+
+    def exit(self) -> None:
+        """End with a status, as OpenSSH's own file server does: its scp takes none for a failure."""
+        self._channel.exit(0)
 
     def map_path(self, path: bytes) -> bytes:
         return posixpath.join(self._root, path)
@@ -195,14 +205,12 @@ async def _serve(door: Door, process: "asyncssh.SSHServerProcess[bytes]") -> Non
     except OSError as error:
         process.stderr.write(f"sandbox: cannot start the command: {error}\n".encode())
         status = 255
+    if status is None:
+        return
     if status < 0:
-        process.exit_with_signal(_signal_name(-status))
+        process.exit_with_signal(signal.Signals(-status).name.removeprefix("SIG"))
     else:
         process.exit(status)
-
-
-def _signal_name(number: int) -> str:
-    return signal.Signals(number).name.removeprefix("SIG")
 
 
 def _argv(process: "asyncssh.SSHServerProcess[bytes]") -> list[str]:
@@ -215,26 +223,16 @@ def _env(door: Door, process: "asyncssh.SSHServerProcess[bytes]") -> dict[str, s
     env = {**door.environment()}
     if process.term_type:
         env["TERM"] = process.term_type
-    port = str(process.get_extra_info("peername")[1])
-    here = process.get_extra_info("sockname")
-    env["SSH_CONNECTION"] = f"127.0.0.1 {port} {here[0]} {here[1]}"
+    there, here = process.get_extra_info("peername"), process.get_extra_info("sockname")
+    env["SSH_CONNECTION"] = f"{there[0]} {there[1]} {here[0]} {here[1]}"
     return env
 
 
-async def _run_piped(door: Door, process: "asyncssh.SSHServerProcess[bytes]") -> int:
+async def _run_piped(door: Door, process: "asyncssh.SSHServerProcess[bytes]") -> int | None:
     # Real pipes, as sshd gives them: with sockets /dev/stdin cannot be opened again.
-    pipes = [os.pipe() for _ in range(3)]
-    (in_r, in_w), (out_r, out_w), (err_r, err_w) = pipes
+    (in_r, in_w), (out_r, out_w), (err_r, err_w) = (os.pipe() for _ in range(3))
     try:
-        child = await asyncio.create_subprocess_exec(
-            *_argv(process),
-            stdin=in_r,
-            stdout=out_w,
-            stderr=err_w,
-            cwd=door.root,
-            env=_env(door, process),
-            start_new_session=True,
-        )
+        child = await _spawn(door, process, in_r, out_w, err_w)
     except OSError:
         for descriptor in (in_w, out_r, err_r):
             os.close(descriptor)
@@ -242,38 +240,42 @@ async def _run_piped(door: Door, process: "asyncssh.SSHServerProcess[bytes]") ->
     finally:
         for descriptor in (in_r, out_w, err_w):
             os.close(descriptor)
-    process.set_redirect_pid(child.pid)
-    await process.redirect(stdin=in_w, stdout=out_r, stderr=err_r, bufsize=65536)
-    return await _finish(process, child)
+    return await carry(process, child, in_w, [(out_r, process.stdout), (err_r, process.stderr)], lambda size: None)
 
 
-async def _run_terminal(door: Door, process: "asyncssh.SSHServerProcess[bytes]") -> int:
+async def _run_terminal(door: Door, process: "asyncssh.SSHServerProcess[bytes]") -> int | None:
     master, slave = os.openpty()
+
+    def resize(size: tuple[int, int, int, int]) -> None:
+        fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", size[1], size[0], size[2], size[3]))
+
+    resize(process.term_size)
     try:
-        child = await asyncio.create_subprocess_exec(
-            *_argv(process),
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            cwd=door.root,
-            env=_env(door, process),
-            start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
-        )
+        child = await _spawn(door, process, slave, slave, slave, terminal=True)
     except OSError:
         os.close(master)
         raise
     finally:
         os.close(slave)
-    process.set_redirect_pid(child.pid)
-    await process.redirect(stdin=os.dup(master), stdout=master)
-    return await _finish(process, child)
+    return await carry(process, child, os.dup(master), [(master, process.stdout)], resize)
 
 
-async def _finish(process: "asyncssh.SSHServerProcess[bytes]", child: asyncio.subprocess.Process) -> int:
-    status = await child.wait()
-    with contextlib.suppress(BrokenPipeError, ConnectionError):
-        # As sshd: the session lasts until nobody holds the command's output any more.
-        await process.stdout.drain()
-        await process.stderr.drain()
-    return status
+async def _spawn(
+    door: Door,
+    process: "asyncssh.SSHServerProcess[bytes]",
+    stdin: int,
+    stdout: int,
+    stderr: int,
+    *,
+    terminal: bool = False,
+) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        *_argv(process),
+        stdin=stdin,
+        stdout=stdout,
+        stderr=stderr,
+        cwd=door.root,
+        env=_env(door, process),
+        start_new_session=True,
+        preexec_fn=(lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0)) if terminal else None,
+    )

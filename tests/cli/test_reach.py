@@ -67,22 +67,22 @@ def test_cp_there_and_back_keeps_every_byte(dumont: Dumont, box: Machine, way: s
     (tree / "run.sh").write_text("#!/bin/sh\n")
     (tree / "run.sh").chmod(0o755)
 
-    assert dumont.process("cp", "my files", "box:there").code == 0
+    assert dumont("cp", "my files", "box:there").code == 0
     there = box.workspace / "there"
     assert (there / "deep er" / "w:eights.bin").read_bytes() == content
     assert (there / "run.sh").stat().st_mode & 0o777 == 0o755
 
-    done = dumont.process("cp", "box:there/deep er/w:eights.bin", "./back:again", "--json")
+    done = dumont("cp", "box:there/deep er/w:eights.bin", "./back:again", "--json")
     assert done.document["copied"] is True
     assert (dumont.cwd / "back:again").read_bytes() == content
     absolute = box.root / "outside.txt"
     absolute.write_text("x")
-    assert dumont.process("cp", f"box:{absolute}", "outside").code == 0
+    assert dumont("cp", f"box:{absolute}", "outside").code == 0
     assert (dumont.cwd / "outside").read_text() == "x"
 
 
 def test_a_copy_that_fails_says_so(dumont: Dumont, box: Machine, way: str) -> None:
-    done = dumont.process("cp", "box:missing", "here")
+    done = dumont("cp", "box:missing", "here")
     assert done.code != 0 and "failed" in done.err and "Traceback" not in done.err
     assert not (dumont.cwd / "here").exists()
 
@@ -91,14 +91,14 @@ def test_a_changed_host_key_is_refused(dumont: Dumont, box: Machine, api: Api, w
     other = asyncssh.generate_private_key("ssh-ed25519").export_public_key().decode()
     number = next(iter(api.access))
     mark = box.workspace / "mark"
-    assert dumont.process("exec", "box", "--", "touch", str(mark)).code == 0
+    assert dumont("exec", "box", "--", "touch", str(mark)).code == 0
     mark.unlink()
     api.access[number] = box.access(host_key=other)
     done = dumont.process("exec", "box", "--", "touch", str(mark))
     assert done.code != 0
     assert "host key" in done.err.lower()
     assert not mark.exists()
-    assert dumont.process("cp", str(dumont.home / "cli.json"), "box:stolen").code != 0
+    assert dumont("cp", str(dumont.home / "cli.json"), "box:stolen").code != 0
     assert list(box.workspace.iterdir()) == []
 
 
@@ -148,5 +148,5 @@ def test_a_lost_public_key_is_made_again_from_the_private_one(dumont: Dumont, bo
     public = dumont.home / "ssh" / "id_ed25519.pub"
     before = public.read_text().split()[:2]
     public.unlink()
-    assert dumont.process("exec", "box", "--", "true").code == 0
+    assert dumont("exec", "box", "--", "true").code == 0
     assert public.read_text().split()[:2] == before

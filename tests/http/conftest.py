@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 
 import pytest
-from tests.http.notes import Gate, make_table, notes_router
+from tests.http.notes import Gate, make_table, notes_routers
 from tests.support.api import Api, running_api
 
 from dumont.db import DatabaseUrls
@@ -17,5 +17,5 @@ def gate() -> Gate:
 @pytest.fixture
 async def api(database_urls: DatabaseUrls, gate: Gate) -> AsyncIterator[Api]:
     make_table(database_urls)
-    async with running_api(database_urls, notes_router(gate)) as running:
+    async with running_api(database_urls, *notes_routers(gate)) as running:
         yield running

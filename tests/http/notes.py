@@ -1,19 +1,23 @@
 """A tiny room with one table, to try the request kit on."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import psycopg
+import pytest
 from fastapi import Depends, Response
+from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 from sqlalchemy import Integer, Text, select
 from sqlalchemy.orm import Mapped, mapped_column
 
 from dumont.core import new_id
 from dumont.db import Base, DatabaseUrls, protect, psycopg_url
-from dumont.http import CallerDep, Page, Router, list_document, page_params, permit, problems, public
+from dumont.http import Caller, CallerDep, Page, Router, list_document, page_params, permit, problems, public
 
+Pages = Annotated[Page, Depends(page_params("rank", "title", default="rank"))]
 NoteNotFound = problems.not_found("note")
 _TABLE = """
 CREATE TABLE note (
@@ -69,14 +73,19 @@ def titles(urls: DatabaseUrls) -> list[str]:
         return [row[0] for row in connection.execute("SELECT title FROM note ORDER BY title")]
 
 
-def notes_router(gate: Gate) -> Router:
-    router = Router(prefix="/api/v1/notes", tags=["notes"])
+async def store(caller: Caller, body: NoteBody) -> NoteDocument:
+    note = Note(id=new_id("note"), team_id=caller.team_id, title=body.title, rank=body.rank)
+    caller.session.add(note)
+    await caller.session.flush()
+    return NoteDocument(id=note.id, title=note.title, rank=note.rank)
 
-    async def store(caller: CallerDep, body: NoteBody) -> NoteDocument:
-        note = Note(id=new_id("note"), team_id=caller.team_id, title=body.title, rank=body.rank)
-        caller.session.add(note)
-        await caller.session.flush()
-        return NoteDocument(id=note.id, title=note.title, rank=note.rank)
+
+def notes_routers(gate: Gate) -> tuple[Router, Router]:
+    return writing(gate), reading(gate)
+
+
+def writing(gate: Gate) -> Router:
+    router = Router(prefix="/api/v1/notes", tags=["notes"])
 
     @router.post("", status_code=201, **permit("gpu.provision"))
     async def add(body: NoteBody, caller: CallerDep, response: Response) -> NoteDocument | Response:
@@ -104,20 +113,32 @@ def notes_router(gate: Gate) -> Router:
         await caller.release()
         return shown
 
-    @router.get("/wait", **permit("gpu.view", stream=True))
+    return router
+
+
+def reading(gate: Gate) -> Router:
+    router = Router(prefix="/api/v1/notes", tags=["notes"])
+
+    @router.get("/wait", **permit("gpu.view"))
     async def wait(caller: CallerDep) -> dict[str, Any]:
         await caller.release()
         gate.entered.set()
         await gate.opened.wait()
-        try:
-            caller.session  # noqa: B018 - reading it is the test
-            held = True
-        except RuntimeError:
-            held = False
+        with pytest.raises(RuntimeError, match="reenter"):
+            caller.session  # noqa: B018 - reading it is what is tried
         async with caller.reenter() as session:
-            return {"held": held, "titles": list(await session.scalars(select(Note.title)))}
+            return {"titles": list(await session.scalars(select(Note.title)))}
 
-    Pages = Annotated[Page, Depends(page_params("rank", "title", default="rank"))]
+    @router.get("/stream", **permit("gpu.view", stream=True))
+    async def stream(caller: CallerDep) -> Response:
+        async def lines() -> AsyncIterator[str]:
+            yield "first"
+            gate.entered.set()
+            await gate.opened.wait()
+            async with caller.reenter() as session:
+                yield ",".join(await session.scalars(select(Note.title)))
+
+        return StreamingResponse(lines(), media_type="text/event-stream")
 
     @router.get("", **permit("gpu.view"))
     async def listed(caller: CallerDep, page: Pages) -> dict[str, Any]:
@@ -125,15 +146,15 @@ def notes_router(gate: Gate) -> Router:
         rows = list(await caller.session.scalars(statement))
         return list_document("notes", rows, page, lambda note: {"id": note.id, "title": note.title})
 
-    @router.get("/open", **public())
-    async def hello(count: int = 1) -> dict[str, int]:
-        return {"count": count}
-
     @router.get("/{note_id}", **permit("gpu.view"))
     async def show(note_id: str, caller: CallerDep) -> NoteDocument:
         note = await caller.session.get(Note, note_id)
         if note is None:
             raise NoteNotFound()
         return NoteDocument(id=note.id, title=note.title, rank=note.rank)
+
+    @router.get("/open", **public())
+    async def hello(count: int = 1) -> dict[str, int]:
+        return {"count": count}
 
     return router

@@ -130,7 +130,7 @@ async def test_a_waiting_request_holds_no_connection_and_is_checked_again(
     assert (await post(api, ana, "k-1", {"title": "meanwhile"})).status_code == 201
     gate.opened.set()
     for answer in await asyncio.gather(*waiting):
-        assert answer.json() == {"held": False, "titles": ["meanwhile"]}
+        assert answer.json() == {"titles": ["meanwhile"]}
 
 
 async def test_whoever_lost_his_session_while_waiting_gets_nothing(api: Api, gate: Gate) -> None:
@@ -141,6 +141,34 @@ async def test_whoever_lost_his_session_while_waiting_gets_nothing(api: Api, gat
     gate.opened.set()
     answer = await waiting
     assert (answer.status_code, answer.json()["code"]) == (401, "revoked-token")
+
+
+async def test_a_stream_runs_after_the_commit_and_sees_what_came_later(
+    api: Api, database_urls: DatabaseUrls, gate: Gate
+) -> None:
+    ana = await api.person()
+    following = [asyncio.create_task(api.http.get(f"{NOTES}/stream", headers=ana.headers)) for _ in range(8)]
+    await asyncio.wait_for(gate.entered.wait(), 10)
+    assert (await post(api, ana, "k-1", {"title": "news"})).status_code == 201
+    gate.opened.set()
+    assert [answer.text for answer in await asyncio.gather(*following)] == ["firstnews"] * 8
+
+
+async def test_a_stream_is_cut_off_when_its_reader_loses_his_right(api: Api, gate: Gate) -> None:
+    ana = await api.person()
+    following = asyncio.create_task(api.http.get(f"{NOTES}/stream", headers=ana.headers))
+    await asyncio.wait_for(gate.entered.wait(), 10)
+    assert (await api.http.post("/api/v1/auth/logout", headers=ana.headers)).status_code == 200
+    gate.opened.set()
+    with pytest.raises(AssertionError):  # the ASGI client of httpx asserts that an answer was completed
+        await following
+
+
+async def test_an_answer_without_a_body_is_replayed_too(api: Api) -> None:
+    ana = await api.person()
+    first, again = [await post(api, ana, "k-1", {"title": "teapot"}) for _ in range(2)]
+    assert (first.status_code, again.status_code) == (204, 204) and again.content == b""
+    assert again.headers["idempotency-replayed"] == "true"
 
 
 async def test_a_request_that_writes_keeps_its_transaction(api: Api, database_urls: DatabaseUrls) -> None:

@@ -6,7 +6,7 @@ import httpx
 import psycopg
 import pytest
 from tests.http.notes import NoteDocument, titles
-from tests.support.api import SECRET, Api
+from tests.support.api import PASSWORD, SECRET, Api
 
 from dumont.db import Database, DatabaseUrls, psycopg_url
 from dumont.http import AccessNotDeclared, CallerDep, Router, create_app, permit
@@ -114,6 +114,16 @@ async def test_wrong_fields_are_named_and_never_repeated(api: Api) -> None:
     query = await api.http.get(f"{NOTES}/open?count=SECRETVALUE")
     assert_problem(query, 422, "invalid-request")
     assert query.json()["errors"][0]["pointer"] == "/query/count" and "SECRET" not in query.text
+
+
+async def test_text_that_no_database_takes_is_refused_wherever_it_stands(api: Api) -> None:
+    ana = await api.person()
+    assert_problem(await api.http.get(f"{NOTES}/%00", headers=ana.headers), 404, "route-not-found")
+    assert_problem(await api.http.get(f"{NOTES}?sort=%00", headers=ana.headers), 422, "invalid-request")
+    assert_problem(await api.http.get(f"{NOTES}/%ff%fe", headers=ana.headers), 404, "note-not-found")
+    name = {"email": "a@b.example", "password": PASSWORD, "name": "two\nlines"}
+    refused = await api.http.post("/api/v1/auth/register", json=name)
+    assert [error["pointer"] for error in refused.json()["errors"]] == ["/name"]
 
 
 @pytest.mark.checklist("AUTH-15")

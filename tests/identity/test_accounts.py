@@ -1,5 +1,6 @@
 """Accounts: sign-up, sign-in, the signed-in user, and what he may not do."""
 
+import asyncio
 import base64
 import json
 import time
@@ -182,3 +183,15 @@ async def test_losing_the_membership_ends_the_session(api: Api, database_urls: D
         connection.execute("DELETE FROM membership WHERE user_id = %s", [ana.user_id])
     refused = await api.http.get("/api/v1/auth/me", headers=ana.headers)
     assert (refused.status_code, refused.json()["code"]) == (401, "revoked-token")
+
+
+async def test_when_too_many_sign_in_at_once_some_are_told_to_wait(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    await api.person("ana@example.com")
+    login = {"email": "ana@example.com", "password": PASSWORD}
+    assert (await api.http.post("/api/v1/auth/login", json=login)).status_code == 200
+    monkeypatch.setattr("dumont.identity.passwords._MAX_WAITING", 1)
+    answers = await asyncio.gather(*(api.http.post("/api/v1/auth/login", json=login) for _ in range(4)))
+    told = sorted(answer.status_code for answer in answers)
+    assert told[0] == 200 and told[-1] == 429 and set(told) == {200, 429}
+    waiting = next(answer for answer in answers if answer.status_code == 429)
+    assert waiting.json()["act"] == "wait" and int(waiting.headers["retry-after"]) >= 1

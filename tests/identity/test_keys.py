@@ -1,13 +1,16 @@
 """SSH keys of a user, and the walls around users and teams in the database itself."""
 
+import uuid
 from collections.abc import AsyncIterator
 
 import asyncssh
 import psycopg
 import pytest
-from tests.support.api import Api, running_api
+from sqlalchemy import text
+from tests.support.api import PASSWORD, SECRET, Api, running_api
+from tests.support.postgres import clone_database, drop_database
 
-from dumont.db import Database, DatabaseUrls, psycopg_url, set_team
+from dumont.db import Database, DatabaseUrls, migrate, psycopg_url, set_team, with_role
 from dumont.identity import ssh_keys_of
 
 pytestmark = pytest.mark.requires_postgres
@@ -74,9 +77,9 @@ async def test_what_is_not_one_plain_key_is_refused(api: Api, database_urls: Dat
         "-----BEGIN OPENSSH PRIVATE KEY-----\nSECRET\n-----END OPENSSH PRIVATE KEY-----",
         "",
     ]
-    for text in bad:
-        answer = await api.http.post(KEYS, headers=ana.headers, json={"name": "k", "public_key": text})
-        assert (answer.status_code, answer.json()["code"]) == (422, "invalid-request"), text
+    for line in bad:
+        answer = await api.http.post(KEYS, headers=ana.headers, json={"name": "k", "public_key": line})
+        assert (answer.status_code, answer.json()["code"]) == (422, "invalid-request"), line
         assert [error["pointer"] for error in answer.json()["errors"]] == ["/public_key"]
         assert "SECRET" not in answer.text and "rm -rf" not in answer.text
     assert (await api.http.get(KEYS, headers=ana.headers)).json()["count"] == 0
@@ -123,3 +126,32 @@ async def test_entering_with_a_strangers_team_leaves_no_team_set(api: Api, datab
         assert row == ("stranger",)
         assert connection.execute("SELECT current_setting('dumont.team_id', true)").fetchone() == ("",)
         assert connection.execute("SELECT count(*) FROM membership").fetchone() == (0,)
+
+
+async def test_all_of_it_works_for_an_owner_who_is_no_superuser() -> None:
+    """As on an operator's own server, where row-level security binds the owner and no other role exists for us."""
+    urls = clone_database(empty=True)
+    role = f"plain_{uuid.uuid4().hex[:10]}"
+    name = urls.owner.rsplit("/", 1)[1].partition("?")[0]
+    with psycopg.connect(psycopg_url(urls.owner), autocommit=True) as connection:
+        connection.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'plain'")  # type: ignore[arg-type]
+        connection.execute(f"ALTER DATABASE {name} OWNER TO {role}")  # type: ignore[arg-type]
+    owner = with_role(urls.owner, role, "plain")
+    try:
+        migrate(owner, SECRET)
+        async with running_api(DatabaseUrls(owner, owner, owner, second_wall=False)) as api:
+            ana, bob = await api.register(), await api.register()
+            added = await api.http.post(KEYS, headers=ana.headers, json={"name": "k", "public_key": public_line()[0]})
+            assert added.status_code == 201
+            assert (await api.http.get(KEYS, headers=bob.headers)).json()["count"] == 0
+            async with api.database.begin() as session:
+                assert len(await ssh_keys_of(session, ana.user_id)) == 1
+                assert (await session.scalar(text("SELECT count(*) FROM team"))) == 0
+            again = await api.http.post(
+                "/api/v1/auth/login", json={"email": bob.session["email"], "password": PASSWORD}
+            )
+            assert again.json()["team_id"] == bob.team_id
+    finally:
+        drop_database(urls)
+        with psycopg.connect(psycopg_url(urls.owner.replace(name, "postgres")), autocommit=True) as connection:
+            connection.execute(f"DROP ROLE {role}")  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ from dumont.http.edge import foreseen
 from dumont.http.idempotency import IdempotencyRecord, forget_keys
 from dumont.http.pages import Page, list_document, page_params
 from dumont.http.routing import Route, Router
+from dumont.http.text import Line, Lines
 
 __all__ = [
     "AccessNotDeclared",
@@ -17,6 +18,8 @@ __all__ = [
     "CallerFacts",
     "DatabaseDep",
     "IdempotencyRecord",
+    "Line",
+    "Lines",
     "Page",
     "Route",
     "Router",

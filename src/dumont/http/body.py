@@ -35,6 +35,7 @@ async def read_body(request: Request, *, wanted: bool) -> Body:
     Guarantees: never more than the limit is kept; the JSON is parsed once and left where FastAPI looks for it.
     """
     try:
+        _check_query(request)
         raw = await _read_limited(request)
         request._body = raw
         value = _parse(request, raw) if wanted and raw else None
@@ -77,6 +78,13 @@ def _parse(request: Request, raw: bytes) -> Any:
     except (ValueError, RecursionError) as error:
         raise problems.MalformedJson("The body is not JSON in UTF-8. Mend it and send it again.") from error
     return value
+
+
+def _check_query(request: Request) -> None:
+    for name, value in request.query_params.multi_items():
+        if _UNSTORABLE.search(name + value):
+            detail = "Text must not hold the character NUL."
+            raise problems.InvalidRequest([problems.field_error("/query", detail, "invalid-text")])
 
 
 def _refuse_constant(name: str) -> Any:

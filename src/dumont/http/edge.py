@@ -17,7 +17,8 @@ _log = structlog.get_logger("dumont.http")
 class Edge:
     """Give each request its id, take a trailing slash away, and turn what escaped every other net into a problem.
 
-    Guarantees: every answer carries X-Request-Id; nothing of an unforeseen error reaches the caller.
+    Guarantees: every answer carries X-Request-Id; nothing of an unforeseen error reaches the caller; a stream that
+    fails after its beginning is cut off, which its reader sees as an incomplete answer.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -44,13 +45,15 @@ class Edge:
         try:
             await self._app(scope, receive, stamped)
         except Exception as error:
-            problem = foreseen(error)
+            problem = foreseen(error) or (foreseen(error.__cause__) if isinstance(error.__cause__, Exception) else None)
             if problem is None:
                 _log_failure(error, request_id, scope["method"])
-                problem = internal(request_id)
-            if started:
+            if not started:
+                await problem_response(problem or internal(request_id), request_id)(scope, receive, stamped)
+            elif problem is not None:
+                _log.info("stream-ended", request_id=request_id, code=problem.code)
+            else:
                 raise
-            await problem_response(problem, request_id)(scope, receive, stamped)
 
 
 def foreseen(error: Exception) -> Problem | None:

@@ -18,7 +18,7 @@ from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
 
-from dumont.http import idempotency
+from dumont.http import idempotency, problems
 from dumont.http.access import read_access
 from dumont.http.body import Body, read_body
 from dumont.http.caller import Caller, Door, bearer_token, come_in
@@ -60,6 +60,8 @@ class Route(APIRoute):
         run = super().get_route_handler()
 
         async def handle(request: Request) -> Response:
+            if "\x00" in request.scope["path"]:
+                raise problems.RouteNotFound()
             if self.access.public:
                 body = await read_body(request, wanted=self.body_field is not None)
                 body.check()

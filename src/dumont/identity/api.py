@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from fastapi import Depends, Request
 from pydantic import BaseModel, Field, StringConstraints, field_validator, model_validator
 
-from dumont.http import CallerDep, DatabaseDep, Router, public, signed_in
+from dumont.http import CallerDep, DatabaseDep, Line, Router, public, signed_in
 from dumont.identity import queries, service
 from dumont.identity.addresses import EmailText, IdentifierText, UsernameText
 from dumont.identity.keys import PublicKey, read_public_key
@@ -15,7 +15,7 @@ from dumont.identity.service import IdentityService, SignedIn, Visitor
 
 auth = Router(prefix="/api/v1/auth", tags=["auth"])
 ssh_keys = Router(prefix="/api/v1/ssh-keys", tags=["ssh-keys"])
-NameText = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100)]
+NameText = Annotated[Line, StringConstraints(strip_whitespace=True, min_length=1, max_length=100)]
 
 
 async def _service(request: Request) -> IdentityService:

@@ -73,6 +73,10 @@ def ssh_server(tmp_path: Path, identity: SshIdentity) -> ServerStarter:
         children: list[asyncio.subprocess.Process] = []
 
         async def serve(process: asyncssh.SSHServerProcess[bytes]) -> None:
+            if process.command == "vanish":
+                process.stdout.write(b"half")
+                process.close()
+                return
             child = await asyncio.create_subprocess_exec(
                 *("/bin/sh", "-c", f"{profile}{process.command}"),
                 **dict.fromkeys(("stdin", "stdout", "stderr"), asyncio.subprocess.PIPE),

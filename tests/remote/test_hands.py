@@ -31,6 +31,13 @@ async def test_run_that_lasts_too_long_is_unknown(ssh_server: ServerStarter, ide
         assert (await hands.run("echo on", timeout=5)).stdout == "on\n"
 
 
+async def test_command_without_a_status_is_unknown(ssh_server: ServerStarter, identity: SshIdentity) -> None:
+    """A channel that closes without saying how the command ended is no result, whatever was printed."""
+    async with ssh_server() as server, connect(server.at, identity, host_key=None) as hands:
+        with pytest.raises(RemoteUnreachable, match="lost"):
+            await hands.run("vanish", timeout=5)
+
+
 async def test_endless_output_is_refused(ssh_server: ServerStarter, identity: SshIdentity) -> None:
     """A host that talks without end cannot fill our memory."""
     async with ssh_server() as server, connect(server.at, identity, host_key=None) as hands:

@@ -115,7 +115,6 @@ class Product:
             work = Database(urls.worker, pool_size=6, application_name="dumont-worker")
             parts.push_async_callback(work.close)
             world = build_world(self._settings, self._secret, work, providers)
-            parts.callback(world.vaults.gate.stop)
             await _list_workflows(urls.owner)
             worker = Worker(urls.worker, world, work, self._settings.workers, on_fenced=_exit_now)
             await worker.start()

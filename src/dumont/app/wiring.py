@@ -14,7 +14,7 @@ from dumont.instances import Patience, World
 from dumont.providers import Provider, VastProvider
 from dumont.remote import SshIdentity
 from dumont.snapshots import Vaults
-from dumont.vault import Gate, KeyRing, LocalStore
+from dumont.vault import KeyRing
 
 SANDBOX_PATIENCE = Patience(poll_seconds=0.25, absence_seconds=0.5, doubt_seconds=3.0, lost_seconds=2.0)
 VAST_URL = "https://console.vast.ai"
@@ -40,7 +40,7 @@ def build_providers(settings: Settings, sandbox: tuple[str, str] | None) -> dict
 
 
 def build_world(settings: Settings, secret: bytes, database: Database, providers: dict[str, Provider]) -> World:
-    """Build what the worker's steps need. The gate is started here and listens on loopback.
+    """Build what the worker's steps need.
 
     Errors: StartError where the store's folder cannot be used.
     """
@@ -50,9 +50,7 @@ def build_world(settings: Settings, secret: bytes, database: Database, providers
         ssh = SshIdentity.load_or_create(settings.home / "ssh" / "control_ed25519")
     except OSError as error:
         raise StartError(f"{error.filename or root} cannot be used ({error.strerror}). Mend its rights.") from error
-    store = LocalStore(root)
-    gate = Gate(store, derive_key(secret, "gate"))
-    vaults = Vaults(store, KeyRing(derive_key(secret, "vault")), gate, gate.start())
+    vaults = Vaults(root, KeyRing(derive_key(secret, "vault")), derive_key(secret, "gate"))
     return World(
         database=database,
         clock=settings.clock,

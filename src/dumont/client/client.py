@@ -137,6 +137,11 @@ class Client:
         request = Request("DELETE", f"{_API}/instances/{_part(instance_id)}", key=_new_key())
         return read(Instance, self._send(request))
 
+    def machines(self, instance_id: str) -> list[dict[str, Any]]:
+        """Return every machine that the instance ever had, oldest first, with what each has cost."""
+        found = self._get(f"/instances/{_part(instance_id)}/machines")
+        return list(_object(found).get("machines") or [])
+
     def instance_ssh(self, instance_id: str) -> SshAccess:
         """Return how to reach the machine, with its whole host key."""
         return read(SshAccess, self._get(f"/instances/{_part(instance_id)}/ssh"))

@@ -102,13 +102,14 @@ async def _save(run: Run, world: World, begun: dict[str, Any], step: str) -> dic
     await drop_link(world, begun["rental_id"])
     async with world.session(run.team_id) as session:
         rental = await get_rental(session, begun["rental_id"])
-    held = await hold_link(world, rental)
+    held = await hold_link(world, rental, begun["workspace_id"])
     try:
         await held.link.freeze()
         async with telling(run, step) as on_progress:
             saved = await save(
                 world.vaults,
                 held.link,
+                held.gate,
                 held.gate_url,
                 workspace_id=begun["workspace_id"],
                 host=begun["host"],

@@ -119,11 +119,11 @@ async def _restore(run: Run, world: World, rental_id: str, facts: dict[str, Any]
     await drop_link(world, rental_id)
     async with world.session(run.team_id) as session:
         rental = await get_rental(session, rental_id)
-    held = await hold_link(world, rental)
+    held = await hold_link(world, rental, facts["workspace_id"])
     where = {"workspace_id": facts["workspace_id"], "manifest": facts["manifest"]}
     try:
         async with telling(run, step) as on_progress:
-            done = await restore(world.vaults, held.link, held.gate_url, **where, on_progress=on_progress)
+            done = await restore(world.vaults, held.link, held.gate, held.gate_url, **where, on_progress=on_progress)
         compared = await compare(world.vaults, held.link, **where)
     except (AgentFailed, AgentLost) as error:
         raise explain_remote(error) from error

@@ -1,5 +1,6 @@
 """Our hands on an instance's machine: a first login, and the agent's link with a way back to the store."""
 
+import asyncio
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from typing import Any
@@ -44,10 +45,10 @@ def explain_remote(error: Exception) -> Problem:
     return SshUnreachable(f"The machine does not answer on SSH: {error}")
 
 
-async def hold_link(world: World, rental: Rental) -> Held:
-    """Connect to a rental's machine, start the agent and open its way back to the store; the caller drops it.
+async def hold_link(world: World, rental: Rental, workspace_id: str) -> Held:
+    """Connect to a rental's machine, start the agent and open its way back to the workspace's store.
 
-    Errors: SshUnreachable, HostKeyMismatch, HostLost.
+    The caller drops it. Errors: SshUnreachable, HostKeyMismatch, HostLost.
     """
     if rental.address is None or rental.workspace_root is None:
         raise SshUnreachable("The machine has no known address.")
@@ -58,14 +59,17 @@ async def hold_link(world: World, rental: Rental) -> Held:
         wire = await start_agent(hands, cache=world.agent_cache)
         link = await AgentLink.open(wire, workspace_root=rental.workspace_root)
         stack.push_async_callback(link.close)
-        port = await stack.enter_async_context(hands.forward_back("127.0.0.1", world.vaults.gate_port))
+        gate = world.vaults.gate(workspace_id)
+        local = await asyncio.to_thread(gate.start)
+        stack.push_async_callback(asyncio.to_thread, gate.stop)
+        port = await stack.enter_async_context(hands.forward_back("127.0.0.1", local))
     except (RemoteError, AgentFailed, AgentLost) as error:
         await stack.aclose()
         raise explain_remote(error) from error
     except BaseException:
         await stack.aclose()
         raise
-    world.held[rental.id] = Held(link, f"http://127.0.0.1:{port}", stack)
+    world.held[rental.id] = Held(link, gate, f"http://127.0.0.1:{port}", stack)
     return world.held[rental.id]
 
 

@@ -4,16 +4,17 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from dumont.agent import AgentLink
 from dumont.core import Clock, Settings
 from dumont.db import Database, set_team
 from dumont.market import ProviderNotConfigured, Providers
 from dumont.providers import Provider
 from dumont.remote import SshIdentity
 from dumont.snapshots import Vaults
+from dumont.vault import Gate
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ class Patience:
 class Held:
     """An open agent link that a workflow keeps between two steps, with what closes it."""
 
-    link: Any
+    link: AgentLink
+    gate: Gate
     gate_url: str
     stack: AsyncExitStack
 

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -19,7 +20,7 @@ from dumont.agent import (
     restore_workspace,
     save_workspace,
 )
-from dumont.core import Problem, new_id
+from dumont.core import Problem, derive_key, new_id
 from dumont.snapshots import queries
 from dumont.snapshots.model import (
     RestoreProblem,
@@ -32,6 +33,7 @@ from dumont.snapshots.model import (
 from dumont.vault import (
     Gate,
     KeyRing,
+    LocalStore,
     Repository,
     RepositoryMissing,
     Store,
@@ -45,23 +47,34 @@ OnProgress = Callable[[Progress], None]
 
 @dataclass(frozen=True)
 class Vaults:
-    """Where snapshots are kept: the store, the installation's keys, and the gate through which machines reach it."""
+    """Where snapshots are kept: a folder with a repository per workspace, and the installation's keys.
 
-    store: Store
+    `gate_secret` signs the addresses at which one machine may put and get the objects of its own workspace.
+    """
+
+    root: Path
     keyring: KeyRing
-    gate: Gate
-    gate_port: int
+    gate_secret: bytes
+
+    def store(self, workspace_id: str) -> Store:
+        """Return the store that holds one workspace's repository and nothing else."""
+        return LocalStore(self.root / workspace_id)
+
+    def gate(self, workspace_id: str) -> Gate:
+        """Make the gate to one workspace's objects; it serves from `start` to `stop`."""
+        return Gate(self.store(workspace_id), derive_key(self.gate_secret, workspace_id))
 
     def repository(self, workspace_id: str) -> Repository:
         """Open the repository of a workspace, or make it. Blocking.
 
         Errors: StorageUnreachable.
         """
+        store = self.store(workspace_id)
         try:
             try:
-                return Repository.open(self.store, workspace_id, self.keyring)
+                return Repository.open(store, workspace_id, self.keyring)
             except RepositoryMissing:
-                return Repository.create(self.store, workspace_id, self.keyring)
+                return Repository.create(store, workspace_id, self.keyring)
         except StoreError as error:
             raise explain_store(error) from error
 
@@ -138,6 +151,7 @@ async def fail_snapshot(session: AsyncSession, snapshot_id: str, problem: Proble
 async def save(
     vaults: Vaults,
     link: AgentLink,
+    gate: Gate,
     gate_url: str,
     *,
     workspace_id: str,
@@ -155,7 +169,7 @@ async def save(
         return await save_workspace(
             link,
             repository,
-            vaults.gate,
+            gate,
             gate_url,
             host=host,
             parent=parent,
@@ -184,7 +198,14 @@ async def verify(vaults: Vaults, workspace_id: str, manifest: str) -> Verificati
 
 
 async def restore(
-    vaults: Vaults, link: AgentLink, gate_url: str, *, workspace_id: str, manifest: str, on_progress: OnProgress
+    vaults: Vaults,
+    link: AgentLink,
+    gate: Gate,
+    gate_url: str,
+    *,
+    workspace_id: str,
+    manifest: str,
+    on_progress: OnProgress,
 ) -> Restored:
     """Restore a snapshot into the workspace of a machine, every hash compared before the exchange.
 
@@ -192,7 +213,7 @@ async def restore(
     """
     repository = await asyncio.to_thread(vaults.repository, workspace_id)
     try:
-        return await restore_workspace(link, repository, vaults.gate, gate_url, manifest, on_progress=on_progress)
+        return await restore_workspace(link, repository, gate, gate_url, manifest, on_progress=on_progress)
     except StoreError as error:
         raise explain_store(error) from error
     except AgentFailed as error:

@@ -15,7 +15,6 @@ import pytest
 from tests.tidy.tree import ROOT
 
 STARTED = "started with"
-pytestmark = pytest.mark.xdist_group("bootstrap")
 
 
 @pytest.fixture(scope="module")

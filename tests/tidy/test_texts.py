@@ -107,7 +107,7 @@ def test_the_vocabulary_lives() -> None:
 def _vocabulary() -> dict[str, list[str]]:
     parts = re.split(r"^## (.+)$", _read("docs/VOCABULARY.md"), flags=re.M)[1:]
     pairs = zip(parts[::2], parts[1::2], strict=True)
-    return {title: re.findall(r"^\| ([^|]+?) \|", body, re.M)[2:] for title, body in pairs}
+    return {title: re.findall(r"^\| ([^|]+?) \|", body, re.M)[1:] for title, body in pairs}
 
 
 def _is_said(word: str, code: str) -> bool:

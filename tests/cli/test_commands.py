@@ -40,6 +40,13 @@ def test_offers_pass_the_filters_on(dumont: Dumont, api: Api) -> None:
     }
 
 
+def test_offers_say_how_many_more_there_are(dumont: Dumont, api: Api) -> None:
+    for _ in range(3):
+        api.add_offer("0.35")
+    assert "The first 2 of 3" in dumont("offers", "--limit", "2").err
+    assert dumont("offers").err == ""
+
+
 def test_json_is_one_document_and_nothing_else(dumont: Dumont, api: Api) -> None:
     offer = api.add_offer("0.35")
     api.add_instance(label="a", surprise=[1])

@@ -156,6 +156,8 @@ def test_unknown_fields_are_kept_and_missing_or_odd_ones_are_unknown() -> None:
         "id": "ins_1",
         "num_gpus": "two",
         "disk_size_gb": 20,
+        "cpu_cores": 16.0,
+        "gpu_memory_mib": 0.5,
         "price_hour": {"amount": "0.350789", "currency": "USD"},
         "cost_to_date": {"amount": "NaN", "currency": "USD"},
         "created_at": "2026-07-01T10:00:00Z",
@@ -165,7 +167,7 @@ def test_unknown_fields_are_kept_and_missing_or_odd_ones_are_unknown() -> None:
     instance = read(Instance, raw)
     assert instance.raw["new_field"] == [1]
     assert (instance.num_gpus, instance.status, instance.started_at, instance.cost_to_date) == (None,) * 4
-    assert instance.disk_size_gb == 20.0
+    assert (instance.disk_size_gb, instance.cpu_cores, instance.gpu_memory_mib) == (20.0, 16, None)
     assert instance.price_hour is not None and instance.price_hour.amount == Decimal("0.350789")
     assert instance.created_at is not None and instance.created_at.utcoffset() is not None
 

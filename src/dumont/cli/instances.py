@@ -85,7 +85,7 @@ def _facts(instance: Instance) -> list[tuple[str, str]]:
         ("started", moment(instance.started_at)),
         ("hibernated", moment(instance.hibernated_at)),
         ("destroyed", moment(instance.destroyed_at)),
-        ("machine kept", text(instance.machine_kept)),
+        ("machine kept", text(instance.machine_kept if instance.status == "hibernated" else None)),
         ("snapshot", text(instance.last_snapshot_id)),
         ("protected", text(instance.protected)),
         ("operation", text(instance.operation_id)),

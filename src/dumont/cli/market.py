@@ -46,7 +46,7 @@ def offers(sort: str | None, limit: int, as_json: bool, **filters: Any) -> None:
         return
     _warn_of_sources(page)
     show_table(_COLUMNS, (_row(offer) for offer in page.offers), empty="No offer fits these filters.")
-    if page.next_cursor:
+    if page.next_cursor or (page.total or 0) > len(page.offers):
         total = f" of {page.total}" if page.total is not None else ""
         print(f"The first {len(page.offers)}{total}; --limit shows more.", file=sys.stderr)
 

@@ -46,7 +46,10 @@ def _value(expected: Any, value: Any) -> Any:
         return reader(value)
     if isinstance(value, expected):
         return value
-    return float(value) if isinstance(value, int) and isinstance(0.0, expected) else None
+    if isinstance(value, int) and isinstance(0.0, expected):
+        return float(value)
+    whole = isinstance(value, float) and value.is_integer() and isinstance(0, expected)
+    return int(value) if whole else None
 
 
 def _money(value: Any) -> Money | None:

@@ -1,13 +1,23 @@
 """An SSH key and a client for the machines of a sandbox."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import asyncssh
 import pytest
+from tests.support.sandbox import SandboxProcess, start_sandbox
 
 Login = Callable[[dict[str, Any]], AbstractAsyncContextManager[asyncssh.SSHClientConnection]]
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory, public_key: str) -> Iterator[SandboxProcess]:
+    """One sandbox with an account key, for tests that look only at what they rented themselves."""
+    box = start_sandbox(tmp_path_factory.mktemp("shared"))
+    box.add_key(public_key)
+    yield box
+    box.stop()
 
 
 @pytest.fixture(scope="session")

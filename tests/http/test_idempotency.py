@@ -79,7 +79,7 @@ async def test_while_the_first_runs_the_second_is_told_to_wait(
     ana = await api.person()
     first = asyncio.create_task(post(api, ana, "k-1", {"title": "slow"}, f"{NOTES}/slow"))
     await asyncio.wait_for(gate.entered.wait(), 10)
-    second = await post(api, ana, "k-1", {"title": "slow"}, f"{NOTES}/slow")
+    second = await asyncio.wait_for(post(api, ana, "k-1", {"title": "slow"}, f"{NOTES}/slow"), 10)
     assert (second.status_code, second.json()["code"]) == (409, "idempotency-in-progress")
     assert second.headers["retry-after"] == "1"
     gate.opened.set()

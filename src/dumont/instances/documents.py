@@ -14,16 +14,11 @@ def instance_document(
     instance: Instance, rental: Rental | None, cost_nano: int | None, operation_id: str | None = None
 ) -> dict[str, Any]:
     """Show an instance with its machine, if it has one, and what it has cost so far."""
-    running = instance.status == Status.RUNNING
-    address = rental.address if rental is not None and running else None
     return {
         "id": instance.id,
         "status": instance.status,
         "status_detail": instance.status_detail,
         "provider": instance.provider,
-        "provider_machine_id": rental.provider_machine_id if rental else None,
-        "machine_id": rental.machine_id if rental else None,
-        "machine_kept": rental is not None and instance.status == Status.HIBERNATED,
         "gpu_name": instance.gpu_name,
         "num_gpus": instance.num_gpus,
         "gpu_memory_mib": instance.gpu_memory_mib,
@@ -38,12 +33,7 @@ def instance_document(
         if instance.max_price_hour_nano is None
         else money_document(instance.max_price_hour_nano),
         "cost_to_date": money_document(cost_nano or 0),
-        "ssh_host": address["host"] if address else None,
-        "ssh_port": address["port"] if address else None,
-        "geolocation": rental.geolocation if rental else None,
-        "country": rental.country if rental else None,
         "workspace_id": instance.workspace_id,
-        "workspace_root": rental.workspace_root if rental else None,
         "last_snapshot_id": instance.last_snapshot_id,
         "operation_id": operation_id,
         "version": instance.version,
@@ -51,6 +41,19 @@ def instance_document(
         "started_at": instance.started_at,
         "hibernated_at": instance.hibernated_at,
         "destroyed_at": instance.destroyed_at,
+        **_machine_members(instance, rental),
+    }
+
+
+def _machine_members(instance: Instance, rental: Rental | None) -> dict[str, Any]:
+    """Show the machine of an instance; an address only while it can be used."""
+    names = ("provider_machine_id", "machine_id", "geolocation", "country", "workspace_root")
+    address = rental.address if rental is not None and instance.status == Status.RUNNING else None
+    return {
+        **{name: getattr(rental, name, None) for name in names},
+        "machine_kept": rental is not None and instance.status == Status.HIBERNATED,
+        "ssh_host": address["host"] if address else None,
+        "ssh_port": address["port"] if address else None,
     }
 
 

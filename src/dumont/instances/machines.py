@@ -159,6 +159,7 @@ class _Watch:
         self._lost, self._doubt, self._started = lost_seconds, doubt_seconds, started
         self._cut_since: float | None = None
         self._absent = 0
+        self._failed = 0
 
     async def look(self, provider: Provider, machine_id: str) -> Machine | None:
         try:
@@ -173,7 +174,8 @@ class _Watch:
                 raise HostLost("The machine vanished from the provider before it was up.")
             return None
         self._absent = 0
-        if machine.state is MachineState.FAILED:
+        self._failed = self._failed + 1 if machine.state is MachineState.FAILED else 0
+        if self._failed > 1:  # one look may still show how the container ended before this start
             raise ProviderSaidNo(f"The machine could not start: {machine.detail or machine.raw_status}")
         if machine.state in (MachineState.UNREACHABLE, MachineState.PREEMPTED):
             self._cut_since = self._cut_since or now

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from dumont.core import new_id
+from dumont.core import money_document, new_id
 from dumont.db import publish
 from dumont.durable import Operation, begin_operation, cancel_operation, live_of_instance
 from dumont.http import problems
@@ -75,9 +75,7 @@ async def launch(
     Shapes: `wishes` holds image, disk_gb, label, env, onstart_cmd, max_price_hour_nano.
     Errors: PriceMoved where the offer as last seen costs more than the limit.
     """
-    limit = wishes["max_price_hour_nano"]
-    if limit is not None and offer.price_hour_nano > limit:
-        raise PriceMoved("The offer costs more than your limit. Raise the limit or choose another offer.")
+    _check_price(offer, wishes["max_price_hour_nano"])
     workspace = await create_workspace(session, team_id, now)
     instance = Instance(
         id=new_id("ins"),
@@ -106,6 +104,15 @@ async def launch(
         requested_by=user_id,
     )
     return instance, operation
+
+
+def _check_price(offer: Offer, limit: int | None) -> None:
+    if limit is not None and offer.price_hour_nano > limit:
+        raise PriceMoved(
+            "The offer costs more than your limit. Raise the limit or choose another offer.",
+            price_hour=money_document(offer.price_hour_nano),
+            price_hour_max=money_document(limit),
+        )
 
 
 async def start(

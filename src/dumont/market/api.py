@@ -3,7 +3,7 @@
 from datetime import datetime, timezone
 from typing import Annotated, Any
 
-from fastapi import Query, Request
+from fastapi import Depends, Query, Request
 
 from dumont.core import money_document, nanousd
 from dumont.http import CallerDep, Router, permit, problems
@@ -59,11 +59,7 @@ def offer_document(listed: Listed, as_of: datetime) -> dict[str, Any]:
     }
 
 
-@router.get("/instances/offers", **permit("gpu.view"))
-@router.get("/offers", **permit("gpu.view"))
-async def list_offers(
-    request: Request,
-    caller: CallerDep,
+async def _read_query(
     gpu_name: Annotated[str | None, Query(max_length=200)] = None,
     num_gpus: Annotated[int | None, Query(ge=0, le=16)] = None,
     min_gpu_ram: Annotated[float | None, Query(ge=0)] = None,
@@ -73,16 +69,8 @@ async def list_offers(
     min_disk: Annotated[float | None, Query(ge=0)] = None,
     disk_size: Annotated[float, Query(ge=8, le=10_000)] = 20,
     verified_only: bool = False,
-    sort: Annotated[str, Query(max_length=100)] = "price_hour",
-    limit: Annotated[int, Query(ge=1, le=100)] = 50,
-) -> dict[str, Any]:
-    """List what can be rented now, cheapest first; prices include a disk of `disk_size` GB."""
-    orders = [(name.lstrip("-"), name.startswith("-")) for name in sort.split(",")]
-    if any(name not in _SORTS for name, _ in orders):
-        detail = f"Sort by {', '.join(_SORTS)}; a minus sign for descending."
-        raise problems.InvalidRequest([problems.field_error("/query/sort", detail, "unknown-sort")])
-    provider = request.app.state.providers[request.app.state.settings.provider]
-    query = OfferQuery(
+) -> OfferQuery:
+    return OfferQuery(
         gpu_name=gpu_name,
         num_gpus=num_gpus,
         min_gpu_ram_gb=min_gpu_ram,
@@ -93,6 +81,28 @@ async def list_offers(
         min_disk_gb=min_disk,
         disk_gb=disk_size,
     )
+
+
+async def _read_order(sort: Annotated[str, Query(max_length=100)] = "price_hour") -> list[tuple[str, bool]]:
+    orders = [(name.strip().removeprefix("-"), name.strip().startswith("-")) for name in sort.split(",")]
+    if any(name not in _SORTS for name, _ in orders):
+        detail = f"Sort by {', '.join(_SORTS)}; a minus sign for descending."
+        raise problems.InvalidRequest([problems.field_error("/query/sort", detail, "unknown-sort")])
+    return orders
+
+
+@router.get("/instances/offers", **permit("gpu.view"))
+@router.get("/offers", **permit("gpu.view"))
+async def list_offers(
+    request: Request,
+    caller: CallerDep,
+    query: Annotated[OfferQuery, Depends(_read_query)],
+    orders: Annotated[list[tuple[str, bool]], Depends(_read_order)],
+    limit: Annotated[int, Query(ge=1, le=100)] = 50,
+    page: Annotated[int, Query(ge=1, le=1000)] = 1,
+) -> dict[str, Any]:
+    """List what can be rented now, cheapest first; prices include a disk of `disk_size` GB."""
+    provider = request.app.state.providers[request.app.state.settings.provider]
     await caller.release()
     found = await service.search(provider, query)
     as_of = datetime.now(timezone.utc)
@@ -100,10 +110,12 @@ async def list_offers(
         listed = await service.remember(session, found, as_of)
     for name, descending in reversed(orders):
         listed.sort(key=_SORTS[name], reverse=descending)
+    shown = listed[(page - 1) * limit : page * limit]
     return {
-        "offers": [offer_document(entry, as_of) for entry in listed[:limit]],
-        "count": min(limit, len(listed)),
+        "offers": [offer_document(entry, as_of) for entry in shown],
+        "count": len(shown),
         "total": len(listed),
+        "page": page,
         "next_cursor": None,
         "as_of": as_of,
         "sources": [{"provider": provider.name, "status": "ok", "as_of": as_of}],

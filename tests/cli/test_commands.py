@@ -182,6 +182,18 @@ def test_interrupting_a_wait_says_that_the_work_goes_on(dumont: Dumont, api: Api
     assert dumont("operations", operation, "--follow").code == 0
 
 
+def test_interrupting_a_question_says_where_to_look(dumont: Dumont, api: Api) -> None:
+    answer = threading.Event()
+    api.faults = [("GET", "/api/v1/instances", answer)]
+    child = subprocess.Popen(dumont.command("ps"), stderr=subprocess.PIPE, text=True, env=dumont.env(), cwd=dumont.cwd)
+    until(lambda: bool(api.asked("GET", "/api/v1/instances")))
+    child.send_signal(signal.SIGINT)
+    _, err = child.communicate(timeout=20)
+    answer.set()
+    assert child.returncode == 130
+    assert "dumont operations" in err and "Traceback" not in err
+
+
 def test_cancel_asks_for_it(dumont: Dumont, api: Api) -> None:
     dumont("hibernate", api.add_instance(), "--no-wait")
     operation = next(iter(api.work))

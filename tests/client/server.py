@@ -306,6 +306,8 @@ class _Speaker(BaseHTTPRequestHandler):
         with self.api.lock:
             self.api.seen.append(seen)
             fault = self._fault(seen)
+        if isinstance(fault, threading.Event):
+            fault.wait(20)
         if fault == "drop-before":
             return self._drop()
         if isinstance(fault, Refusal):

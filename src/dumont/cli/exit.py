@@ -53,7 +53,8 @@ def ends_well(command: F) -> F:
         except (ApiError, CliError, SettingsError, Interrupted) as error:
             fail(error, as_json=bool(kwargs.get("as_json")))
         except KeyboardInterrupt:
-            raise click.exceptions.Exit(INTERRUPTED) from None
+            stopped = Interrupted("Stopped. `dumont operations` shows whether something goes on.")
+            fail(stopped, as_json=bool(kwargs.get("as_json")))
 
     return guarded  # type: ignore[return-value]
 

@@ -11,6 +11,7 @@ from dumont.cli import ssh as over
 from dumont.cli.exit import CliError, ends_well
 from dumont.cli.session import sign_in
 from dumont.cli.tables import show_json
+from dumont.core import Act
 
 _PASS_ON: dict[str, Any] = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 """Everything after the instance belongs to the command on the machine."""
@@ -59,7 +60,8 @@ def cp(source: str, destination: str, as_json: bool) -> None:
     if code == 0 and as_json:
         show_json({"copied": True, "source": source, "destination": destination, "instance_id": target.instance_id})
     if code != 0:
-        raise CliError(f"The copy failed (scp ended with {code}).", code="copy-failed")
+        act = Act.WAIT if code == over.NO_CONNECTION else Act.FIX
+        raise CliError(f"The copy failed (scp ended with {code}).", code="copy-failed", act=act)
 
 
 def _after_dashes(command: tuple[str, ...]) -> list[str]:

@@ -10,7 +10,16 @@ from pathlib import Path
 import psycopg
 
 from dumont.core import load_settings
-from dumont.db import EmbeddedPostgres, migrate, psycopg_url, resolve_urls, sqlalchemy_url, with_database
+from dumont.db import (
+    WORKER_ROLE,
+    EmbeddedPostgres,
+    migrate,
+    psycopg_url,
+    resolve_urls,
+    sqlalchemy_url,
+    with_database,
+)
+from dumont.durable import migrate_engine
 
 TEST_SECRET = b"only for tests, never a real key"
 _QUICK = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "200"}
@@ -39,6 +48,7 @@ def serve(folder: Path, run: str, owner: str) -> None:
         inside = with_database(owner, template)
         migrate(inside, TEST_SECRET)
         urls = resolve_urls(load_settings({"DUMONT_HOME": str(folder / "home")}), TEST_SECRET, inside)
+        migrate_engine(inside, WORKER_ROLE if urls.second_wall else None)
         ready = {
             "owner_url": owner,
             "app_url": urls.app,

@@ -246,6 +246,10 @@ def test_faults_of_the_api(sandboxes: Start) -> None:
     assert [fault["i"] for fault in box.control.faults()] == [index] and box.control.remove_fault(index) == 1
     with pytest.raises(SandboxControlError, match="Unknown fault"):
         box.control.add_fault("earthquake")
+    with pytest.raises(SandboxControlError, match="for_s must be a number"):
+        box.control.add_fault("ssh_refused", {"for_s": "long"})
+    with pytest.raises(SandboxControlError, match="when must be one of"):
+        box.control.add_fault("host_dies", {"when": "never"})
 
 
 def test_faults_of_machines(sandboxes: Start) -> None:
@@ -267,6 +271,10 @@ def test_faults_of_machines(sandboxes: Start) -> None:
     box.wait_for(spared, "running")
     box.call("PUT", f"/api/v0/instances/{stuck}/", {"state": "stopped"})
     box.wait_for(stuck, "exited")
+    box.control.add_fault("slow_loading", {"s": 0.6})
+    box.wait_for(slow := box.rent(), "running")
+    (loading,) = [span for span in box.control.line(slow).spans if span["state"] == "loading"]
+    assert loading["to"] - loading["from"] >= 0.6
 
 
 def _connects(port: int) -> bool:

@@ -14,6 +14,8 @@ NAMES = (
     "slow_loading",
     "host_dies",
 )
+_MOMENTS = ("running", "ssh_login", "ssh_exec")
+_NUMBERS = ("s", "for_s", "after_s", "after_rentals", "status", "instance")
 OPERATIONS = ("create", "destroy", "start", "stop", "label", "list", "show", "search")
 
 
@@ -53,9 +55,7 @@ class Faults:
             raise BadFault(f"Unknown fault; known are {', '.join(NAMES)}.")
         if not isinstance(params, dict) or not isinstance(times, int) or times < 1:
             raise BadFault("params must be an object and times a whole number above zero.")
-        ops = params.get("ops", [])
-        if not isinstance(ops, list) or any(op not in OPERATIONS for op in ops):
-            raise BadFault(f"ops must be a list of {', '.join(OPERATIONS)}.")
+        _check(params)
         if name == "accept_then_drop":
             params = {"ops": ["create", "destroy", "start", "stop"], **params}
         fault = Fault(str(name), params, times, self._next)
@@ -86,3 +86,15 @@ class Faults:
         before = len(self._open)
         self._open = [] if index is None else [fault for fault in self._open if fault.index != index]
         return before - len(self._open)
+
+
+def _check(params: dict[str, Any]) -> None:
+    ops = params.get("ops", [])
+    if not isinstance(ops, list) or any(op not in OPERATIONS for op in ops):
+        raise BadFault(f"ops must be a list of {', '.join(OPERATIONS)}.")
+    for name in _NUMBERS:
+        value = params.get(name, 0)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
+            raise BadFault(f"{name} must be a number, not below zero.")
+    if params.get("when", _MOMENTS[0]) not in _MOMENTS:
+        raise BadFault(f"when must be one of {', '.join(_MOMENTS)}.")

@@ -51,7 +51,7 @@ def end(marker: str, number: int | None = None, *, grace: float = 0.5) -> None:
     if grace > 0:
         _signal(marked(marker, number), signal.SIGTERM, wake=True)
         while time.monotonic() < deadline and marked(marker, number):
-            time.sleep(0.01)
+            time.sleep(0.02)
     deadline = time.monotonic() + 5
     clean = 0
     # Twice, because a process has no environment for a moment while it becomes another program.

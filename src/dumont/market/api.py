@@ -100,6 +100,7 @@ async def list_offers(
     orders: Annotated[list[tuple[str, bool]], Depends(_read_order)],
     limit: Annotated[int, Query(ge=1, le=100)] = 50,
     page: Annotated[int, Query(ge=1, le=1000)] = 1,
+    cursor: Annotated[str | None, Query(pattern=r"^[0-9]{1,6}$")] = None,
 ) -> dict[str, Any]:
     """List what can be rented now, cheapest first; prices include a disk of `disk_size` GB."""
     provider = request.app.state.providers[request.app.state.settings.provider]
@@ -110,13 +111,14 @@ async def list_offers(
         listed = await service.remember(session, found, as_of)
     for name, descending in reversed(orders):
         listed.sort(key=_SORTS[name], reverse=descending)
-    shown = listed[(page - 1) * limit : page * limit]
+    first = int(cursor) if cursor is not None else (page - 1) * limit
+    shown = listed[first : first + limit]
     return {
         "offers": [offer_document(entry, as_of) for entry in shown],
         "count": len(shown),
         "total": len(listed),
         "page": page,
-        "next_cursor": None,
+        "next_cursor": str(first + limit) if first + limit < len(listed) else None,
         "as_of": as_of,
         "sources": [{"provider": provider.name, "status": "ok", "as_of": as_of}],
     }

@@ -76,6 +76,10 @@ class Machine:
             stdout=asyncio.subprocess.PIPE,
             limit=4 << 20,
         )
+        return self.adopt(process)
+
+    def adopt(self, process: asyncio.subprocess.Process) -> PipeWire:
+        """Take in an agent's process, so that it ends with the test."""
         wire = PipeWire(process)
         self.wires.append(wire)
         return wire

@@ -19,8 +19,10 @@ from pathlib import Path
 from dumont.agent.errors import AgentFailed
 
 OLDEST_PYTHON = (3, 10)
-DISTRIBUTIONS = ("blake3", "cffi", "cryptography", "msgpack", "pycparser", "typing-extensions", "zstandard")
+DISTRIBUTIONS = ("blake3", "cffi", "cryptography", "msgpack", "typing-extensions", "zstandard")
 LOCK = Path(__file__).with_name("requirements.txt")
+LOCK_310 = Path(__file__).with_name("requirements-3.10.txt")
+"""Of its own, because blake3 1.0.11 and later have no wheels for Python 3.10."""
 _ROOMS = ("core", "vault", "agent")
 _SOURCES = Path(__file__).resolve().parents[1]
 _LEFT_OUT = (".pyc", ".pyi", "/RECORD", "zstandard/_cffi")
@@ -50,6 +52,11 @@ class Interpreter:
         return same and self.libc_version >= ours.libc_version and not sysconfig.get_config_var("Py_GIL_DISABLED")
 
     @property
+    def lock(self) -> Path:
+        """The file with the packages and hashes for its version."""
+        return LOCK_310 if self.version == OLDEST_PYTHON else LOCK
+
+    @property
     def wheel_platform(self) -> str:
         """The platform's name as `uv` knows it."""
         if self.libc != "glibc":
@@ -65,7 +72,7 @@ def numbers(version: str) -> tuple[int, int]:
 
 def bundle_key(interpreter: Interpreter) -> str:
     """Return the name of the bundle for an interpreter: a hash of all that goes into it."""
-    text = hashlib.sha256(LOCK.read_bytes())
+    text = hashlib.sha256(interpreter.lock.read_bytes())
     for name, path in sorted(_own_files()):
         text.update(f"{name}\n".encode() + hashlib.sha256(path.read_bytes()).digest())
     wheels = "ours" if interpreter.takes_ours() else interpreter.wheel_platform
@@ -127,7 +134,7 @@ def _install(interpreter: Interpreter, folder: Path) -> None:
         *(str(beside) if beside.is_file() else "uv", "pip", "install", "--quiet", "--no-deps", "--require-hashes"),
         *("--python", sys.executable, "--target", str(folder), "--only-binary", ":all:", "--link-mode", "copy"),
         *("--python-version", "{}.{}".format(*interpreter.version), "--python-platform", interpreter.wheel_platform),
-        *("-r", str(LOCK)),
+        *("-r", str(interpreter.lock)),
     ]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_INSTALL_SECONDS)

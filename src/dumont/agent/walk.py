@@ -79,10 +79,12 @@ def scan(root: bytes, excluded: Callable[[bytes], bool], *, own: Sequence[bytes]
 
 
 def read_chunks(descriptor: int) -> Iterator[bytes]:
-    """Yield a file's bytes from its start in whole chunks, the last one shorter."""
+    """Yield a file's bytes from its start in whole chunks; a shorter one is the end, also of a file that grows."""
     with os.fdopen(os.dup(descriptor), "rb", buffering=0) as stream:
         while chunk := _read_whole(stream.read, CHUNK_BYTES):
             yield chunk
+            if len(chunk) < CHUNK_BYTES:
+                return
 
 
 def open_regular(path: bytes) -> int:

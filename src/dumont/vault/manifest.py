@@ -161,7 +161,8 @@ def check_entries(entries: Sequence[Entry]) -> None:
     before = b""
     for entry in entries:
         parent, _, name = entry.path.rpartition(b"/")
-        if name in (b"", b".", b"..") or b"\x00" in entry.path or entry.path <= before or parent not in folders:
+        plain = name not in (b"", b".", b"..") and b"\x00" not in entry.path and not entry.path.startswith(b"/")
+        if not plain or entry.path <= before or parent not in folders:
             raise RecordDamaged("A manifest names a path that leads out of the workspace or is out of order.")
         if not parent and name.startswith(OWN_PREFIX):
             raise RecordDamaged("A manifest names a path that belongs to the product itself.")

@@ -1,0 +1,105 @@
+"""The agent is brought to a machine once, runs from its own bundle, and says clearly where it cannot."""
+
+import asyncio
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dumont.agent import AgentFailed, AgentLink, start_agent
+from dumont.agent.bundle import DISTRIBUTIONS, LOCK
+
+
+@dataclass
+class Ran:
+    exit_status: int
+    stdout: str
+    stderr: str
+
+
+class ShellHands:
+    """Hands over a local shell with its own home: what an SSH login would do."""
+
+    def __init__(self, machine: Any, path: str | None = None) -> None:
+        self.machine = machine
+        self.pushed: list[str] = []
+        self.environ = {**machine.environ, **({"PATH": path} if path else {})}
+        self.environ.pop("PYTHONPATH")
+
+    async def run(self, command: str, *, timeout: float, input: bytes | None = None) -> Ran:  # noqa: A002
+        process = await asyncio.create_subprocess_exec(
+            *("/bin/sh", "-c", command), env=self.environ, cwd=self.machine.home, stdout=-1, stderr=-1, stdin=-3
+        )
+        out, err = await asyncio.wait_for(process.communicate(input), timeout)
+        return Ran(process.returncode or 0, out.decode(), err.decode())
+
+    async def put_file(self, local: Path, remote: str, mode: int | None = None) -> None:
+        Path(remote).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(local, remote)
+        self.pushed.append(remote)
+
+    async def exists(self, remote: str) -> bool:
+        return Path(remote).exists()
+
+    async def home(self) -> str:
+        return str(self.machine.home)
+
+    async def open_wire(self, command: str) -> Any:
+        process = await asyncio.create_subprocess_exec(
+            *("/bin/sh", "-c", command), env=self.environ, cwd="/", stdin=-1, stdout=-1, limit=4 << 20
+        )
+        return self.machine.adopt(process)
+
+
+async def test_the_bundle_is_pushed_once_and_runs_isolated(machines: Callable[[str], Any], tmp_path: Path) -> None:
+    """The second start finds the bundle; a module of the user's that shadows ours does not get in."""
+    machine = machines("first")
+    hands = ShellHands(machine)
+    (machine.home / "msgpack.py").write_text("raise SystemExit('shadowed')")
+    for _ in range(2):
+        link = await AgentLink.open(
+            await start_agent(hands, cache=tmp_path / "cache"), workspace_root=str(machine.workspace)
+        )
+        modules = Path(f"/proc/{link.hello.pid}/maps").read_text()
+        assert str(machine.home / ".dumont" / "agent") in modules
+        assert "site-packages/cryptography" not in modules
+        await link.close()
+    assert len(hands.pushed) == 1
+    assert [path.name for path in (machine.home / ".dumont" / "agent").iterdir()] == [
+        Path(hands.pushed[0]).name.partition(".")[0]
+    ]
+
+
+async def test_a_machine_without_a_fit_python_is_told_so(machines: Callable[[str], Any], tmp_path: Path) -> None:
+    """An old Python is named; nothing is pushed."""
+    machine = machines("old")
+    old = machine.home / "bin" / "python3"
+    old.parent.mkdir()
+    old.write_text('#!/bin/sh\necho \'["/usr/bin/python3", 3, 8, "x86_64", "glibc", "2.31", true]\'\n')
+    old.chmod(0o755)
+    hands = ShellHands(machine, path=str(old.parent))
+    run = hands.run
+
+    async def only_ours(command: str, *, timeout: float, input: bytes | None = None) -> Ran:  # noqa: A002
+        return await run(re.sub(r"for p in .*?;", "for p in python3;", command), timeout=timeout)
+
+    hands.run = only_ours  # type: ignore[method-assign]
+    with pytest.raises(AgentFailed) as failed:
+        await start_agent(hands, cache=tmp_path / "cache")
+    assert failed.value.code == "no_python" and "3.8" in failed.value.detail
+    assert hands.pushed == []
+
+
+def test_the_agents_lock_is_part_of_the_whole_lock() -> None:
+    """After `requirements.lock` changed, `agent/requirements.txt` must repeat its lines for these packages."""
+    whole = (Path(__file__).resolve().parents[2] / "requirements.lock").read_text()
+    wanted = []
+    for block in re.split(r"\n(?=[A-Za-z0-9])", whole):
+        if re.match(r"[A-Za-z0-9._-]+", block).group(0) in DISTRIBUTIONS:  # type: ignore[union-attr]
+            wanted.append("\n".join(line for line in block.splitlines() if not line.strip().startswith("#")))
+    assert LOCK.read_text() == "\n".join(wanted) + "\n"
+    assert len(wanted) == len(DISTRIBUTIONS)

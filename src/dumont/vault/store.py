@@ -78,7 +78,10 @@ class LocalStore:
         self.put_stream(name, (data,))
 
     def put_stream(self, name: str, pieces: Iterable[bytes]) -> None:
-        """Store an object that arrives in pieces; if the pieces raise, nothing is stored."""
+        """Store an object that arrives in pieces; if the pieces raise, nothing is stored.
+
+        Errors: ConnectionError and TimeoutError of whoever sends the pieces pass through.
+        """
         path = self.root / check_name(name)
         temporary = self.root / _TEMPORARY / secrets.token_hex(16)
         try:
@@ -88,6 +91,8 @@ class LocalStore:
             _sync_folder(path.parent)
         except FileExistsError:
             raise StoreExists(f"The store already has an object {name}.") from None
+        except (ConnectionError, TimeoutError):
+            raise
         except OSError as error:
             raise _explain(error, f"write {name}") from error
         finally:

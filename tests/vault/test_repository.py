@@ -1,0 +1,179 @@
+"""What a repository promises: nothing is believed that was not proven, and damage anywhere is found."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.vault.making import draft, file_entry, store_pack
+
+from dumont.vault import (
+    KeyRing,
+    Kind,
+    LocalStore,
+    RecordDamaged,
+    Repository,
+    RepositoryDamaged,
+    RepositoryMissing,
+    StaleEpoch,
+    StoreExists,
+    VerificationFailed,
+    WrongKey,
+    pack_name,
+)
+
+
+@pytest.mark.checklist("SNAP-17")
+def test_a_whole_snapshot_verifies(filled: Any) -> None:
+    """All chunks are read from the store and counted; the manifest's totals are right."""
+    checked = filled.reopened().verify(filled.snapshot)
+    assert (checked.chunks_checked, checked.packs_checked, checked.files) == (3, 2, 2)
+    manifest = filled.reopened().manifest(filled.snapshot)
+    assert manifest.bytes_total == sum(map(len, filled.contents.values()))
+
+
+SPOTS = [0, 5, 11, 12, 13, 20, 27, 28, 40, 0.2, 0.5, 0.9, -1, -4, -9, -12, -17, -20, -24, -28, -29, -60, -100]
+
+
+@pytest.mark.parametrize("kind", ["data/01", "data/02", "idx", "snap", "config"])
+def test_a_flipped_bit_anywhere_is_found(filled: Any, kind: str) -> None:
+    """One bit at each of many places of packs, index, manifest and config: verification names the damage."""
+    name, size = next(iter(filled.store.list(f"{kind}/"))) if kind != "config" else ("config", 186)
+    path = filled.store.root / name
+    whole = path.read_bytes()
+    spots = {int(s * size) if isinstance(s, float) else s % size for s in SPOTS}
+    for spot in spots:
+        path.write_bytes(whole[:spot] + bytes([whole[spot] ^ (1 << spot % 8)]) + whole[spot + 1 :])
+        with pytest.raises(VerificationFailed) as failed:
+            filled.repository.verify(filled.snapshot)
+        assert failed.value.damaged == [name], f"at {spot}"
+    path.write_bytes(whole)
+    assert filled.repository.verify(filled.snapshot).chunks_checked == 3
+
+
+@pytest.mark.parametrize("cut", [1, 100, -1])
+def test_a_cut_or_missing_pack_is_found(filled: Any, cut: int) -> None:
+    """A pack that lost its end is damaged; one that is gone is missing."""
+    path = filled.store.root / pack_name(b"\x02" * 16)
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(VerificationFailed) as failed:
+        filled.reopened().verify(filled.snapshot)
+    assert failed.value.damaged == [pack_name(b"\x02" * 16)]
+    path.unlink()
+    with pytest.raises(VerificationFailed) as failed:
+        filled.reopened().verify(filled.snapshot)
+    assert failed.value.missing == [pack_name(b"\x02" * 16)]
+
+
+def test_an_object_under_another_name_is_refused(filled: Any) -> None:
+    """Packs exchanged, a manifest renamed, a segment from another epoch: none passes for the other."""
+    root = filled.store.root
+    one, two = root / pack_name(b"\x01" * 16), root / pack_name(b"\x02" * 16)
+    first, second = one.read_bytes(), two.read_bytes()
+    one.write_bytes(second)
+    two.write_bytes(first)
+    with pytest.raises(VerificationFailed) as failed:
+        filled.reopened().verify(filled.snapshot)
+    assert len(failed.value.damaged) == 2
+    one.write_bytes(first)
+    two.write_bytes(second)
+    renamed = "20300101T000000.000000Z-" + "0" * 32
+    (root / "snap" / filled.snapshot).rename(root / "snap" / renamed)
+    with pytest.raises(RepositoryDamaged):
+        filled.reopened().manifest(renamed)
+
+
+def test_a_record_moved_within_a_pack_is_refused(filled: Any) -> None:
+    """Each record opens only for its own chunk id and repository."""
+    table = filled.repository.pack_table(b"\x02" * 16)
+    (first, here), (second, there) = table.rows
+    data = filled.store.get(pack_name(b"\x02" * 16))
+    record = data[here.offset : here.offset + here.length]
+    assert filled.repository.sealer.open(first, record) == filled.contents[b"a/big"][4 << 20 :]
+    with pytest.raises(RecordDamaged):
+        filled.repository.sealer.open(second, record)
+    with pytest.raises(RecordDamaged):
+        filled.repository.sealer.open(second, data[there.offset - 1 : there.offset + there.length - 1])
+    stranger = Repository(filled.store, "wsp_2", b"r" * 32)
+    with pytest.raises(RecordDamaged):
+        stranger.sealer.open(first, record)
+
+
+def test_only_the_right_key_opens(filled: Any, tmp_path: Path) -> None:
+    """Another installation's key, another repository's id, a damaged key: each is told apart and refused."""
+    with pytest.raises(WrongKey):
+        Repository.open(filled.store, "wsp_1", KeyRing(b"x" * 32))
+    with pytest.raises(RepositoryDamaged):
+        Repository.open(filled.store, "wsp_2", filled.keyring)
+    with pytest.raises(RepositoryMissing):
+        Repository.open(LocalStore(tmp_path / "nothing"), "wsp_1", filled.keyring)
+    turned = KeyRing(b"new" * 11, older=[b"k" * 32])
+    assert Repository.open(filled.store, "wsp_1", turned).data_key == filled.repository.data_key
+    ((name, _),) = filled.store.list("keys/")
+    path = filled.store.root / name
+    path.write_bytes(path.read_bytes()[:-1] + b"\x00")
+    with pytest.raises(RepositoryDamaged):
+        filled.reopened()
+    filled.store.delete(name)
+    with pytest.raises(RepositoryDamaged, match="erased"):
+        filled.reopened()
+
+
+def test_a_repository_is_made_once(filled: Any) -> None:
+    """Creating again is refused; a creation that died before its config is finished with the same key."""
+    with pytest.raises(StoreExists):
+        Repository.create(filled.store, "wsp_1", filled.keyring)
+    filled.store.delete("config")
+    again = Repository.create(filled.store, "wsp_1", filled.keyring)
+    assert again.data_key == filled.repository.data_key
+    assert filled.reopened().verify(filled.snapshot).chunks_checked == 3
+
+
+def test_what_is_not_in_a_pack_cannot_be_committed(filled: Any) -> None:
+    """A manifest that names an unknown chunk, or an old epoch, is refused and leaves no object."""
+    before = list(filled.store.list(""))
+    with pytest.raises(RepositoryDamaged):
+        filled.repository.commit(draft([file_entry(b"x", 10, [b"?" * 32])]))
+    with pytest.raises(StaleEpoch):
+        filled.repository.commit(draft([], epoch=0))
+    with pytest.raises(RecordDamaged):
+        filled.repository.commit(draft([file_entry(b"../x", 0, [])]))
+    assert list(filled.store.list("")) == before
+
+
+def test_a_chunk_of_another_length_than_its_file_needs_is_found(filled: Any) -> None:
+    """Chunks that exist but do not make up the file are damage, not a smaller file."""
+    (chunk,) = store_pack(filled.repository, b"\x03" * 16, [b"short"])
+    name = filled.repository.commit(draft([file_entry(b"x", 10, [chunk])])).name
+    with pytest.raises(VerificationFailed) as failed:
+        filled.repository.verify(name)
+    assert failed.value.damaged == [f"chunk {chunk.hex()}"]
+
+
+def test_a_large_snapshot_is_sampled_and_its_new_packs_read_wholly(filled: Any) -> None:
+    """Above the limit: all of the new packs plus the sample; nothing of the rest."""
+    manifest = filled.repository.manifest(filled.snapshot)
+    newer = filled.repository.commit(replace(manifest, packs_new=(b"\x02" * 16,)))
+    assert filled.repository.verify(newer.name, all_below=1, sample=0).chunks_checked == 2
+    assert filled.repository.verify(newer.name, all_below=1, sample=64).chunks_checked == 3
+
+
+def test_the_merkle_root_depends_on_everything(filled: Any) -> None:
+    """Any change of path, mode, time, size, target, chunk or order gives another root."""
+    from dumont.vault import merkle_root
+
+    entries = list(filled.repository.manifest(filled.snapshot).entries)
+    key = filled.repository.data_keys.merkle
+    changes = [
+        {"path": b"a/bih"},
+        {"mode": 0o600},
+        {"mtime_ns": 7},
+        {"size": 4},
+        {"group": 1},
+        {"kind": Kind.FOLDER},
+        {"target": b"q"},
+        {"chunks": ()},
+    ]
+    roots = {merkle_root(key, entries), merkle_root(key, entries[:-1]), merkle_root(key, entries[::-1])}
+    roots |= {merkle_root(key, [entries[0], replace(entries[1], **change), *entries[2:]]) for change in changes}
+    assert len(roots) == 3 + len(changes)

@@ -63,7 +63,7 @@ class SandboxControl:
         self._call("POST", f"machines/{instance_id}/kill_host")
 
     def restore_host(self, instance_id: int) -> None:
-        """Give that computer its power back."""
+        """Give the computer of an instance its power back, also when the instance is gone."""
         self._call("POST", f"machines/{instance_id}/restore_host")
 
     def add_fault(self, fault: str, params: dict[str, Any] | None = None, *, times: int = 1) -> dict[str, Any]:

@@ -99,7 +99,7 @@ class Control:
         return {"success": True, "machine_id": rental.box_id}
 
     async def _restore_host(self, request: Request) -> Any:
-        rental = self._named(request)
+        rental = self._named(request, gone_too=True)
         self._parts.fleet.restore_power(rental.box_id)
         return {"success": True, "machine_id": rental.box_id}
 
@@ -120,9 +120,9 @@ class Control:
     async def _remove_fault(self, request: Request) -> Any:
         return {"removed": self._parts.faults.remove(request.path_params.get("i"))}
 
-    def _named(self, request: Request) -> Rental:
+    def _named(self, request: Request, *, gone_too: bool = False) -> Rental:
         rental = self._parts.store.rental(request.path_params["id"])
-        if rental is None or rental.destroyed_us is not None:
+        if rental is None or (rental.destroyed_us is not None and not gone_too):
             raise Refused(404, "no_such_instance", "There is no such machine.")
         return rental
 

@@ -15,9 +15,10 @@ from dumont.core import load_settings
 
 
 @click.command()
+@click.option("--nap", type=click.FloatRange(0, 86_400), default=3.0, help="Seconds to stay asleep, 3 by default.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON document.")
 @ends_well
-def demo(as_json: bool) -> None:
+def demo(nap: float, as_json: bool) -> None:
     """Prove the main job: rent, work, hibernate, lose a host, wake elsewhere, compare every byte, count the money."""
     settings = load_settings()
     try:
@@ -28,7 +29,7 @@ def demo(as_json: bool) -> None:
         raise click.exceptions.Exit(5) from error
     signed = sign_in()
     register_key(signed)
-    story = Story(signed, market, f"demo-{os.getpid()}-{int(time.time())}", quiet=as_json)
+    story = Story(signed, market, f"demo-{os.getpid()}-{int(time.time())}", quiet=as_json, nap_seconds=nap)
     try:
         report = story.tell()
     except ClaimBroken as broken:

@@ -28,6 +28,7 @@ class Story:
     market: SandboxControl
     label: str
     quiet: bool
+    nap_seconds: float
     claims: Claims = field(default_factory=Claims)
     instance_id: str = ""
     first_price_nano: int = 0
@@ -128,8 +129,14 @@ class Story:
         return snapshot
 
     def check_asleep(self) -> None:
-        """See that nothing is billed any more."""
+        """See that nothing is billed any more, and stay asleep for a while."""
         self.claims.check("nothing is billed while it sleeps", not self.billed(), f"{len(self.billed())} billed")
+        paid = sum(line.total_nanousd for line in self.lines())
+        time.sleep(self.nap_seconds)
+        after = sum(line.total_nanousd for line in self.lines())
+        self.claims.check(
+            f"{self.nap_seconds:g} s of sleep cost nothing", after == paid, f"{after - paid} nano-dollars"
+        )
 
     def wake_through_a_dead_host(self) -> dict[str, Any]:
         """Wake; the first machine's host dies under the restore, and the product goes elsewhere by itself."""
@@ -140,6 +147,7 @@ class Story:
         tried = [machine for machine in self.machines() if machine["operation_id"] == done.id]
         self.claims.check("the first host was lost and another one taken", len(tried) == 2, f"{len(tried)} machines")
         self.claims.check("exactly one machine is billed", len(self.billed()) == 1, f"{len(self.billed())} billed")
+        self.market.restore_host(int(tried[0]["provider_machine_id"]))
         first = self.machines()[0]["machine_id"]
         self.claims.check(
             "it woke on another machine", tried[-1]["machine_id"] != first, f"{first} -> {tried[-1]['machine_id']}"

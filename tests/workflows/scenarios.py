@@ -1,0 +1,278 @@
+"""One scenario per way through a workflow: the state before it, how it begins, and what must hold at either end."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support.sandbox import wait_until
+from tests.support.world import Stage, tree_digest
+
+from dumont.durable import Operation
+from dumont.hibernation import service as hibernation
+from dumont.instances import Instance, find_instance
+from dumont.instances import service as instances
+
+from .engine import Moment, Trial
+
+FILES = {
+    "note": b"a note\n",
+    "deep/er/data.bin": bytes(range(256)) * 3000,
+    "empty": b"",
+    "deep/twin": b"the same\n" * 500,
+    "twin": b"the same\n" * 500,
+}
+
+
+@dataclass
+class Case:
+    """An instance under trial and the hash of the files that it must never lose."""
+
+    instance_id: str
+    digest: str = ""
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One way through one workflow.
+
+    `ready` brings a case (a new one for None) into the state before; `begin` begins the operation; `succeeded` and
+    `failed` hold at the end; `turning` is the last step before which a wish to cancel is still granted.
+    """
+
+    name: str
+    workflow: str
+    ready: Callable[[Stage, Case | None], Awaitable[Case]]
+    begin: Callable[[Stage, Case], Awaitable[str]]
+    succeeded: Callable[[Stage, Case], Awaitable[None]]
+    failed: Callable[[Stage, Case, Operation], Awaitable[None]]
+    turning: str
+
+    def __str__(self) -> str:
+        return self.name
+
+    async def try_out(self, stage: Stage, case: Case, moment: Moment | None = None) -> tuple[Operation, Trial]:
+        """Run the workflow once and check what must hold at its end, whichever it was."""
+        trial = Trial(stage, await self.begin(stage, case))
+        if moment is not None:
+            trial.moment = moment
+        operation = await trial.run()
+        if operation.status == "succeeded":
+            await self.succeeded(stage, case)
+        else:
+            await self.failed(stage, case, operation)
+        (await stage.bills(case.instance_id)).agree()
+        return operation, trial
+
+
+async def new_instance(stage: Stage) -> Case:
+    """Launch an instance and put files into its workspace over SSH."""
+    instance_id, operation_id = await stage.begin_launch()
+    done = await Trial(stage, operation_id).run()
+    assert done.status == "succeeded", done.problem
+    async with stage.login(instance_id) as hands:
+        for name, data in FILES.items():
+            await hands.put_bytes(data, f"workspace/{name}", 0o640)
+        await hands.run("ln -s deep/twin workspace/link", timeout=10)
+    return Case(instance_id, tree_digest(await workspace(stage, instance_id)))
+
+
+async def workspace(stage: Stage, instance_id: str) -> Path:
+    """The folder of the instance's workspace, which lies on this computer."""
+    return Path((await stage.rental(instance_id)).workspace_root or "/nowhere")
+
+
+async def hibernate(stage: Stage, case: Case, then: str = "keep") -> str:
+    """Begin to hibernate as the API does."""
+    async with stage.world.session(stage.person.team_id) as session:
+        instance = await find_instance(session, case.instance_id, lock=True)
+        begun = await hibernation.hibernate(session, instance, then=then, user_id=stage.person.user_id)
+        assert begun is not None
+        return begun.id
+
+
+async def wake(stage: Stage, case: Case, *, elsewhere: bool = False) -> str:
+    """Begin to wake as the API does."""
+    async with stage.world.session(stage.person.team_id) as session:
+        instance = await find_instance(session, case.instance_id, lock=True)
+        begun = await hibernation.wake(
+            session,
+            instance,
+            offer=None,
+            elsewhere=elsewhere,
+            max_price_hour_nano=None,
+            start_timeout_minutes=stage.settings.start_timeout_minutes,
+            user_id=stage.person.user_id,
+        )
+        assert begun is not None
+        return begun.id
+
+
+async def destroy(stage: Stage, case: Case) -> str:
+    """Begin to destroy as the API does."""
+    async with stage.world.session(stage.person.team_id) as session:
+        instance = await find_instance(session, case.instance_id, lock=True)
+        begun = await instances.destroy(session, instance, user_id=stage.person.user_id)
+        assert begun is not None
+        return begun.id
+
+
+async def running(stage: Stage, case: Case | None) -> Case:
+    """A running instance with its files."""
+    if case is None:
+        return await new_instance(stage)
+    instance = await stage.instance(case.instance_id)
+    if instance.status == "hibernated":
+        done = await Trial(stage, await wake(stage, case)).run()
+        assert done.status == "succeeded", done.problem
+    return case
+
+
+async def kept(stage: Stage, case: Case | None) -> Case:
+    """A hibernated instance that has kept its machine."""
+    case = await running(stage, case) if case is None else case
+    if (await stage.instance(case.instance_id)).status == "running":
+        done = await Trial(stage, await hibernate(stage, case)).run()
+        assert done.status == "succeeded", done.problem
+    return case
+
+
+async def check_running(stage: Stage, case: Case) -> Instance:
+    """Running on exactly one machine, which can be logged in to, with every file as it was and nothing frozen."""
+    instance = await stage.instance(case.instance_id)
+    assert instance.status == "running", (instance.status, instance.status_detail)
+    bills = await stage.bills(case.instance_id)
+    assert len(bills.running) == 1, bills
+    rental = await stage.rental(case.instance_id)
+    assert bills.running == {rental.provider_machine_id}
+    async with stage.login(case.instance_id) as hands:
+        assert (await hands.run("test -d workspace", timeout=10)).exit_status == 0
+    if case.digest:
+        assert tree_digest(await workspace(stage, case.instance_id)) == case.digest, "the workspace has changed"
+    await asyncio.to_thread(_none_stopped, stage, int(rental.provider_machine_id or "0"))
+    return instance
+
+
+def _none_stopped(stage: Stage, machine: int) -> None:
+    wait_until(lambda: not stopped(stage, machine), what="every process to go on", seconds=5)
+
+
+def stopped(stage: Stage, machine: int) -> list[int]:
+    """The processes of a machine that are stopped."""
+    found = []
+    for pid in stage.sandbox.processes(machine):
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        found += [pid] if state == "T" else []
+    return found
+
+
+async def check_asleep(stage: Stage, case: Case, *, keeps: bool | None = None) -> Instance:
+    """Hibernated on a ready snapshot with nothing running; `keeps` says whether a machine's disk is kept."""
+    instance = await stage.instance(case.instance_id)
+    assert instance.status == "hibernated", (instance.status, instance.status_detail)
+    bills = await stage.bills(case.instance_id)
+    assert bills.running == set(), bills
+    if keeps is not None:
+        assert len(bills.billed) == (1 if keeps else 0), bills
+    found = await stage.rows("SELECT status, bytes_verified FROM snapshot WHERE id = %s", instance.last_snapshot_id)
+    assert found and found[0][0] == "ready" and found[0][1] > 0
+    return instance
+
+
+async def _launch_ready(stage: Stage, case: Case | None) -> Case:
+    return Case("")
+
+
+async def _launch_begin(stage: Stage, case: Case) -> str:
+    case.instance_id, operation_id = await stage.begin_launch()
+    return operation_id
+
+
+async def _launched(stage: Stage, case: Case) -> None:
+    await check_running(stage, case)
+
+
+async def _launch_failed(stage: Stage, case: Case, operation: Operation) -> None:
+    assert (await stage.instance(case.instance_id)).status == "failed"
+    assert (await stage.bills(case.instance_id)).billed == set()
+
+
+async def _sleeps_kept(stage: Stage, case: Case) -> None:
+    await check_asleep(stage, case, keeps=True)
+
+
+async def _sleeps(stage: Stage, case: Case) -> None:
+    await check_asleep(stage, case)
+
+
+async def _hibernate_failed(stage: Stage, case: Case, operation: Operation) -> None:
+    """Running as before; or asleep where the machine had stopped already, never something in between."""
+    if (await stage.instance(case.instance_id)).status == "hibernated":
+        steps = {entry["name"]: entry for entry in operation.steps}
+        assert steps["stop"]["attempts"] > 0
+        await check_asleep(stage, case)
+        return
+    await check_running(stage, case)
+    states = await stage.rows("SELECT status FROM snapshot WHERE operation_id = %s", operation.id)
+    assert ("creating",) not in states
+
+
+async def _woken(stage: Stage, case: Case) -> None:
+    await check_running(stage, case)
+    assert len((await stage.bills(case.instance_id)).billed) == 1
+
+
+async def _wake_failed(stage: Stage, case: Case, operation: Operation) -> None:
+    """Asleep as before; or running where only the old machine could not be given back, which stays in our books."""
+    if (await stage.instance(case.instance_id)).status == "running":
+        await check_running(stage, case)
+        assert (operation.problem or {}).get("code") not in ("cancelled", "deadline-exceeded")
+        return
+    await check_asleep(stage, case, keeps=True)
+
+
+async def _destroyed(stage: Stage, case: Case) -> None:
+    assert (await stage.instance(case.instance_id)).status == "destroyed"
+    assert (await stage.bills(case.instance_id)).billed == set()
+
+
+async def _destroy_failed(stage: Stage, case: Case, operation: Operation) -> None:
+    assert (await stage.instance(case.instance_id)).status == "destroying"
+
+
+async def _to_destroy(stage: Stage, case: Case | None) -> Case:
+    if case is not None and (await stage.instance(case.instance_id)).status == "destroying":
+        return case
+    instance_id, operation_id = await stage.begin_launch()
+    done = await Trial(stage, operation_id).run()
+    assert done.status == "succeeded", done.problem
+    return Case(instance_id)
+
+
+async def _hibernate_and_destroy(stage: Stage, case: Case) -> str:
+    return await hibernate(stage, case, "destroy")
+
+
+async def _wake_elsewhere(stage: Stage, case: Case) -> str:
+    return await wake(stage, case, elsewhere=True)
+
+
+SCENARIOS = (
+    Scenario("launch", "instances.launch", _launch_ready, _launch_begin, _launched, _launch_failed, "boot"),
+    Scenario("destroy", "instances.destroy", _to_destroy, destroy, _destroyed, _destroy_failed, "destroy"),
+    Scenario("hibernate", "hibernation.hibernate", running, hibernate, _sleeps_kept, _hibernate_failed, "stop"),
+    Scenario(
+        "hibernate-and-destroy",
+        "hibernation.hibernate",
+        running,
+        _hibernate_and_destroy,
+        _sleeps,
+        _hibernate_failed,
+        "give back",
+    ),
+    Scenario("wake", "hibernation.wake", kept, wake, _woken, _wake_failed, "restore"),
+    Scenario("wake-elsewhere", "hibernation.wake", kept, _wake_elsewhere, _woken, _wake_failed, "restore"),
+)

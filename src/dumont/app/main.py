@@ -7,6 +7,8 @@ _HERE = "Run it here"
 app = LazyGroup(
     {
         "up": Entry("dumont.app.up:up", _HERE),
+        "serve": Entry("dumont.app.up:serve", _HERE),
+        "migrate": Entry("dumont.app.up:migrate_command", _HERE),
         "demo": Entry("dumont.app.demo:demo", _HERE),
         **COMMANDS,
     },

@@ -1,4 +1,4 @@
-"""The whole product in one process: database, marketplace, API and worker, started in order and stopped in reverse."""
+"""The product in one process, whole or one role of it: parts started in order and stopped in reverse."""
 
 import asyncio
 import os
@@ -11,48 +11,46 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
-import uvicorn
-from sqlalchemy import text
 
 from dumont.app.home import StartError, write_profile
 from dumont.app.marketplace import start_marketplace
-from dumont.app.wiring import build_api, build_providers, build_world
+from dumont.app.roles import list_workflows, serve_http, start_api, start_worker
+from dumont.app.wiring import build_providers
 from dumont.core import Settings
-from dumont.db import (
-    WORKER_ROLE,
-    Database,
-    DatabaseUrls,
-    EmbeddedPostgres,
-    Listener,
-    Subscriptions,
-    migrate,
-    resolve_urls,
-    set_sweep,
-)
-from dumont.durable import REGISTRY, Worker, migrate_engine, raise_alarms
-from dumont.identity import IdentityService, build_authenticator, find_user
+from dumont.db import WORKER_ROLE, Database, DatabaseUrls, EmbeddedPostgres, migrate, resolve_urls, sqlalchemy_url
+from dumont.durable import migrate_engine
+from dumont.identity import IdentityService, find_user
 
 log = structlog.get_logger()
 FIRST_USER = "admin@dumont.localhost"
-SWEEP_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
 class Ready:
-    """What there is to tell once everything answers. `password` only at the first start."""
+    """What there is to tell once everything answers. `password` only at the first start; `url` None without API."""
 
-    url: str
+    url: str | None
     profile: Path
-    user: str | None
-    password: str | None
+    user: str | None = None
+    password: str | None = None
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Which parts this process runs; `embedded` allows a database and a marketplace of our own."""
+
+    api: bool
+    worker: bool
+    embedded: bool
 
 
 class Product:
-    """One installation on the embedded default, or on the operator's database."""
+    """One process of an installation."""
 
-    def __init__(self, settings: Settings, secret: bytes) -> None:
+    def __init__(self, settings: Settings, secret: bytes, roles: Roles) -> None:
         self._settings = settings
         self._secret = secret
+        self._roles = roles
         self._parts = ExitStack()
 
     def run(self, on_ready: Callable[[Ready], None]) -> None:
@@ -61,7 +59,7 @@ class Product:
         Errors: StartError, DatabaseStartError, SettingsError with a sentence.
         """
         with self._parts:
-            listening = self._listen()
+            listening = self._listen() if self._roles.api else None
             urls = self._database()
             sandbox = self._marketplace()
             asyncio.run(self._serve(urls, sandbox, listening, on_ready))
@@ -82,22 +80,32 @@ class Product:
 
     def _database(self) -> DatabaseUrls:
         owner = self._settings.database_url
+        if owner is None and not self._roles.embedded:
+            return self._given_urls()
         if owner is None:
             server = EmbeddedPostgres(self._settings.home, self._secret)
             owner = server.start()
             self._parts.callback(server.stop)
-        migrate(owner, self._secret)
-        urls = resolve_urls(self._settings, self._secret, owner)
-        migrate_engine(owner, WORKER_ROLE if urls.worker != urls.owner else None)
-        if not urls.second_wall:
-            log.warning("the application connects as the owner: row-level security is not the second wall")
-        return urls
+        return prepare_database(self._settings, self._secret, owner)
+
+    def _given_urls(self) -> DatabaseUrls:
+        """Take the addresses of a database that somebody with the owner's rights has prepared."""
+        app, worker = self._settings.database_app_url, self._settings.database_worker_url
+        if (self._roles.api and app is None) or (self._roles.worker and worker is None):
+            raise StartError(
+                "This role needs a database: set DATABASE_URL (the owner, who also migrates), or "
+                "DUMONT_DATABASE_APP_URL for the API and DUMONT_DATABASE_WORKER_URL for a worker."
+            )
+        return DatabaseUrls("", sqlalchemy_url(app or ""), sqlalchemy_url(worker or ""), second_wall=True)
 
     def _marketplace(self) -> tuple[str, str] | None:
         if self._settings.provider != "sandbox":
             return None
-        root_ok = os.getuid() == 0
-        marketplace = start_marketplace(self._settings, root_ok=root_ok)
+        if self._settings.sandbox_url is not None:
+            return self._settings.sandbox_url, self._settings.sandbox_key or ""
+        if not self._roles.embedded:
+            raise StartError("Set DUMONT_SANDBOX_URL and DUMONT_SANDBOX_KEY, or DUMONT_PROVIDER=vast with its key.")
+        marketplace = start_marketplace(self._settings, root_ok=os.getuid() == 0)
         self._parts.callback(marketplace.stop)
         return marketplace.url, marketplace.key
 
@@ -105,46 +113,34 @@ class Product:
         self,
         urls: DatabaseUrls,
         sandbox: tuple[str, str] | None,
-        listening: socket.socket,
+        listening: socket.socket | None,
         on_ready: Callable[[Ready], None],
     ) -> None:
         async with AsyncExitStack() as parts:
             providers = build_providers(self._settings, sandbox)
             for provider in providers.values():
                 parts.push_async_callback(provider.close)
-            work = Database(urls.worker, pool_size=6, application_name="dumont-worker")
-            parts.push_async_callback(work.close)
-            world = build_world(self._settings, self._secret, work, providers)
-            await _list_workflows(urls.owner)
-            worker = Worker(urls.worker, world, work, self._settings.workers, on_fenced=_exit_now)
-            await worker.start()
-            parts.push_async_callback(worker.stop)
-            parts.push_async_callback(_end, asyncio.create_task(_sweep(work)))
-            authenticator = build_authenticator(self._secret, self._settings)
-            parts.callback(authenticator.close)
-            api = Database(urls.app, pool_size=8, application_name="dumont-api")
-            parts.push_async_callback(api.close)
-            listener = Listener(urls.app)
-            await listener.start()
-            parts.push_async_callback(listener.close)
-            ready = await self._first_user(api, authenticator, listening)
-            application = build_api(
-                self._settings,
-                self._secret,
-                database=api,
-                listener=listener,
-                authenticator=authenticator,
-                providers=providers,
-            )
-            await _serve_http(application, listening, self._settings, lambda: on_ready(ready))
+            if self._roles.worker:
+                await start_worker(parts, self._settings, self._secret, urls, providers)
+            if listening is None:
+                on_ready(Ready(None, self._settings.home / "cli.json"))
+                await _until_stopped()
+                return
+            api, identity = await start_api(parts, self._settings, self._secret, urls, providers)
+            url = f"http://{self._settings.host}:{listening.getsockname()[1]}"
 
-    async def _first_user(self, database: Database, identity: IdentityService, listening: socket.socket) -> Ready:
-        url = f"http://{self._settings.host}:{listening.getsockname()[1]}"
+            async def ready() -> None:
+                on_ready(await self._first_user(api.state.database, identity, url))
+
+            await serve_http(api, listening, self._settings, ready)
+
+    async def _first_user(self, database: Database, identity: IdentityService, url: str) -> Ready:
+        """Make the first user of an embedded installation and his profile; a repetition changes nothing."""
         profile = self._settings.home / "cli.json"
         async with database.begin() as session:
             known = await find_user(session, FIRST_USER)
-        if known is not None:
-            return Ready(url, profile, None, None)
+        if known is not None or not self._roles.embedded:
+            return Ready(url, profile)
         password = secrets.token_urlsafe(18)
         write_profile(self._settings.home, url, FIRST_USER, password)
         async with database.begin() as session:
@@ -154,57 +150,22 @@ class Product:
         return Ready(url, profile, FIRST_USER, password)
 
 
-async def _serve_http(
-    application: object, listening: socket.socket, settings: Settings, on_ready: Callable[[], None]
-) -> None:
-    config = uvicorn.Config(
-        application,  # type: ignore[arg-type]
-        log_level=settings.log_level if settings.log_level != "info" else "warning",
-        access_log=False,
-        lifespan="off",
-        timeout_graceful_shutdown=3,
-    )
-    server = uvicorn.Server(config)
-    serving = asyncio.create_task(server.serve(sockets=[listening]))
-    while not server.started and not serving.done():  # noqa: ASYNC110 - uvicorn offers no event to wait for
-        await asyncio.sleep(0.01)
-    if server.started:
-        on_ready()
-    await serving
+def prepare_database(settings: Settings, secret: bytes, owner_url: str) -> DatabaseUrls:
+    """Bring schema, roles, durable engine and the list of workflows up to date, as the owner.
+
+    Errors: DatabaseUnavailable.
+    """
+    migrate(owner_url, secret)
+    urls = resolve_urls(settings, secret, owner_url)
+    migrate_engine(owner_url, WORKER_ROLE if urls.worker != urls.owner else None)
+    asyncio.run(list_workflows(urls.owner))
+    if not urls.second_wall:
+        log.warning("the application connects as the owner: row-level security is not the second wall")
+    return urls
 
 
-async def _list_workflows(owner_url: str) -> None:
-    """Write the names that the API role may enqueue; only the owner can."""
-    owner = Database(owner_url, pool_size=1, application_name="dumont-start")
-    try:
-        async with owner.begin() as session:
-            for name in REGISTRY.definitions:
-                await session.execute(
-                    text("INSERT INTO durable_workflow (name) VALUES (:name) ON CONFLICT DO NOTHING"), {"name": name}
-                )
-    finally:
-        await owner.close()
-
-
-async def _sweep(database: Database) -> None:
-    """Deliver news and raise alarms, again and again; an error is logged and the next round tries again."""
-    subscriptions = Subscriptions()
-    while True:
-        try:
-            await subscriptions.deliver(database)
-            async with database.begin() as session:
-                await set_sweep(session)
-                await raise_alarms(session)
-        except Exception as error:  # noqa: BLE001 - a sweep outlives every error; each is logged
-            log.warning("sweep will try again", error=repr(error))
-        await asyncio.sleep(SWEEP_SECONDS)
-
-
-async def _end(task: "asyncio.Task[None]") -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
-
-
-def _exit_now() -> None:
-    """End this process at once: another worker may already do our work."""
-    os.kill(os.getpid(), signal.SIGKILL)
+async def _until_stopped() -> None:
+    stopped = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    await stopped.wait()

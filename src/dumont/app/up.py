@@ -21,16 +21,49 @@ if TYPE_CHECKING:
 @click.command()
 def up() -> None:
     """Start Dumont Cloud on this machine: database, sandbox marketplace, API and worker."""
-    from dumont.app.product import Product
+    _start(api=True, worker=True, embedded=True)
+
+
+@click.command()
+@click.argument("role", type=click.Choice(["api", "worker"]))
+def serve(role: str) -> None:
+    """Run one role on a database that several processes share: docs/howto/scale-out.md."""
+    _start(api=role == "api", worker=role == "worker", embedded=False)
+
+
+@click.command("migrate")
+def migrate_command() -> None:
+    """Bring the database of DATABASE_URL up to date, as its owner; `up` does it by itself."""
+    from dumont.app.product import prepare_database
+    from dumont.db import DatabaseUnavailable
+
+    try:
+        settings = load_settings()
+        if settings.database_url is None:
+            raise StartError("Set DATABASE_URL to the owner's address of the database.")
+        settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        secret, _ = read_secret(settings)
+        urls = prepare_database(settings, secret, settings.database_url)
+    except (StartError, SettingsError, DatabaseUnavailable) as error:
+        click.echo(str(error), err=True)
+        raise click.exceptions.Exit(2) from error
+    click.echo("The database is up to date." if urls.second_wall else "Up to date, but without a role of its own.")
+
+
+def _start(*, api: bool, worker: bool, embedded: bool) -> None:
+    from dumont.app.product import Product, Roles
     from dumont.db import DatabaseStartError, DatabaseUnavailable
 
     started = time.monotonic()
+    stopping = _Stopping()
+    stopping.install()
     try:
-        stopping = _Stopping()
-        stopping.install()
         settings = load_settings()
         _log_to_stderr(settings)
-        open_home(settings)
+        if embedded:
+            open_home(settings)
+        else:
+            settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
         secret, fresh = read_secret(settings)
         settings = settle_clock(settings)
         code = recovery_code(secret) if fresh else None
@@ -39,11 +72,11 @@ def up() -> None:
             stopping.serving = True
             _tell(settings, ready, code, time.monotonic() - started)
 
-        Product(settings, secret).run(on_ready)
+        Product(settings, secret, Roles(api, worker, embedded)).run(on_ready)
     except (StartError, SettingsError, DatabaseStartError, DatabaseUnavailable) as error:
         click.echo(str(error), err=True)
         raise click.exceptions.Exit(2) from error
-    click.echo("Stopped. Your instances and snapshots are kept; ./run brings them back.")
+    click.echo("Stopped. Your instances and snapshots are kept; ./run brings them back." if embedded else "Stopped.")
 
 
 @dataclass
@@ -77,6 +110,9 @@ def _log_to_stderr(settings: Settings) -> None:
 
 
 def _tell(settings: Settings, ready: "Ready", code: str | None, seconds: float) -> None:
+    if ready.url is None:
+        click.echo(f"The worker is ready in {seconds:.1f} s.")
+        return
     lines = ["", f"Dumont Cloud is ready in {seconds:.1f} s:  {ready.url}", f"Files:      {settings.home}"]
     if ready.password is not None:
         lines += [

@@ -47,7 +47,6 @@ def build_world(settings: Settings, secret: bytes, database: Database, providers
     root = Path(settings.store) if settings.store else settings.home / "vault"
     try:
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        ssh = SshIdentity.load_or_create(settings.home / "ssh" / "control_ed25519")
     except OSError as error:
         raise StartError(f"{error.filename or root} cannot be used ({error.strerror}). Mend its rights.") from error
     vaults = Vaults(root, KeyRing(derive_key(secret, "vault")), derive_key(secret, "gate"))
@@ -56,7 +55,7 @@ def build_world(settings: Settings, secret: bytes, database: Database, providers
         clock=settings.clock,
         settings=settings,
         providers=providers,
-        ssh=ssh,
+        ssh=SshIdentity.from_seed(derive_key(secret, "ssh"), "dumont-cloud"),
         vaults=vaults,
         agent_cache=settings.home / "agent",
         patience={"sandbox": SANDBOX_PATIENCE},

@@ -25,7 +25,8 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = 8766
     sandbox_port: int = 8767
-    sandbox_root: bool = False
+    sandbox_url: str | None = None
+    sandbox_key: str | None = None
     database_url: str | None = None
     database_app_url: str | None = None
     database_worker_url: str | None = None
@@ -36,7 +37,7 @@ class Settings:
     store: str | None = None
     clock_epoch: float = 0.0
     clock_speed: float = 1.0
-    poll_seconds: float = 1.0
+    poll_seconds: float = 0.2
     start_timeout_minutes: float = 10.0
     access_token_seconds: int = 3600
     workers: int = 4

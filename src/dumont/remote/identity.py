@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import asyncssh
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from dumont.remote.errors import RemoteError
 
@@ -22,6 +24,17 @@ class SshIdentity:
         """Make a new key pair; the comment goes into both halves."""
         key = asyncssh.generate_private_key("ssh-ed25519", comment=comment)
         return cls(key.export_private_key("openssh").decode("ascii"), _public(key))
+
+    @classmethod
+    def from_seed(cls, seed: bytes, comment: str) -> "SshIdentity":
+        """Make the key pair that belongs to 32 secret bytes, so that every replica has the same one and keeps no file.
+
+        Source: RFC 8032, section 5.1.5: an Ed25519 private key is 32 uniform bytes.
+        """
+        key = Ed25519PrivateKey.from_private_bytes(seed)
+        text = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()).decode("ascii")
+        line = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode("ascii")
+        return cls(text, f"{line} {comment}")
 
     @classmethod
     def load_or_create(cls, path: Path) -> "SshIdentity":

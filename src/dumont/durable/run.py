@@ -66,6 +66,7 @@ class Run:
     engine: Engine
     _undo: list[_Undo] = field(default_factory=list)
     _undoing: bool = False
+    _settled: bool = False
     _told_at: float = 0.0
     _percent: int = 0
 
@@ -76,15 +77,18 @@ class Run:
         *,
         retry: Retry | None = None,
         undo: Callable[[], Awaitable[Json]] | None = None,
+        checks_itself: bool = False,
     ) -> Json:
         """Run a step that talks to the world, outside any transaction, at least once.
 
         Guarantees: its result is recorded before the next step; `undo` is remembered before the first try, because
-        after a lost answer the effect may exist. Errors: the step's Problem, Cancelled, DeadlineExceeded.
+        after a lost answer the effect may exist. A body that `checks_itself` calls `check` where it can still turn
+        back; elsewhere nobody interrupts it. Errors: the step's Problem, Cancelled, DeadlineExceeded.
         """
         if undo is not None:
             self._undo.append(_Undo(f"undo {name}", undo))
-        return _open(await self.engine.step(name, partial(self._guard, name, body, retry or Retry())))
+        guarded = partial(self._guard, name, body, retry or Retry(), checks_itself)
+        return _open(await self.engine.step(name, guarded))
 
     async def record(self, name: str, body: Callable[[AsyncSession], Awaitable[Json]]) -> Json:
         """Run a step that only reads and writes our own rows; its commit and its record are one."""
@@ -104,8 +108,9 @@ class Run:
         await self.engine.sleep(seconds)
 
     def settle(self) -> None:
-        """Forget what could be undone: from here on the workflow only goes forward."""
+        """Forget what could be undone: from here on the workflow only goes forward, cancelled or late or not."""
         self._undo.clear()
+        self._settled = True
 
     async def check(self) -> None:
         """Raise when somebody cancelled or the deadline passed; long steps call it while they wait.
@@ -113,7 +118,7 @@ class Run:
         Errors: Cancelled, DeadlineExceeded.
         """
         cancelled, late = await self._write()
-        if self._undoing:
+        if self._undoing or self._settled:
             return
         if cancelled:
             raise Cancelled()
@@ -141,9 +146,9 @@ class Run:
         retry = Retry(on=(Exception,), for_seconds=float("inf"), most_seconds=15.0)
         while self._undo:
             undo = self._undo.pop()
-            _open(await self.engine.step(undo.name, partial(self._guard, undo.name, undo.body, retry)))
+            _open(await self.engine.step(undo.name, partial(self._guard, undo.name, undo.body, retry, True)))
 
-    async def _guard(self, name: str, body: Callable[[], Awaitable[Json]], retry: Retry) -> Json:
+    async def _guard(self, name: str, body: Callable[[], Awaitable[Json]], retry: Retry, checks_itself: bool) -> Json:
         entry = self._entry(name)
         entry.update(status="running", started_at=entry.get("started_at") or _now())
         started, pause = time.monotonic(), retry.first_seconds
@@ -151,7 +156,8 @@ class Run:
             try:
                 entry["attempts"] = entry.get("attempts", 0) + 1
                 await self._write(("operation.step", {"step": entry, "percent": self.percent()}))
-                await self.check()
+                if not checks_itself:
+                    await self.check()
                 outcome = {"ok": await body()}
                 entry.update(status="done", finished_at=_now())
                 await self._write(("operation.step", {"step": entry, "percent": self.percent()}))

@@ -29,13 +29,16 @@ from dumont.instances import (
     release,
     stop,
 )
+from dumont.market import explain
+from dumont.providers import MachineState, ProviderError
 from dumont.snapshots import begin_snapshot, complete_snapshot, fail_snapshot, save, verify
 
 ROUNDS = 5
+FOREVER = Retry(on=PATIENT.on, for_seconds=float("inf"), most_seconds=15.0)
 
 
 async def hibernate_failed(session: AsyncSession, run: Run, problem: Problem) -> None:
-    """Go back to running with the machine untouched, unless somebody is destroying the instance."""
+    """Go back to running with the machine untouched, unless it is stopped or somebody is destroying the instance."""
     instance = await find_instance(session, run.instance_id or "", lock=True)
     if instance.status == Status.HIBERNATING:
         await move(session, instance, Status.RUNNING, detail=problem.detail)
@@ -71,15 +74,20 @@ async def _round(run: Run, world: World, begun: dict[str, Any], number: int) -> 
     )
     verified = await run.call(named("verify", number), partial(_verify, world, begun, saved))
     await run.record(named("commit", number), partial(_commit, run, world, begun, saved, verified))
-    stopped = await run.call(named("stop", number), partial(_stop, run, world, rental_id), retry=PATIENT)
+    stopped = await run.call(
+        named("stop", number),
+        partial(_stop, run, world, rental_id),
+        retry=FOREVER,
+        undo=partial(_admit_stop, run, world, rental_id),
+        checks_itself=True,
+    )
     if not stopped["stopped"]:
         return None
-    run.settle()
     whole = not saved["unstable"] and not saved["read_errors"]
     kept = run.input["then"] != "destroy" or not stopped["frozen_until_stop"] or not whole
     if not kept:
         give_back = partial(release, run, world, rental_id, "hibernated, verified copy " + begun["snapshot_id"])
-        await run.call("give back", give_back, retry=Retry(on=PATIENT.on, for_seconds=float("inf"), most_seconds=15.0))
+        await run.call("give back", give_back, retry=FOREVER)
     return await run.record("hibernated", partial(_asleep, run, world, begun, saved, kept))  # type: ignore[no-any-return]
 
 
@@ -168,14 +176,37 @@ async def _fail(snapshot_id: str, problem: Problem, session: AsyncSession) -> No
 
 
 async def _stop(run: Run, world: World, rental_id: str) -> dict[str, Any]:
-    """Stop the machine if its processes are still frozen; otherwise say that the save must be made again."""
+    """Stop the machine if its processes are still frozen; otherwise say that the save must be made again.
+
+    Guarantees: the last chance to cancel is before the provider is asked.
+    """
+    already = await _stopped_already(run, world, rental_id)
     held = world.held.get(rental_id)
     frozen = held is not None and await _still_frozen(held.link)
-    if not frozen and not await _stopped_already(run, world, rental_id):
-        return {"stopped": False, "frozen_until_stop": False}
+    if not already:
+        if not frozen:
+            return {"stopped": False, "frozen_until_stop": False}
+        await run.check()
     await stop(run, world, rental_id)
     await drop_link(world, rental_id)
     return {"stopped": True, "frozen_until_stop": frozen}
+
+
+async def _admit_stop(run: Run, world: World, rental_id: str) -> dict[str, Any]:
+    """Call the instance hibernated where its machine stopped in spite of the failure: its snapshot is verified."""
+    if not await _stopped_already(run, world, rental_id):
+        return {"stopped": False}
+    async with world.session(run.team_id) as session:
+        given_back = (await get_rental(session, rental_id)).state == "released"
+    if not given_back:
+        await stop(run, world, rental_id)
+    async with world.session(run.team_id) as session:
+        instance = await find_instance(session, run.instance_id or "", lock=True)
+        if instance.status == Status.HIBERNATING:
+            await move(session, instance, Status.HIBERNATED)
+            instance.hibernated_at = world.clock.now()
+            instance.rental_id = None if given_back else rental_id
+    return {"stopped": True}
 
 
 async def _still_frozen(link: Any) -> bool:
@@ -188,11 +219,10 @@ async def _still_frozen(link: Any) -> bool:
 
 
 async def _stopped_already(run: Run, world: World, rental_id: str) -> bool:
-    from dumont.market import explain
-    from dumont.providers import MachineState, ProviderError
-
     async with world.session(run.team_id) as session:
         rental = await get_rental(session, rental_id)
+    if rental.state == "released":
+        return True
     try:
         machine = await world.provider(rental.provider).get(rental.provider_machine_id or "")
     except ProviderError as error:

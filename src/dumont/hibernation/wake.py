@@ -11,6 +11,7 @@ from dumont.durable import Retry, Run, workflow
 from dumont.hibernation.progress import telling
 from dumont.instances import (
     PATIENT,
+    HostLost,
     Rental,
     Status,
     Wish,
@@ -77,7 +78,7 @@ async def _resume(run: Run, world: World, facts: dict[str, Any], bring_back: Any
             "start kept machine",
             partial(start, run, world, rental_id),
             retry=PATIENT,
-            undo=partial(stop, run, world, rental_id),
+            undo=partial(_stop_again, run, world, rental_id),
         )
         await run.call("boot kept machine", partial(boot, run, world, rental_id, facts["public_keys"]))
         await bring_back(rental_id, 1)
@@ -86,6 +87,13 @@ async def _resume(run: Run, world: World, facts: dict[str, Any], bring_back: Any
             raise
         return None
     return rental_id
+
+
+async def _stop_again(run: Run, world: World, rental_id: str) -> dict[str, Any]:
+    try:
+        return await stop(run, world, rental_id)
+    except HostLost as problem:
+        return {"stopped": False, "problem": problem.detail}
 
 
 async def _facts(run: Run, session: AsyncSession) -> dict[str, Any]:

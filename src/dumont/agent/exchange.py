@@ -87,12 +87,12 @@ def remove_tree(path: bytes) -> None:
     """
     if not os.path.lexists(path):
         return
+    os.chmod(path, 0o700)
     for folder, names, _ in os.walk(path):
         for name in names:
             inner = os.path.join(folder, name)
             if not os.path.islink(inner):
                 os.chmod(inner, 0o700)
-    os.chmod(path, 0o700)
     shutil.rmtree(path)
 
 

@@ -1,7 +1,7 @@
 """The control plane's end of the conversation with an agent."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -115,6 +115,8 @@ class AgentLink:
     ) -> tuple[dict[str, Any], bytes]:
         """Ask for one operation and return its result and data.
 
+        Guarantees: operations run one after the other. A cancelled one stops at the agent's next
+        question; close the link to stop it at once.
         Errors: AgentFailed as the agent says; AgentLost; what `on_ask` raised, unchanged.
         """
         if self._lost is not None:
@@ -161,18 +163,34 @@ class AgentLink:
         number = message.get("id")
         request = self._requests.get(number) if isinstance(number, int) else None
         if request is None or request.done.done():
+            if "ask" in message:
+                self._later(self._send({"answer": message["ask"], "error": "abandoned"}))
             return
         if "data" in message:
             request.parts.append(str(message["data"]))
         elif "progress" in message:
-            if request.on_progress is not None:
-                request.on_progress(Progress(**message["progress"]))
+            self._report(request, message["progress"])
         elif "ask" in message:
-            task = asyncio.create_task(self._answer(request, message))
-            self._answering.add(task)
-            task.add_done_callback(self._answering.discard)
+            self._later(self._answer(request, message))
         else:
             self._settle(request, message)
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._answering.add(task)
+        task.add_done_callback(self._answered)
+
+    def _answered(self, task: "asyncio.Task[None]") -> None:
+        self._answering.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._fail(error if isinstance(error, AgentLost) else AgentLost(str(error)))
+
+    def _report(self, request: _Request, progress: dict[str, Any]) -> None:
+        try:
+            if request.on_progress is not None:
+                request.on_progress(Progress(**progress))
+        except Exception as error:  # noqa: BLE001 - the caller's own failure ends the caller's request only
+            request.done.set_exception(error)
 
     def _settle(self, request: _Request, message: Message) -> None:
         error = message.get("error")
@@ -195,5 +213,4 @@ class AgentLink:
         except Exception as error:  # noqa: BLE001 - kept whole for the caller of the request
             request.refusal = error
             answer["error"] = type(error).__name__
-        with suppress(AgentLost):
-            await self._send(answer)
+        await self._send(answer)

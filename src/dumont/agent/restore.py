@@ -175,13 +175,16 @@ class PartialTree:
 
         scanned = scan(self.path, lambda _: False)
         entries = entries_with_chunks(self.path, scanned, self._sealer.chunk_id, on_file)
-        if scanned.errors or merkle_root(self._sealer.keys.merkle, entries) != self._plan.root:
+        if scanned.errors:
+            path, reason = scanned.errors[0]
+            raise AgentFailed("machine_io", f"What was written cannot be read again: {_shown(path)} ({reason}).")
+        if merkle_root(self._sealer.keys.merkle, entries) != self._plan.root:
             raise AgentFailed("merkle_mismatch", f"What was written differs from the snapshot: {self._first(entries)}.")
 
     def _first(self, entries: list[Entry]) -> str:
         by_path = {entry.path: entry for entry in entries}
         wrong = (e.path for e in self._plan.entries if not same(e, by_path.get(e.path)))
-        return os.fsdecode(next(wrong, b"unknown")).encode("utf-8", "backslashreplace").decode()
+        return _shown(next(wrong, b"times of folders, or a path too many"))
 
     def _at(self, entry: Entry) -> bytes:
         return os.path.join(self.path, entry.path)
@@ -294,6 +297,10 @@ def same(wanted: Entry, found: Entry | None) -> bool:
     plain = (wanted.kind, wanted.mode, wanted.size, wanted.target, wanted.chunks)
     timed = wanted.kind is Kind.FOLDER or wanted.mtime_ns == found.mtime_ns
     return timed and plain == (found.kind, found.mode, found.size, found.target, found.chunks)
+
+
+def _shown(path: bytes) -> str:
+    return path.decode("utf-8", "backslashreplace")
 
 
 def _set_metadata(path: bytes, entry: Entry) -> None:

@@ -72,9 +72,7 @@ def scan(root: bytes, excluded: Callable[[bytes], bool], *, own: Sequence[bytes]
     result.found = _grouped(result.found)
     unread = {path for path, _ in result.errors}
     result.errors.sort()
-    result.found = [
-        found for found in result.found if found.entry.path not in unread or found.entry.kind is Kind.FOLDER
-    ]
+    result.found = [found for found in result.found if found.entry.path not in unread]
     return result
 
 

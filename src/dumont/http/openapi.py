@@ -1,35 +1,55 @@
 """The OpenAPI document: made on the first request for it, because making it costs seconds of processor time."""
 
 import asyncio
+from collections.abc import Iterable
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
 
 from dumont.core import Problem
+from dumont.db import DatabaseUnavailable
+from dumont.http import problems
+from dumont.http.caller import _database
 from dumont.http.errors import MEDIA_TYPE
+from dumont.http.shapes import problem_schemas
 
-_PROBLEM_SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "required": ["type", "title", "status", "detail", "code", "act"],
-    "properties": {
-        "type": {"type": "string"},
-        "title": {"type": "string"},
-        "status": {"type": "integer"},
-        "detail": {"type": "string", "description": "Sentences for a person; never what the caller sent."},
-        "code": {"type": "string"},
-        "act": {"type": "string", "enum": ["fix", "pay", "wait", "report"]},
-        "instance": {"type": ["string", "null"], "description": "The id of the request."},
-        "errors": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "required": ["pointer", "detail", "code"],
-                "properties": {name: {"type": "string"} for name in ("pointer", "detail", "code")},
-            },
-        },
-    },
+Responses = dict[int | str, dict[str, Any]]
+
+_CONTENT = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+_UNKNOWN_CALLER = (problems.MissingToken, problems.InvalidToken, problems.ExpiredToken, problems.RevokedToken)
+_WRITES = frozenset({"post", "put", "patch", "delete"})
+_TEAM_HEADER: dict[str, Any] = {
+    "name": "X-Team-Id",
+    "in": "header",
+    "required": False,
+    "description": "Another team of the caller; without it the team of his session.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 64},
 }
+_KEY_HEADER: dict[str, Any] = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "description": "The same key and request again get the first answer, and nothing is done twice.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+}
+_ID_LIMITS = {"minLength": 1, "maxLength": 64, "pattern": "^[A-Za-z0-9_-]+$"}
+"""What every id and every code fits in; anything else in its place is a 404."""
+
+
+def raises(*kinds: type[Problem]) -> Responses:
+    """Return the `responses` of a route that can answer with these problems.
+
+    Example: `@router.get("/{id}", **permit("gpu.view"), responses=raises(InstanceNotFound))`. What the request kit
+    answers by itself (401, 403, 413, 415, 422, 503 of the database) need not be named.
+    """
+    found: Responses = {}
+    for kind in kinds:
+        codes = found.setdefault(kind.status, {"x-codes": [], "content": _CONTENT})["x-codes"]
+        codes.append(kind.code)
+        found[kind.status]["description"] = _description(codes)
+    return found
 
 
 class LazyOpenapi:
@@ -54,26 +74,73 @@ def describe(app: FastAPI) -> dict[str, Any]:
     schemas = components.setdefault("schemas", {})
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
-    schemas["Problem"] = _PROBLEM_SCHEMA
+    schemas.update(problem_schemas())
     components["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}}
     document["x-problems"] = {
         code: {"status": kind.status, "act": kind.act.value, "title": kind.title}
         for code, kind in sorted(Problem.registry.items())
     }
-    for operations in document.get("paths", {}).values():
-        for operation in operations.values():
-            _show_problems(operation)
+    for path, method, route in _routes(app):
+        _complete(document["paths"][path][method], method, route)
     return document
 
 
-def _show_problems(operation: dict[str, Any]) -> None:
-    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+def _routes(app: FastAPI) -> Iterable[tuple[str, str, APIRoute]]:
+    for route in app.routes:
+        if isinstance(route, APIRoute) and route.include_in_schema:
+            for method in sorted(route.methods or ()):
+                yield route.path_format, method.lower(), route
+
+
+def _complete(operation: dict[str, Any], method: str, route: APIRoute) -> None:
+    """Add what the request kit does for every route: its headers, its limits, its problems."""
+    access = operation["x-access"]
+    parameters = operation.setdefault("parameters", [])
+    for parameter in parameters:
+        schema = parameter["schema"]
+        if parameter["in"] == "path" and schema.get("type") == "string" and "pattern" not in schema:
+            schema.update(_ID_LIMITS)
+    keyed = method in _WRITES and not access["public"] and not access["stream"]
+    if not access["public"]:
+        parameters.append(_TEAM_HEADER)
+    if keyed:
+        parameters.append(_KEY_HEADER)
+    if not parameters:
+        del operation["parameters"]
+    _show_problems(operation, _own_problems(operation, method, route, keyed))
+
+
+def _own_problems(operation: dict[str, Any], method: str, route: APIRoute, keyed: bool) -> list[type[Problem]]:
+    """Name the problems that the request kit itself can answer on a route."""
+    access = operation["x-access"]
+    named: list[type[Problem]] = [problems.InvalidRequest]
+    if any(parameter["in"] == "path" for parameter in operation.get("parameters", ())):
+        named.append(problems.RouteNotFound)
+    if not access["public"]:
+        named += [*_UNKNOWN_CALLER, problems.not_found("team")]
+    if access.get("permission"):
+        named.append(problems.Forbidden)
+    if method in _WRITES:
+        named += [problems.BadRequest, problems.BodyTooLarge]
+    if "requestBody" in operation:
+        named += [problems.MalformedJson, problems.UnsupportedMediaType]
+    if keyed:
+        named += [problems.IdempotencyInProgress, problems.IdempotencyKeyReused]
+    if not access["public"] or any(part.call is _database for part in route.dependant.dependencies):
+        named.append(DatabaseUnavailable)
+    return named
+
+
+def _show_problems(operation: dict[str, Any], own: list[type[Problem]]) -> None:
     responses = operation["responses"]
-    public = not operation.get("security")
-    if "422" in responses or "requestBody" in operation:
-        responses["422"] = {"description": "Some fields are not acceptable", "content": content}
-    if not public:
-        responses["401"] = {"description": "No valid access token", "content": content}
-    if operation.get("x-access", {}).get("permission"):
-        responses["403"] = {"description": "The role lacks the permission", "content": content}
-    responses["default"] = {"description": "Another problem; its code says which", "content": content}
+    if "x-codes" not in responses.get("422", {}):
+        responses.pop("422", None)
+    for status, more in raises(*own).items():
+        known = responses.setdefault(str(status), {"x-codes": []})
+        codes = [*known["x-codes"], *(code for code in more["x-codes"] if code not in known["x-codes"])]
+        known.update({"description": _description(codes), "content": _CONTENT, "x-codes": codes})
+    responses["default"] = {"description": "Another problem; its code says which.", "content": _CONTENT}
+
+
+def _description(codes: Iterable[str]) -> str:
+    return " · ".join(codes)

@@ -2,11 +2,13 @@
 
 from dumont.instances.acquire import PATIENT, Wish, acquire, named
 from dumont.instances.api import read_instance, router, show
+from dumont.instances.documents import InstanceDocument
 from dumont.instances.machines import boot, release, start, stop
 from dumont.instances.model import (
     HostLost,
     Instance,
     InstanceNotFound,
+    OperationInProgress,
     Rental,
     SshUnreachable,
     Status,
@@ -23,7 +25,9 @@ __all__ = [
     "Held",
     "HostLost",
     "Instance",
+    "InstanceDocument",
     "InstanceNotFound",
+    "OperationInProgress",
     "Patience",
     "Rental",
     "SshUnreachable",

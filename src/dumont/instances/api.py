@@ -1,6 +1,6 @@
 """The routes of instances: launch, list, show, log-in facts, destroy."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import Depends, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
@@ -8,11 +8,26 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from dumont.core import is_id, nanousd
 from dumont.durable import live_of_instance
-from dumont.http import CallerDep, Page, Router, list_document, page_params, permit, problems
+from dumont.http import CallerDep, Page, Router, list_document, page_params, permit, problems, raises
 from dumont.instances import queries, service
-from dumont.instances.documents import instance_document, machine_document, ssh_document
-from dumont.instances.model import Instance, InstanceNotFound, InstanceNotRunning, Status
-from dumont.market import ProviderNotConfigured, known_offer
+from dumont.instances.documents import (
+    InstanceDocument,
+    InstancesDocument,
+    MachinesDocument,
+    SshDocument,
+    instance_document,
+    machine_document,
+    ssh_document,
+)
+from dumont.instances.model import (
+    Instance,
+    InstanceNotFound,
+    InstanceNotRunning,
+    InstanceProtected,
+    OperationInProgress,
+    Status,
+)
+from dumont.market import OfferNotFound, PriceMoved, ProviderNotConfigured, known_offer
 
 router = Router(prefix="/api/v1/instances", tags=["instances"])
 
@@ -41,7 +56,7 @@ async def read_instance(session: AsyncSession, instance_id: str, *, lock: bool =
     return await service.find_instance(session, instance_id, lock=lock)
 
 
-async def show(session: AsyncSession, instance: Instance, request: Request) -> dict[str, Any]:
+async def show(session: AsyncSession, instance: Instance, request: Request) -> InstanceDocument:
     """Show an instance as it stands in this transaction."""
     rental = await queries.get_rental(session, instance.rental_id) if instance.rental_id else None
     operation = await live_of_instance(session, instance.id)
@@ -49,8 +64,10 @@ async def show(session: AsyncSession, instance: Instance, request: Request) -> d
     return instance_document(instance, rental, costs.get(instance.id), operation.id if operation else None)
 
 
-@router.post("", status_code=202, **permit("gpu.provision"))
-async def launch_instance(request: Request, body: LaunchBody, caller: CallerDep) -> dict[str, Any]:
+@router.post(
+    "", status_code=202, **permit("gpu.provision"), responses=raises(OfferNotFound, ProviderNotConfigured, PriceMoved)
+)
+async def launch_instance(request: Request, body: LaunchBody, caller: CallerDep) -> InstanceDocument:
     """Launch an instance from an offer; the operation rents the machine and sees it answer."""
     offer = await known_offer(caller.session, body.offer_id)
     if offer.provider not in request.app.state.providers:
@@ -84,7 +101,7 @@ async def list_instances(
     status: Annotated[str | None, Query(max_length=200)] = None,
     label: Annotated[str | None, Query(max_length=128)] = None,
     include_destroyed: bool = False,
-) -> dict[str, Any]:
+) -> InstancesDocument:
     """List the team's instances from our own records, newest first."""
     statuses = [part for part in (status or "").split(",") if part]
     if set(statuses) - {known.value for known in Status}:
@@ -95,16 +112,16 @@ async def list_instances(
     costs = await queries.costs(caller.session, [row.id for row in rows], request.app.state.clock.now())
     rentals = await queries.rentals_by_id(caller.session, [row.rental_id for row in rows if row.rental_id])
 
-    def shown(row: Instance) -> dict[str, Any]:
+    def shown(row: Instance) -> InstanceDocument:
         return instance_document(row, rentals.get(row.rental_id or ""), costs.get(row.id))
 
-    return list_document("instances", rows, page, shown)
+    return InstancesDocument(**list_document("instances", rows, page, shown))
 
 
-@router.get("/{instance_id}", **permit("gpu.view"))
+@router.get("/{instance_id}", **permit("gpu.view"), responses=raises(InstanceNotFound))
 async def show_instance(
     request: Request, instance_id: str, caller: CallerDep, include_destroyed: bool = False
-) -> dict[str, Any]:
+) -> InstanceDocument:
     """Show one instance; a destroyed one only when asked for."""
     instance = await read_instance(caller.session, instance_id)
     if instance.status == Status.DESTROYED and not include_destroyed:
@@ -112,18 +129,18 @@ async def show_instance(
     return await show(caller.session, instance, request)
 
 
-@router.get("/{instance_id}/machines", **permit("gpu.view"))
-async def list_machines(request: Request, instance_id: str, caller: CallerDep) -> dict[str, Any]:
+@router.get("/{instance_id}/machines", **permit("gpu.view"), responses=raises(InstanceNotFound))
+async def list_machines(request: Request, instance_id: str, caller: CallerDep) -> MachinesDocument:
     """List every machine that the instance ever had, oldest first, with what each has cost."""
     instance = await read_instance(caller.session, instance_id)
     rentals = await queries.rentals_of(caller.session, instance.id)
     costs = await queries.rental_costs(caller.session, instance.id, request.app.state.clock.now())
     machines = [machine_document(rental, costs.get(rental.id, {})) for rental in rentals]
-    return {"machines": machines, "count": len(machines), "total": len(machines), "next_cursor": None}
+    return MachinesDocument(machines=machines, count=len(machines), total=len(machines), next_cursor=None)
 
 
-@router.get("/{instance_id}/ssh", **permit("gpu.provision"))
-async def show_ssh(instance_id: str, caller: CallerDep) -> dict[str, Any]:
+@router.get("/{instance_id}/ssh", **permit("gpu.provision"), responses=raises(InstanceNotFound, InstanceNotRunning))
+async def show_ssh(instance_id: str, caller: CallerDep) -> SshDocument:
     """Show how to log in to a running instance, its pinned host key included."""
     instance = await read_instance(caller.session, instance_id)
     rental = await queries.get_rental(caller.session, instance.rental_id) if instance.rental_id else None
@@ -132,8 +149,13 @@ async def show_ssh(instance_id: str, caller: CallerDep) -> dict[str, Any]:
     return ssh_document(rental)
 
 
-@router.delete("/{instance_id}", status_code=202, **permit("gpu.delete"))
-async def destroy_instance(request: Request, instance_id: str, caller: CallerDep) -> dict[str, Any]:
+@router.delete(
+    "/{instance_id}",
+    status_code=202,
+    **permit("gpu.delete"),
+    responses=raises(InstanceNotFound, InstanceProtected, problems.WrongState, OperationInProgress),
+)
+async def destroy_instance(request: Request, instance_id: str, caller: CallerDep) -> InstanceDocument:
     """Destroy an instance and its machines; snapshots are kept. Again on a destroyed one changes nothing."""
     instance = await read_instance(caller.session, instance_id, lock=True)
     await service.destroy(caller.session, instance, user_id=caller.user_id)

@@ -4,95 +4,169 @@ import base64
 import binascii
 import hashlib
 import shlex
-from typing import Any
+from datetime import datetime
+from typing import Literal
 
-from dumont.core import money_document
+from pydantic import BaseModel, Field
+
+from dumont.http import MoneyDocument, money
 from dumont.instances.model import Instance, Rental, Status
+
+
+class InstanceDocument(BaseModel):
+    """An instance with its machine, if it has one; `ssh_host` and `ssh_port` only while it can be used."""
+
+    id: str
+    status: Status
+    status_detail: str | None
+    provider: str
+    gpu_name: str
+    num_gpus: int
+    gpu_memory_mib: int
+    image: str
+    disk_size: float = Field(description="GB; the older name of disk_size_gb.")
+    disk_size_gb: float
+    env: dict[str, str]
+    label: str | None
+    protected: bool
+    price_hour: MoneyDocument
+    max_price_hour: MoneyDocument | None
+    cost_to_date: MoneyDocument
+    workspace_id: str
+    last_snapshot_id: str | None
+    operation_id: str | None = Field(description="The operation that runs on it now; null in lists.")
+    version: int
+    created_at: datetime
+    started_at: datetime | None
+    hibernated_at: datetime | None
+    destroyed_at: datetime | None
+    provider_machine_id: str | None
+    machine_id: str | None
+    geolocation: str | None
+    country: str | None
+    workspace_root: str | None
+    machine_kept: bool
+    ssh_host: str | None
+    ssh_port: int | None
+
+
+class InstancesDocument(BaseModel):
+    """A page of instances."""
+
+    instances: list[InstanceDocument]
+    count: int
+    total: int | None
+    next_cursor: str | None
+
+
+class MachineDocument(BaseModel):
+    """One machine that an instance had: where it was, when, and what it cost."""
+
+    id: str
+    provider: str
+    provider_machine_id: str | None
+    machine_id: str
+    label: str
+    state: Literal["intended", "asked", "rented", "released"]
+    gpu_name: str
+    num_gpus: int
+    geolocation: str | None
+    price_hour: MoneyDocument
+    cost_gpu: MoneyDocument
+    cost_disk: MoneyDocument
+    operation_id: str
+    rented_at: datetime | None
+    released_at: datetime | None
+    reason: str | None
+
+
+class MachinesDocument(BaseModel):
+    """Every machine that an instance had."""
+
+    machines: list[MachineDocument]
+    count: int
+    total: int
+    next_cursor: None
+
+
+class SshDocument(BaseModel):
+    """How to log in to a running instance; `host_key` is the pinned key whole, for a known_hosts file."""
+
+    host: str
+    port: int
+    user: str
+    command: str
+    host_key: str | None
+    host_key_fingerprint: str | None
+    workspace_root: str | None
+    ready: bool
+
+
+_OF_RENTAL = ("provider_machine_id", "machine_id", "geolocation", "country", "workspace_root")
+_OF_INSTANCE = (
+    *("id", "status", "status_detail", "provider", "gpu_name", "num_gpus", "gpu_memory_mib", "image", "env", "label"),
+    *("protected", "workspace_id", "last_snapshot_id", "version"),
+    *("created_at", "started_at", "hibernated_at", "destroyed_at"),
+)
 
 
 def instance_document(
     instance: Instance, rental: Rental | None, cost_nano: int | None, operation_id: str | None = None
-) -> dict[str, Any]:
+) -> InstanceDocument:
     """Show an instance with its machine, if it has one, and what it has cost so far."""
-    return {
-        "id": instance.id,
-        "status": instance.status,
-        "status_detail": instance.status_detail,
-        "provider": instance.provider,
-        "gpu_name": instance.gpu_name,
-        "num_gpus": instance.num_gpus,
-        "gpu_memory_mib": instance.gpu_memory_mib,
-        "image": instance.image,
-        "disk_size": instance.disk_gb,
-        "disk_size_gb": instance.disk_gb,
-        "env": instance.env,
-        "label": instance.label,
-        "protected": instance.protected,
-        "price_hour": money_document(instance.price_hour_nano),
-        "max_price_hour": None
-        if instance.max_price_hour_nano is None
-        else money_document(instance.max_price_hour_nano),
-        "cost_to_date": money_document(cost_nano or 0),
-        "workspace_id": instance.workspace_id,
-        "last_snapshot_id": instance.last_snapshot_id,
-        "operation_id": operation_id,
-        "version": instance.version,
-        "created_at": instance.created_at,
-        "started_at": instance.started_at,
-        "hibernated_at": instance.hibernated_at,
-        "destroyed_at": instance.destroyed_at,
-        **_machine_members(instance, rental),
-    }
-
-
-def _machine_members(instance: Instance, rental: Rental | None) -> dict[str, Any]:
-    """Show the machine of an instance; an address only while it can be used."""
-    names = ("provider_machine_id", "machine_id", "geolocation", "country", "workspace_root")
+    limit = instance.max_price_hour_nano
     address = rental.address if rental is not None and instance.status == Status.RUNNING else None
-    return {
-        **{name: getattr(rental, name, None) for name in names},
-        "machine_kept": rental is not None and instance.status == Status.HIBERNATED,
-        "ssh_host": address["host"] if address else None,
-        "ssh_port": address["port"] if address else None,
-    }
+    return InstanceDocument(
+        **{name: getattr(instance, name) for name in _OF_INSTANCE},
+        **{name: getattr(rental, name, None) for name in _OF_RENTAL},
+        disk_size=instance.disk_gb,
+        disk_size_gb=instance.disk_gb,
+        price_hour=money(instance.price_hour_nano),
+        max_price_hour=None if limit is None else money(limit),
+        cost_to_date=money(cost_nano or 0),
+        operation_id=operation_id,
+        machine_kept=rental is not None and instance.status == Status.HIBERNATED,
+        ssh_host=address["host"] if address else None,
+        ssh_port=address["port"] if address else None,
+    )
 
 
-def machine_document(rental: Rental, costs: dict[str, int]) -> dict[str, Any]:
-    """Show one machine that an instance had: where it was, when, and what it cost."""
-    return {
-        "id": rental.id,
-        "provider": rental.provider,
-        "provider_machine_id": rental.provider_machine_id,
-        "machine_id": rental.machine_id,
-        "label": rental.label,
-        "state": rental.state,
-        "gpu_name": rental.offer["gpu_name"],
-        "num_gpus": rental.offer["num_gpus"],
-        "geolocation": rental.geolocation or rental.offer["geolocation"],
-        "price_hour": money_document(rental.offer["price_hour_nano"]),
-        "cost_gpu": money_document(costs.get("gpu", 0)),
-        "cost_disk": money_document(costs.get("disk", 0)),
-        "operation_id": rental.operation_id,
-        "rented_at": rental.rented_at,
-        "released_at": rental.released_at,
-        "reason": rental.reason,
-    }
+def machine_document(rental: Rental, costs: dict[str, int]) -> MachineDocument:
+    """Show one machine that an instance had; `costs` are nano-dollars by kind."""
+    return MachineDocument(
+        id=rental.id,
+        provider=rental.provider,
+        provider_machine_id=rental.provider_machine_id,
+        machine_id=rental.machine_id,
+        label=rental.label,
+        state=rental.state,
+        gpu_name=rental.offer["gpu_name"],
+        num_gpus=rental.offer["num_gpus"],
+        geolocation=rental.geolocation or rental.offer["geolocation"],
+        price_hour=money(rental.offer["price_hour_nano"]),
+        cost_gpu=money(costs.get("gpu", 0)),
+        cost_disk=money(costs.get("disk", 0)),
+        operation_id=rental.operation_id,
+        rented_at=rental.rented_at,
+        released_at=rental.released_at,
+        reason=rental.reason,
+    )
 
 
-def ssh_document(rental: Rental) -> dict[str, Any]:
+def ssh_document(rental: Rental) -> SshDocument:
     """Show how to log in: address, the pinned host key whole, and the command with its own known_hosts left out."""
     address = rental.address or {}
     target = f"{address['user']}@{address['host']}"
-    return {
-        "host": address["host"],
-        "port": address["port"],
-        "user": address["user"],
-        "command": shlex.join(["ssh", "-p", str(address["port"]), target]),
-        "host_key": rental.host_key,
-        "host_key_fingerprint": fingerprint(rental.host_key),
-        "workspace_root": rental.workspace_root,
-        "ready": True,
-    }
+    return SshDocument(
+        host=address["host"],
+        port=address["port"],
+        user=address["user"],
+        command=shlex.join(["ssh", "-p", str(address["port"]), target]),
+        host_key=rental.host_key,
+        host_key_fingerprint=fingerprint(rental.host_key),
+        workspace_root=rental.workspace_root,
+        ready=True,
+    )
 
 
 def fingerprint(public_key: str | None) -> str | None:

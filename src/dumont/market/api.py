@@ -1,17 +1,20 @@
 """The routes of the market: list offers."""
 
 from datetime import datetime, timezone
-from typing import Annotated, Any
+from typing import Annotated, Literal
 
 from fastapi import Depends, Query, Request
+from pydantic import BaseModel, Field
 
-from dumont.core import money_document, nanousd
-from dumont.http import CallerDep, Router, permit, problems
+from dumont.core import nanousd
+from dumont.http import CallerDep, MoneyDocument, Router, money, permit, problems, raises
 from dumont.market import service
+from dumont.market.model import ProviderDown, ProviderNotConfigured, ProviderSaidNo
 from dumont.market.service import Listed
 from dumont.providers import OfferQuery
 
 router = Router(prefix="/api/v1", tags=["offers"])
+_REFUSALS = raises(ProviderNotConfigured, ProviderSaidNo, ProviderDown)
 _SORTS = {
     "price_hour": lambda listed: listed.offer.price_hour_nano,
     "reliability": lambda listed: listed.offer.reliability or 0.0,
@@ -24,49 +27,99 @@ _SORTS = {
 }
 
 
-def offer_document(listed: Listed, as_of: datetime) -> dict[str, Any]:
-    """Show an offer; what its host does not state is null."""
+class PerformanceDocument(BaseModel):
+    """What the marketplace measured of a machine."""
+
+    tflops: float | None
+    dlperf: float | None
+
+
+class OfferDocument(BaseModel):
+    """An offer; what its host does not state is null. Memory and disk in GB, network in Mbps."""
+
+    id: str
+    provider: str
+    provider_offer_id: str
+    machine_id: str
+    host_id: str | None
+    gpu_name: str
+    num_gpus: int
+    gpu_ram: int = Field(description="GB of one GPU, rounded.")
+    gpu_memory_mib: int
+    cpu_cores: float | None
+    cpu_name: str | None
+    cpu_ram: float | None
+    disk_space: float | None
+    inet_down: float | None
+    inet_up: float | None
+    price_hour: MoneyDocument
+    disk_price_hour: MoneyDocument
+    machine_type: str
+    geolocation: str | None
+    country: str | None
+    reliability: float | None = Field(ge=0, le=1)
+    verified: bool
+    static_ip: bool
+    cuda_version: str | None
+    driver_version: str | None
+    performance: PerformanceDocument
+    available_until: datetime | None
+    as_of: datetime
+
+
+class SourceDocument(BaseModel):
+    """A marketplace that was asked."""
+
+    provider: str
+    status: Literal["ok"]
+    as_of: datetime
+
+
+class OffersDocument(BaseModel):
+    """A page of offers."""
+
+    offers: list[OfferDocument]
+    count: int
+    total: int
+    page: int
+    next_cursor: str | None
+    as_of: datetime
+    sources: list[SourceDocument]
+
+
+_SAME = (
+    *("provider", "provider_offer_id", "machine_id", "host_id", "gpu_name", "num_gpus", "gpu_memory_mib"),
+    *("cpu_cores", "cpu_name", "machine_type", "geolocation", "country", "reliability", "verified", "static_ip"),
+    *("cuda_version", "driver_version", "available_until"),
+)
+
+
+def offer_document(listed: Listed, as_of: datetime) -> OfferDocument:
+    """Show an offer."""
     offer = listed.offer
-    return {
-        "id": listed.id,
-        "provider": offer.provider,
-        "provider_offer_id": offer.provider_offer_id,
-        "machine_id": offer.machine_id,
-        "host_id": offer.host_id,
-        "gpu_name": offer.gpu_name,
-        "num_gpus": offer.num_gpus,
-        "gpu_ram": round(offer.gpu_memory_mib / 1024),
-        "gpu_memory_mib": offer.gpu_memory_mib,
-        "cpu_cores": offer.cpu_cores,
-        "cpu_name": offer.cpu_name,
-        "cpu_ram": offer.cpu_ram_gb,
-        "disk_space": offer.disk_gb,
-        "inet_down": offer.inet_down_mbps,
-        "inet_up": offer.inet_up_mbps,
-        "price_hour": money_document(offer.price_hour_nano),
-        "disk_price_hour": money_document(offer.disk_hour_nano),
-        "machine_type": offer.machine_type,
-        "geolocation": offer.geolocation,
-        "country": offer.country,
-        "reliability": offer.reliability,
-        "verified": offer.verified,
-        "static_ip": offer.static_ip,
-        "cuda_version": offer.cuda_version,
-        "driver_version": offer.driver_version,
-        "performance": {"tflops": offer.tflops, "dlperf": offer.dlperf},
-        "available_until": offer.available_until,
-        "as_of": as_of,
-    }
+    return OfferDocument(
+        **{name: getattr(offer, name) for name in _SAME},
+        id=listed.id,
+        gpu_ram=round(offer.gpu_memory_mib / 1024),
+        cpu_ram=offer.cpu_ram_gb,
+        disk_space=offer.disk_gb,
+        inet_down=offer.inet_down_mbps,
+        inet_up=offer.inet_up_mbps,
+        price_hour=money(offer.price_hour_nano),
+        disk_price_hour=money(offer.disk_hour_nano),
+        performance=PerformanceDocument(tflops=offer.tflops, dlperf=offer.dlperf),
+        as_of=as_of,
+    )
 
 
 async def _read_query(
     gpu_name: Annotated[str | None, Query(max_length=200)] = None,
     num_gpus: Annotated[int | None, Query(ge=0, le=16)] = None,
-    min_gpu_ram: Annotated[float | None, Query(ge=0)] = None,
+    min_gpu_ram: Annotated[float | None, Query(ge=0, le=1_000_000, allow_inf_nan=False)] = None,
     max_price: Annotated[float | None, Query(ge=0, le=10_000)] = None,
     region: Annotated[str | None, Query(max_length=200)] = None,
     min_reliability: Annotated[float | None, Query(ge=0, le=1)] = None,
-    min_disk: Annotated[float | None, Query(ge=0)] = None,
+    min_disk: Annotated[float | None, Query(ge=0, le=1_000_000, allow_inf_nan=False)] = None,
     disk_size: Annotated[float, Query(ge=8, le=10_000)] = 20,
     verified_only: bool = False,
 ) -> OfferQuery:
@@ -91,8 +144,8 @@ async def _read_order(sort: Annotated[str, Query(max_length=100)] = "price_hour"
     return orders
 
 
-@router.get("/instances/offers", **permit("gpu.view"))
-@router.get("/offers", **permit("gpu.view"))
+@router.get("/instances/offers", **permit("gpu.view"), responses=_REFUSALS)
+@router.get("/offers", **permit("gpu.view"), responses=_REFUSALS)
 async def list_offers(
     request: Request,
     caller: CallerDep,
@@ -101,7 +154,7 @@ async def list_offers(
     limit: Annotated[int, Query(ge=1, le=100)] = 50,
     page: Annotated[int, Query(ge=1, le=1000)] = 1,
     cursor: Annotated[str | None, Query(pattern=r"^[0-9]{1,6}$")] = None,
-) -> dict[str, Any]:
+) -> OffersDocument:
     """List what can be rented now, cheapest first; prices include a disk of `disk_size` GB."""
     provider = request.app.state.providers[request.app.state.settings.provider]
     await caller.release()
@@ -113,12 +166,12 @@ async def list_offers(
         listed.sort(key=_SORTS[name], reverse=descending)
     first = int(cursor) if cursor is not None else (page - 1) * limit
     shown = listed[first : first + limit]
-    return {
-        "offers": [offer_document(entry, as_of) for entry in shown],
-        "count": len(shown),
-        "total": len(listed),
-        "page": page,
-        "next_cursor": str(first + limit) if first + limit < len(listed) else None,
-        "as_of": as_of,
-        "sources": [{"provider": provider.name, "status": "ok", "as_of": as_of}],
-    }
+    return OffersDocument(
+        offers=[offer_document(entry, as_of) for entry in shown],
+        count=len(shown),
+        total=len(listed),
+        page=page,
+        next_cursor=str(first + limit) if first + limit < len(listed) else None,
+        as_of=as_of,
+        sources=[SourceDocument(provider=provider.name, status="ok", as_of=as_of)],
+    )

@@ -10,14 +10,25 @@ from starlette.responses import Response, StreamingResponse
 
 from dumont.core import is_id
 from dumont.db import Subscription
-from dumont.durable import Operation, OperationStatus, cancel_operation, get_operation
-from dumont.http import Caller, CallerDep, Page, Router, list_document, page_params, permit, problems
+from dumont.durable import Operation, OperationFinished, OperationStatus, cancel_operation, get_operation
+from dumont.http import Caller, CallerDep, Page, Router, list_document, page_params, permit, problems, raises
 from dumont.operations import queries
-from dumont.operations.documents import event_lines, operation_document, sse
+from dumont.operations.documents import (
+    EventDocument,
+    EventsDocument,
+    OperationDocument,
+    OperationsDocument,
+    event_lines,
+    operation_document,
+    sse,
+)
 
 router = Router(prefix="/api/v1/operations", tags=["operations"])
 OperationNotFound = problems.not_found("operation")
 KEEP_ALIVE_SECONDS = 15.0
+_STREAM: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/event-stream": {"schema": {"type": "string", "description": "Where asked for by Accept."}}}}
+}
 
 
 async def read_operation(session: AsyncSession, operation_id: str) -> Operation:
@@ -31,30 +42,30 @@ async def read_operation(session: AsyncSession, operation_id: str) -> Operation:
     return found
 
 
-@router.get("", **permit("gpu.view"))
+@router.get("", **permit("gpu.view"), responses=raises(problems.InvalidRequest))
 async def list_operations(
     caller: CallerDep,
     page: Annotated[Page, Depends(page_params("created_at"))],
     status: Annotated[str | None, Query(max_length=200)] = None,
     kind: Annotated[str | None, Query(max_length=40)] = None,
     instance_id: Annotated[str | None, Query(max_length=40)] = None,
-) -> dict[str, Any]:
+) -> OperationsDocument:
     """List operations, newest first."""
     statuses = [part for part in (status or "").split(",") if part]
     if set(statuses) - {known.value for known in OperationStatus}:
         detail = f"Known are {', '.join(known.value for known in OperationStatus)}."
         raise problems.InvalidRequest([problems.field_error("/query/status", detail, "unknown-value")])
     rows = await queries.listing(caller.session, page, statuses=statuses, kind=kind, instance_id=instance_id)
-    return list_document("operations", rows, page, operation_document)
+    return OperationsDocument(**list_document("operations", rows, page, operation_document))
 
 
-@router.get("/{operation_id}", **permit("gpu.view"))
+@router.get("/{operation_id}", **permit("gpu.view"), responses=raises(OperationNotFound))
 async def show_operation(
     request: Request,
     operation_id: str,
     caller: CallerDep,
-    wait_seconds: Annotated[float, Query(ge=0, le=30)] = 0,
-) -> dict[str, Any]:
+    wait_seconds: Annotated[float, Query(ge=0, le=30, allow_inf_nan=False)] = 0,
+) -> OperationDocument:
     """Show an operation; with `wait_seconds`, answer at its next change or when the time is over."""
     operation = await read_operation(caller.session, operation_id)
     if wait_seconds == 0 or OperationStatus(operation.status).final:
@@ -72,13 +83,15 @@ async def show_operation(
             await subscription.wait(min(left, KEEP_ALIVE_SECONDS))
 
 
-@router.get("/{operation_id}/events", **permit("gpu.view", stream=True))
-async def follow_operation(request: Request, operation_id: str, caller: CallerDep) -> Response | dict[str, Any]:
+@router.get(
+    "/{operation_id}/events", **permit("gpu.view", stream=True), responses={**raises(OperationNotFound), **_STREAM}
+)
+async def follow_operation(request: Request, operation_id: str, caller: CallerDep) -> Response | EventsDocument:
     """Follow an operation: server-sent events when asked for, else all news so far as JSON."""
     await read_operation(caller.session, operation_id)
     if "text/event-stream" not in request.headers.get("accept", ""):
         events = await queries.news(caller.session, operation_id, 0)
-        return {"events": events, "count": len(events)}
+        return EventsDocument(events=[EventDocument(**event) for event in events], count=len(events))
     await caller.release()
     last = request.headers.get("last-event-id", "0")
     after = int(last) if last.isascii() and last.isdigit() and len(last) < 19 else 0
@@ -99,7 +112,7 @@ async def _follow(request: Request, caller: Caller, operation_id: str, after: in
                 if lines is not None:
                     yield lines
             if OperationStatus(operation.status).final:
-                yield sse(after + 1, "done", document)
+                yield sse(after + 1, "done", document.model_dump())
                 return
             if not await _pause(subscription):
                 yield b": still here\n\n"
@@ -110,8 +123,13 @@ async def _pause(subscription: Subscription) -> bool:
     return await subscription.wait(KEEP_ALIVE_SECONDS) is not None
 
 
-@router.post("/{operation_id}/cancel", status_code=202, **permit("gpu.provision"))
-async def cancel(operation_id: str, caller: CallerDep) -> dict[str, Any]:
+@router.post(
+    "/{operation_id}/cancel",
+    status_code=202,
+    **permit("gpu.provision"),
+    responses=raises(OperationNotFound, OperationFinished),
+)
+async def cancel(operation_id: str, caller: CallerDep) -> OperationDocument:
     """Ask an operation to stop and undo what it did."""
     operation = await read_operation(caller.session, operation_id)
     await cancel_operation(caller.session, operation)

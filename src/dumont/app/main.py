@@ -10,6 +10,8 @@ app = LazyGroup(
         "serve": Entry("dumont.app.up:serve", _HERE),
         "migrate": Entry("dumont.app.up:migrate_command", _HERE),
         "demo": Entry("dumont.app.demo:demo", _HERE),
+        "backup": Entry("dumont.app.backup:backup", _HERE),
+        "restore-backup": Entry("dumont.app.backup:restore_command", _HERE),
         **COMMANDS,
     },
     name="dumont",

@@ -1,8 +1,11 @@
 """PostgreSQL: the embedded server, sessions with row-level security, migrations, and the outbox."""
 
-from dumont.db.embedded import DatabaseStartError, EmbeddedPostgres
+from dumont.db.backup import Manifest, save_backup
+from dumont.db.embedded import DatabaseInUse, DatabaseStartError, EmbeddedPostgres, has_cluster, visit_database
 from dumont.db.listener import Listener, Notice, Subscription
 from dumont.db.outbox import Event, Subscriptions, prune, publish
+from dumont.db.programs import BackupError
+from dumont.db.restore import holds_tables, read_backup, restore_backup
 from dumont.db.rls import APP_ROLE, WORKER_ROLE, grant, protect
 from dumont.db.roles import DatabaseUrls, migrate, resolve_urls
 from dumont.db.session import Base, Database, DatabaseUnavailable, set_sweep, set_team, translate, translated
@@ -11,29 +14,38 @@ from dumont.db.urls import psycopg_url, sqlalchemy_url, with_database, with_role
 __all__ = [
     "APP_ROLE",
     "WORKER_ROLE",
+    "BackupError",
     "Base",
     "Database",
+    "DatabaseInUse",
     "DatabaseStartError",
     "DatabaseUnavailable",
     "DatabaseUrls",
     "EmbeddedPostgres",
     "Event",
     "Listener",
+    "Manifest",
     "Notice",
     "Subscription",
     "Subscriptions",
     "grant",
+    "has_cluster",
+    "holds_tables",
     "migrate",
     "protect",
     "prune",
     "psycopg_url",
     "publish",
+    "read_backup",
     "resolve_urls",
+    "restore_backup",
+    "save_backup",
     "set_sweep",
     "set_team",
     "sqlalchemy_url",
     "translate",
     "translated",
+    "visit_database",
     "with_database",
     "with_role",
 ]

@@ -8,12 +8,13 @@ from pathlib import Path
 import psycopg
 from alembic import command
 from alembic.config import Config
+from alembic.script import ScriptDirectory
 from psycopg import sql
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
 from dumont.core import Settings, derive_password
-from dumont.db.rls import APP_ROLE, WORKER_ROLE
+from dumont.db.rls import APP_ROLE, WORKER_ROLE, where_role
 from dumont.db.session import KEEPALIVE, translated
 from dumont.db.urls import psycopg_url, sqlalchemy_url, with_role
 
@@ -22,6 +23,8 @@ _ADVISORY_KEY = 0x64756D6F6E74
 """`dumont` in ASCII: only one starter migrates a database at a time."""
 _PURPOSES = {APP_ROLE: "database-app", WORKER_ROLE: "database-worker"}
 _ROLE_ATTEMPTS = 50
+_FUTURE_RIGHTS = "ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT USAGE, SELECT ON SEQUENCES"
+"""Given at each migration, because a backup that is restored under another owner does not bring them."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +47,12 @@ def migrate(owner_url: str, secret: bytes) -> None:
     with translated(), engine.connect() as connection:
         connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _ADVISORY_KEY})
         connection.commit()
-        _ensure_roles(owner_url, secret)
-        config = Config()
-        config.set_main_option("script_location", str(_SCRIPTS).replace("%", "%%"))
+        ensure_roles(owner_url, secret)
+        config = _config()
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
+        for role in _PURPOSES:
+            connection.execute(text(where_role(role, f"{_FUTURE_RIGHTS} TO {role}")))
         connection.commit()
         connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": _ADVISORY_KEY})
         connection.commit()
@@ -90,7 +94,18 @@ def _is_bound(url: str) -> bool:
     return bool(row and row[0])
 
 
-def _ensure_roles(owner_url: str, secret: bytes) -> None:
+def is_known_revision(revision: str) -> bool:
+    """Tell whether this version's migrations reach a revision; not so for one of a newer version."""
+    return any(script.revision == revision for script in ScriptDirectory.from_config(_config()).walk_revisions())
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(_SCRIPTS).replace("%", "%%"))
+    return config
+
+
+def ensure_roles(owner_url: str, secret: bytes) -> None:
     """Make the login roles and set their passwords again, where we may.
 
     Roles are shared by all databases of a server, so another database's migration may touch them at the same moment:

@@ -16,7 +16,7 @@ from dumont.db.embedded.processes import kill_servers
 
 OWNER = "dumont"
 _REMOVE_SECONDS = 10.0
-_LAUNCHER = Path(__file__).with_name("launcher.py")
+LAUNCHER = Path(__file__).with_name("launcher.py")
 
 
 def spawn(
@@ -27,7 +27,7 @@ def spawn(
     The kernel sends `death_signal` when the calling *thread* ends: use one that lives as long as the program.
     """
     uid, gid = (place.account.uid, place.account.gid) if place.account else (-1, -1)
-    head = [sys.executable, "-I", "-S", str(_LAUNCHER), str(os.getpid()), str(uid), str(gid)]
+    head = [sys.executable, "-I", "-S", str(LAUNCHER), str(os.getpid()), str(uid), str(gid)]
     return subprocess.Popen(
         [*head, str(int(death_signal)), str(folder), *words],
         stdin=subprocess.DEVNULL,
@@ -95,8 +95,9 @@ def _check_version(place: Place) -> None:
         ) from error
     if found != place.binaries.major:
         raise DatabaseStartError(
-            f"{place.data} was made by PostgreSQL {found}, and this Dumont brings {place.binaries.major}. Dump it with "
-            f"the Dumont that made it and load the dump here, or set DATABASE_URL to a PostgreSQL {found}."
+            f"{place.data} was made by PostgreSQL {found}, and this Dumont brings {place.binaries.major}. Nothing was "
+            "changed. Run `dumont backup` with the Dumont that made it and `dumont restore-backup` with this one, as "
+            "docs/howto/upgrade-postgres.md shows."
         )
 
 

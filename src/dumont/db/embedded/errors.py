@@ -10,6 +10,10 @@ class DatabaseStartError(Exception):
     """The embedded database cannot start; the message says why and what to do."""
 
 
+class DatabaseInUse(DatabaseStartError):
+    """Another process supervises this database now."""
+
+
 def full_disk(place: Path) -> DatabaseStartError:
     """Make the error for a disk without room."""
     return DatabaseStartError(

@@ -101,6 +101,15 @@ def _name_cluster(home: Path, secret: bytes) -> Path:
     return cluster
 
 
+def has_cluster(home: Path) -> bool:
+    """Tell whether a home has a database, without making anything.
+
+    Errors: DatabaseStartError where the home names a folder that is gone.
+    """
+    recorded = recorded_cluster(home / "postgres.json") if os.geteuid() == 0 else home / "postgres"
+    return recorded is not None and (recorded / "data").is_dir()
+
+
 def recorded_cluster(record: Path) -> Path | None:
     """Read where a home says its database is; None where it says nothing yet."""
     if not record.exists():

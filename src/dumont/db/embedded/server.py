@@ -15,7 +15,7 @@ from sqlalchemy.engine import URL
 
 from dumont.core import derive_password
 from dumont.db.embedded.cluster import OWNER, ensure_cluster, spawn
-from dumont.db.embedded.errors import NEEDED_BYTES, DatabaseStartError, from_output
+from dumont.db.embedded.errors import NEEDED_BYTES, DatabaseInUse, DatabaseStartError, from_output
 from dumont.db.embedded.places import PORT, Place, find_place
 from dumont.db.embedded.processes import clear_remains, harder_signal
 
@@ -81,6 +81,11 @@ class EmbeddedPostgres:
         return self._place
 
     @property
+    def url(self) -> str:
+        """The owner's URL, whoever runs the server; known after the first `start`, even one that failed."""
+        return _url(self.place, self._password())
+
+    @property
     def pid(self) -> int | None:
         """The number of the server's process, None while there is none."""
         child = self._child
@@ -90,7 +95,7 @@ class EmbeddedPostgres:
         """Start the server, or find it running, and return the owner's URL.
 
         Guarantees: idempotent; leaves no process and no lock behind when it fails.
-        Errors: DatabaseStartError with what to do.
+        Errors: DatabaseStartError with what to do; DatabaseInUse where another process supervises the cluster.
         """
         with self._turn:
             if self._keeper is None:
@@ -106,7 +111,7 @@ class EmbeddedPostgres:
                     raise
             else:
                 self._await_ready()
-            return _url(self.place, self._password())
+            return self.url
 
     def stop(self) -> None:
         """Stop the server and let go of the cluster; nothing happens where it does not run."""
@@ -196,7 +201,7 @@ def _take_lock(place: Place) -> int:
     except BlockingIOError:
         holder = os.pread(handle, 20, 0).decode(errors="replace").strip() or "of unknown number"
         os.close(handle)
-        raise DatabaseStartError(
+        raise DatabaseInUse(
             f"Another Dumont (process {holder}) already runs the database of {place.home}. Stop that one, or set "
             "DUMONT_HOME to another folder."
         ) from None
@@ -271,9 +276,14 @@ def _ensure_database(place: Place, password: str) -> None:
             if connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [_DATABASE]).fetchone() is None:
                 connection.execute(f"CREATE DATABASE {_DATABASE}")
     except psycopg.OperationalError as error:
-        if "password authentication failed" not in str(error):
-            raise DatabaseStartError(f"The database in {place.cluster} refuses us: {error}") from error
-        raise DatabaseStartError(
-            f"The database in {place.cluster} was made with another secret key. Put back the DUMONT_SECRET_KEY (or key "
-            f"file) that {place.home} had, or move the database away to begin with an empty one."
-        ) from error
+        raise refusal(place, error) from error
+
+
+def refusal(place: Place, error: psycopg.OperationalError) -> DatabaseStartError:
+    """Make the error for a server that runs and does not let the owner in."""
+    if "password authentication failed" not in str(error):
+        return DatabaseStartError(f"The database in {place.cluster} refuses us: {error}")
+    return DatabaseStartError(
+        f"The database in {place.cluster} was made with another secret key. Put back the DUMONT_SECRET_KEY (or key "
+        f"file) that {place.home} had, or move the database away to begin with an empty one."
+    )

@@ -36,8 +36,10 @@ from dumont.vault import (
     LocalStore,
     Repository,
     RepositoryMissing,
+    StaleEpoch,
     Store,
     StoreError,
+    VaultError,
     Verification,
     VerificationFailed,
 )
@@ -75,14 +77,20 @@ class Vaults:
                 return Repository.open(store, workspace_id, self.keyring)
             except RepositoryMissing:
                 return Repository.create(store, workspace_id, self.keyring)
-        except StoreError as error:
-            raise explain_store(error) from error
+        except VaultError as error:
+            raise explain_vault(error) from error
 
 
-def explain_store(error: StoreError) -> Problem:
-    """Turn a storage error into the problem that people see."""
-    advice = "Free some space there and try again." if error.full else "Check the storage and try again."
-    return StorageUnreachable(f"Snapshots cannot be kept: {error.detail} {advice}")
+def explain_vault(error: VaultError) -> Problem:
+    """Turn an error of the vault into the problem that people see."""
+    if isinstance(error, StoreError):
+        advice = "Free some space there and try again." if error.full else "Check the storage and try again."
+        return StorageUnreachable(f"Snapshots cannot be kept or read: {error.detail} {advice}")
+    if isinstance(error, VerificationFailed):
+        return VerificationProblem(f"The snapshot is damaged: {error}")
+    if isinstance(error, StaleEpoch):
+        return SnapshotFailed("Another save of this workspace has begun since; this one was given up.")
+    return VerificationProblem(f"The workspace's repository is damaged: {error.detail}")
 
 
 async def create_workspace(session: AsyncSession, team_id: str, now: datetime) -> Workspace:
@@ -177,8 +185,8 @@ async def save(
             epoch=epoch,
             on_progress=on_progress,
         )
-    except StoreError as error:
-        raise explain_store(error) from error
+    except VaultError as error:
+        raise explain_vault(error) from error
     except AgentFailed as error:
         raise SnapshotFailed(f"The machine could not save its workspace: {error.detail}") from error
 
@@ -191,10 +199,8 @@ async def verify(vaults: Vaults, workspace_id: str, manifest: str) -> Verificati
     repository = await asyncio.to_thread(vaults.repository, workspace_id)
     try:
         return await asyncio.to_thread(repository.verify, manifest)
-    except VerificationFailed as error:
-        raise VerificationProblem(f"The snapshot is damaged: {error}") from error
-    except StoreError as error:
-        raise explain_store(error) from error
+    except VaultError as error:
+        raise explain_vault(error) from error
 
 
 async def restore(
@@ -214,8 +220,8 @@ async def restore(
     repository = await asyncio.to_thread(vaults.repository, workspace_id)
     try:
         return await restore_workspace(link, repository, gate, gate_url, manifest, on_progress=on_progress)
-    except StoreError as error:
-        raise explain_store(error) from error
+    except VaultError as error:
+        raise explain_vault(error) from error
     except AgentFailed as error:
         raise RestoreProblem(f"The machine could not restore the workspace: {error.detail}") from error
 
@@ -228,7 +234,7 @@ async def compare(vaults: Vaults, link: AgentLink, *, workspace_id: str, manifes
     repository = await asyncio.to_thread(vaults.repository, workspace_id)
     try:
         return await compare_workspace(link, repository, manifest)
-    except StoreError as error:
-        raise explain_store(error) from error
+    except VaultError as error:
+        raise explain_vault(error) from error
     except AgentFailed as error:
         raise RestoreProblem(f"The machine could not compare its workspace: {error.detail}") from error

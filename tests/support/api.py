@@ -15,7 +15,7 @@ from pwdlib.hashers.argon2 import Argon2Hasher
 
 from dumont.core import Settings, new_id
 from dumont.db import Database, DatabaseUrls
-from dumont.http import Router, create_app
+from dumont.http import Limits, Router, create_app
 from dumont.identity import IdentityService, Visitor, build_authenticator, queries
 from dumont.identity import routers as identity_routers
 
@@ -86,11 +86,14 @@ def _shared_hash() -> str:
 async def running_api(urls: DatabaseUrls, *routers: Router, settings: Settings | None = None) -> AsyncIterator[Api]:
     """Build the API as the application's role, with the routes of identity and those given."""
     database = Database(urls.app, pool_size=5, application_name="test-api")
-    identity = build_authenticator(SECRET, settings or Settings(home=Path("/nonexistent")))
-    app = create_app(database=database, authenticator=identity, secret=SECRET, routers=[*identity_routers, *routers])
+    chosen = settings or Settings(home=Path("/nonexistent"))
+    identity, limits = build_authenticator(SECRET, chosen), Limits(chosen)
+    every = [*identity_routers, *routers]
+    app = create_app(database=database, authenticator=identity, secret=SECRET, limits=limits, routers=every)
     try:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api") as client:
             yield Api(client, database, identity, app)
     finally:
         identity.close()
+        await limits.close()
         await database.close()

@@ -3,14 +3,16 @@
 from pathlib import Path
 
 from fastapi import FastAPI
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from dumont import hibernation, identity, instances, market, operations, snapshots
 from dumont.app.home import StartError
 from dumont.core import Settings, derive_key
 from dumont.db import Database, Listener
-from dumont.http import create_app
+from dumont.http import Limits, create_app, problems
 from dumont.identity import IdentityService
-from dumont.instances import Patience, World
+from dumont.instances import Instance, Patience, Status, World
 from dumont.providers import Provider, VastProvider
 from dumont.remote import SshIdentity
 from dumont.snapshots import Vaults
@@ -72,10 +74,12 @@ def build_api(
     providers: dict[str, Provider],
 ) -> FastAPI:
     """Build the API of all rooms."""
+    authenticator.may_close_team(_keep_what_lives)
     app = create_app(
         database=database,
         authenticator=authenticator,
         secret=secret,
+        limits=Limits(settings),
         routers=[
             *identity.routers,
             operations.router,
@@ -90,3 +94,12 @@ def build_api(
     app.state.providers = providers
     app.state.listener = listener
     return app
+
+
+async def _keep_what_lives(session: AsyncSession, team_id: str) -> None:
+    """Refuse to close a team that still has something: a machine that costs, or a saved one that would be forgotten."""
+    alive = select(func.count()).where(Instance.team_id == team_id, Instance.status != Status.DESTROYED.value)
+    found = await session.scalar(alive)
+    if found:
+        detail = f"The team still has {found} instances. Destroy them first."
+        raise problems.WrongState("in use", ["empty"], detail)

@@ -40,6 +40,14 @@ class Settings:
     poll_seconds: float = 0.2
     start_timeout_minutes: float = 10.0
     access_token_seconds: int = 3600
+    refresh_token_seconds: int = 2_592_000
+    limits_url: str | None = None
+    limit_open_requests_minute: int = 300
+    limit_token_requests_minute: int = 600
+    limit_registrations_hour: int = 30
+    limit_sign_in_failures: int = 5
+    limit_sign_in_failures_address: int = 100
+    limit_sign_in_minutes: float = 15.0
     workers: int = 4
     log_level: str = "info"
 
@@ -58,6 +66,13 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "poll_seconds": (0.01, 60),
     "start_timeout_minutes": (0.05, 60),
     "access_token_seconds": (1, 86_400),
+    "refresh_token_seconds": (1, 31_536_000),
+    "limit_open_requests_minute": (0, 1_000_000),
+    "limit_token_requests_minute": (0, 1_000_000),
+    "limit_registrations_hour": (0, 1_000_000),
+    "limit_sign_in_failures": (0, 1_000_000),
+    "limit_sign_in_failures_address": (0, 1_000_000),
+    "limit_sign_in_minutes": (0.02, 1440),
     "workers": (1, 64),
 }
 

@@ -8,7 +8,9 @@ from dumont.http.edge import foreseen
 from dumont.http.idempotency import IdempotencyRecord, forget_keys
 from dumont.http.openapi import raises
 from dumont.http.pages import Page, list_document, page_params
+from dumont.http.rates import Limits, LimitsDep, Rule, address_of, spend
 from dumont.http.routing import Route, Router
+from dumont.http.seal import seal, unseal
 from dumont.http.shapes import MomentText, MoneyDocument, ProblemDocument, money
 from dumont.http.text import Line, Lines
 
@@ -20,6 +22,8 @@ __all__ = [
     "CallerFacts",
     "DatabaseDep",
     "IdempotencyRecord",
+    "Limits",
+    "LimitsDep",
     "Line",
     "Lines",
     "MomentText",
@@ -28,6 +32,8 @@ __all__ = [
     "ProblemDocument",
     "Route",
     "Router",
+    "Rule",
+    "address_of",
     "create_app",
     "foreseen",
     "forget_keys",
@@ -39,5 +45,8 @@ __all__ = [
     "problems",
     "public",
     "raises",
+    "seal",
     "signed_in",
+    "spend",
+    "unseal",
 ]

@@ -4,6 +4,7 @@ import asyncio
 import html
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
@@ -13,13 +14,14 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
-from dumont.core import Problem, derive_key
+from dumont.core import Problem, Settings, derive_key
 from dumont.db import Database, DatabaseUnavailable
 from dumont.http import errors, problems
 from dumont.http.access import public
 from dumont.http.caller import Authenticator, DatabaseDep
 from dumont.http.edge import Edge
 from dumont.http.openapi import LazyOpenapi
+from dumont.http.rates import Limits
 from dumont.http.routing import Route, Router
 
 HEALTH_TIMEOUT_SECONDS = 3.0
@@ -31,6 +33,7 @@ def create_app(
     database: Database,
     authenticator: Authenticator,
     secret: bytes,
+    limits: Limits | None = None,
     routers: Sequence[Router] = (),
     title: str = "Dumont Cloud",
     version: str = "1",
@@ -38,7 +41,8 @@ def create_app(
 ) -> FastAPI:
     """Build the API from the routers of the rooms.
 
-    Shapes: `app.state` holds `database` and `authenticator` for the routes.
+    Shapes: `app.state` holds `database`, `authenticator` and `limits` for the routes; without `limits` the usual ones
+    hold, counted in this process.
     Errors: ValueError for a route that asks for a permission nobody can hold.
     """
     app = FastAPI(
@@ -52,6 +56,7 @@ def create_app(
     )
     app.state.database = database
     app.state.authenticator = authenticator
+    app.state.limits = limits or Limits(Settings(home=Path()))
     app.state.idempotency_key = derive_key(secret, "idempotency")
     app.state.openapi = LazyOpenapi()
     app.add_middleware(Edge)
@@ -83,7 +88,7 @@ def _specificity(route: Any) -> list[bool]:
     return [segment.startswith("{") for segment in str(getattr(route, "path", "")).split("/")]
 
 
-@_root.get("/health", **public())
+@_root.get("/health", **public(limited=False))
 async def health(database: DatabaseDep) -> dict[str, str]:
     """Tell whether the API can serve: 200 only while the database answers."""
     try:

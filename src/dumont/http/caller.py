@@ -15,17 +15,21 @@ from dumont.http import problems
 
 @dataclass(frozen=True, kw_only=True)
 class CallerFacts:
-    """What the look-up of a token found: rows of this moment, never claims of the token."""
+    """What the look-up of a token found: rows of this moment, never claims of the token.
+
+    Shapes: exactly one of `session_id` and `api_token_id` is set; `token_expires_at` None is a token without an end.
+    """
 
     user_id: str
     email: str
     username: str | None
-    session_id: str
+    session_id: str | None
+    api_token_id: str | None = None
     team_id: str
     team_name: str
     role: str
     permissions: frozenset[str]
-    token_expires_at: datetime
+    token_expires_at: datetime | None
 
 
 class Authenticator(Protocol):
@@ -53,6 +57,7 @@ class Door:
     token: str
     team_id: str | None
     permission: str | None
+    person: bool = False
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[tuple[AsyncSession, CallerFacts]]:
@@ -81,7 +86,12 @@ class Caller(CallerFacts):
         return self._held[0][1]
 
     def allow(self) -> None:
-        """Raise Forbidden unless the caller's role holds what the route asks for."""
+        """Raise unless the caller may do what the route does.
+
+        Errors: SessionRequired for an API token where a person is asked for, Forbidden without the permission.
+        """
+        if self.door.person and self.session_id is None:
+            raise problems.SessionRequired("This concerns a person and his sessions. Sign in and use the access token.")
         wanted = self.door.permission
         if wanted is not None and wanted not in self.permissions:
             raise problems.Forbidden(wanted)

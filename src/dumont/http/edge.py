@@ -39,7 +39,9 @@ class Edge:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                message["headers"] = [*message.get("headers", []), (b"x-request-id", request_id.encode())]
+                limit = scope["state"].get("rate_limit")
+                more = [(b"x-request-id", request_id.encode()), *(limit.headers() if limit is not None else ())]
+                message["headers"] = [*message.get("headers", []), *more]
             await send(message)
 
         try:

@@ -8,22 +8,25 @@ import hashlib
 import hmac
 import json
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta, timezone
 from typing import Any
 from urllib.parse import parse_qsl
 
-from sqlalchemy import DateTime, LargeBinary, SmallInteger, Text, delete, func, select
+from sqlalchemy import Boolean, DateTime, LargeBinary, SmallInteger, Text, and_, delete, func, or_, select
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped, mapped_column
 from starlette.requests import Request
 from starlette.responses import Response
 
+from dumont.core import derive_key
 from dumont.db import Base
 from dumont.http import problems
 from dumont.http.body import Body
 from dumont.http.caller import Caller
+from dumont.http.seal import seal, unseal
 
+SEALED_HOURS = 24
 _OWN_HEADERS = frozenset({"content-length", "x-request-id", "date", "server"})
 
 
@@ -38,16 +41,18 @@ class IdempotencyRecord(Base):
     status: Mapped[int] = mapped_column(SmallInteger)
     headers: Mapped[dict[str, str]] = mapped_column(JSONB)
     body: Mapped[bytes] = mapped_column(LargeBinary)
+    sealed: Mapped[bool] = mapped_column(Boolean)
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.clock_timestamp())
 
 
 @dataclass
 class Claim:
-    """A request's claim on its key."""
+    """A request's claim on its key. `sealing_key` is set where the answer holds a secret."""
 
     scope: str
     team_id: str
     fingerprint: bytes
+    sealing_key: bytes | None = field(default=None, repr=False)
     taken: bool = field(default=False)
 
     async def take(self, session: AsyncSession) -> Response | None:
@@ -59,12 +64,17 @@ class Claim:
         if not await session.scalar(select(func.pg_try_advisory_xact_lock(number))):
             raise problems.IdempotencyInProgress(retry_after=1)
         record = await session.get(IdempotencyRecord, self.scope)
+        if record is not None and record.sealed and record.created_at < _sealed_until_now():
+            await session.delete(record)
+            await session.flush()
+            record = None
         if record is None:
             self.taken = True
             return None
         if not hmac.compare_digest(record.fingerprint, self.fingerprint):
             raise problems.IdempotencyKeyReused("Use a fresh Idempotency-Key for a request that says something else.")
-        return Response(record.body, record.status, {**record.headers, "Idempotency-Replayed": "true"})
+        body = unseal(self.sealing_key, record.body, self.scope) if record.sealed and self.sealing_key else record.body
+        return Response(body, record.status, {**record.headers, "Idempotency-Replayed": "true"})
 
     async def keep(self, session: AsyncSession, response: Response) -> None:
         """Store a 2xx answer with the effect that it reports; other answers free the key."""
@@ -79,13 +89,14 @@ class Claim:
                 fingerprint=self.fingerprint,
                 status=response.status_code,
                 headers=headers,
-                body=bytes(body),
+                body=seal(self.sealing_key, bytes(body), self.scope) if self.sealing_key else bytes(body),
+                sealed=self.sealing_key is not None,
             )
         )
         await session.flush()
 
 
-def read_claim(request: Request, caller: Caller, body: Body, hmac_key: bytes) -> Claim | None:
+def read_claim(request: Request, caller: Caller, body: Body, hmac_key: bytes, *, secret: bool = False) -> Claim | None:
     """Read the claim of a request, or None where it carries no Idempotency-Key.
 
     Errors: InvalidRequest for a key that is not 1..255 visible ASCII characters.
@@ -98,15 +109,23 @@ def read_claim(request: Request, caller: Caller, body: Body, hmac_key: bytes) ->
         raise problems.InvalidRequest([problems.field_error("/header/idempotency-key", detail, "invalid-key")])
     named = (caller.user_id, caller.team_id, request.method, request.scope["path"], key)
     scope = hashlib.sha256("\n".join(named).encode()).hexdigest()
-    return Claim(scope, caller.team_id, _fingerprint(request, body, hmac_key))
+    sealing_key = derive_key(hmac_key, "idempotency-seal") if secret else None
+    return Claim(scope, caller.team_id, _fingerprint(request, body, hmac_key), sealing_key)
 
 
 async def forget_keys(session: AsyncSession, before: datetime) -> int:
-    """Delete the keys that were stored before a time, in the team or sweep of the session; return how many."""
-    gone = await session.execute(
-        delete(IdempotencyRecord).where(IdempotencyRecord.created_at < before).returning(IdempotencyRecord.scope)
-    )
+    """Delete the keys that were stored before a time, in the team or sweep of the session; return how many.
+
+    Guarantees: sealed answers go after 24 hours, whatever the time.
+    """
+    stored = IdempotencyRecord.created_at
+    old = or_(stored < before, and_(IdempotencyRecord.sealed, stored < _sealed_until_now()))
+    gone = await session.execute(delete(IdempotencyRecord).where(old).returning(IdempotencyRecord.scope))
     return len(gone.all())
+
+
+def _sealed_until_now() -> datetime:
+    return datetime.now(timezone.utc) - timedelta(hours=SEALED_HOURS)
 
 
 def _fingerprint(request: Request, body: Body, hmac_key: bytes) -> bytes:

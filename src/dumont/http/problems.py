@@ -181,6 +181,22 @@ class RateLimited(Problem):
     title = "Too many requests"
 
 
+class LoginRateLimited(RateLimited):
+    """Too many wrong passwords for this account or from this address: wait until they are forgotten."""
+
+    code = "login-rate-limited"
+    title = "Too many failed attempts to sign in"
+
+
+class SessionRequired(Problem):
+    """The verb concerns the person himself or his sessions, and an API token was sent."""
+
+    code = "session-required"
+    status = 403
+    act = Act.FIX
+    title = "An API token cannot do this; sign in"
+
+
 class Internal(Problem):
     """Something failed on our side; the request id leads the operator to the log line."""
 

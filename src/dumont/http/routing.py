@@ -1,7 +1,7 @@
 """Routes that run in one transaction each, in the order of checks that the contract gives (api.md 1.3).
 
-404/405 path, 401 caller, 400/413/415/422 shape, 403 permission, Idempotency-Key, then the route's own verbs. The
-transaction commits before the answer leaves.
+404/405 path, 429 rate, 401 caller, 400/413/415/422 shape, 403 permission, Idempotency-Key, then the route's own
+verbs. The transaction commits before the answer leaves.
 """
 
 import functools
@@ -22,6 +22,7 @@ from dumont.http import idempotency, problems
 from dumont.http.access import read_access
 from dumont.http.body import Body, read_body
 from dumont.http.caller import Caller, Door, bearer_token, come_in
+from dumont.http.rates import Limits, address_of, spend
 
 _WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
@@ -63,6 +64,8 @@ class Route(APIRoute):
             if "\x00" in request.scope["path"]:
                 raise problems.RouteNotFound()
             if self.access.public:
+                if self.access.limited:
+                    await _spend_open(request)
                 body = await read_body(request, wanted=self.body_field is not None)
                 body.check()
                 return await run(request)
@@ -71,13 +74,7 @@ class Route(APIRoute):
         return handle
 
     async def _attend(self, request: Request, run: Callable[[Request], Awaitable[Response]]) -> Response:
-        token = bearer_token(request)
-        body = await read_body(request, wanted=self.body_field is not None)
-        state = request.app.state
-        team = request.headers.get("x-team-id")
-        door = Door(state.database, state.authenticator, token, team, self.access.permission)
-        writes = request.method in _WRITES
-        caller = await come_in(door, request_id=request.state.request_id, writes=writes)
+        caller, body = await self._admit(request)
         try:
             response = await self._answer(request, caller, body, run)
         except BaseException as error:
@@ -86,6 +83,22 @@ class Route(APIRoute):
         await caller.finish(None)
         return response
 
+    async def _admit(self, request: Request) -> tuple[Caller, Body]:
+        """Let the caller in; a request whose token is missing or not good counts for its address."""
+        state = request.app.state
+        limits: Limits = state.limits
+        try:
+            token = bearer_token(request)
+            await spend(request, limits.rules.token_requests, token, shown=True)
+            body = await read_body(request, wanted=self.body_field is not None)
+            team = request.path_params["team_id"] if self.access.path_team else request.headers.get("x-team-id")
+            door = Door(state.database, state.authenticator, token, team, self.access.permission, self.access.person)
+            writes = request.method in _WRITES
+            return await come_in(door, request_id=request.state.request_id, writes=writes), body
+        except problems.Unauthenticated:
+            await _spend_open(request)
+            raise
+
     async def _answer(
         self, request: Request, caller: Caller, body: Body, run: Callable[[Request], Awaitable[Response]]
     ) -> Response:
@@ -93,7 +106,8 @@ class Route(APIRoute):
         request.scope["dumont.caller"] = caller
         claim = None
         if caller.writes and not self.access.stream:
-            claim = idempotency.read_claim(request, caller, body, request.app.state.idempotency_key)
+            key = request.app.state.idempotency_key
+            claim = idempotency.read_claim(request, caller, body, key, secret=self.access.secret)
         mark = _visit.set(_Visit(caller, claim))
         try:
             response = await run(request)
@@ -109,6 +123,11 @@ class Router(APIRouter):
 
     def __init__(self, *, prefix: str = "", tags: list[str] | None = None) -> None:
         super().__init__(prefix=prefix, tags=list(tags or []), route_class=Route, redirect_slashes=False)
+
+
+async def _spend_open(request: Request) -> None:
+    limits: Limits = request.app.state.limits
+    await spend(request, limits.rules.open_requests, address_of(request), shown=True)
 
 
 def _guarded(endpoint: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:

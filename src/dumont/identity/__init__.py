@@ -14,9 +14,11 @@ from dumont.identity.model import (
     Team,
 )
 from dumont.identity.queries import find_user, ssh_keys_of
-from dumont.identity.service import IdentityService, SignedIn, TeamHook, Visitor, build_authenticator
+from dumont.identity.service import IdentityService, TeamHook, build_authenticator
+from dumont.identity.sessions import SignedIn, Visitor
+from dumont.identity.team_api import team_routes, token_routes, users
 
-routers = (auth, ssh_keys)
+routers = (auth, ssh_keys, users, team_routes, token_routes)
 """The routers of this room, for `http.create_app`."""
 
 __all__ = [

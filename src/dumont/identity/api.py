@@ -1,4 +1,4 @@
-"""Routes of sign-up, sign-in, the signed-in user and his SSH keys."""
+"""Routes of sign-up, sign-in, sessions, passwords and SSH keys."""
 
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
@@ -6,15 +6,18 @@ from typing import Annotated, Any, Literal, Self
 from fastapi import Depends, Request
 from pydantic import BaseModel, Field, StringConstraints, field_validator, model_validator
 
-from dumont.http import CallerDep, DatabaseDep, Line, Router, public, signed_in
+from dumont.http import CallerDep, DatabaseDep, Line, Router, address_of, problems, public, signed_in, spend
 from dumont.identity import queries, service
 from dumont.identity.addresses import EmailText, IdentifierText, UsernameText
+from dumont.identity.guard import guessing
 from dumont.identity.keys import PublicKey, read_public_key
 from dumont.identity.model import SshKey
-from dumont.identity.service import IdentityService, SignedIn, Visitor
+from dumont.identity.service import IdentityService
+from dumont.identity.sessions import SignedIn, Visitor, real_now
 
 auth = Router(prefix="/api/v1/auth", tags=["auth"])
 ssh_keys = Router(prefix="/api/v1/ssh-keys", tags=["ssh-keys"])
+_LAUNCH = "gpu.provision"
 NameText = Annotated[Line, StringConstraints(strip_whitespace=True, min_length=1, max_length=100)]
 
 
@@ -59,6 +62,19 @@ class LoginBody(BaseModel):
         return self
 
 
+class RefreshBody(BaseModel):
+    """The refresh token that is spent."""
+
+    refresh_token: str = Field(min_length=1, max_length=200, repr=False)
+
+
+class PasswordBody(BaseModel):
+    """A change of password."""
+
+    current_password: str = Field(min_length=1, max_length=1024, repr=False)
+    new_password: str = Field(min_length=8, max_length=128, repr=False)
+
+
 class LogoutBody(BaseModel):
     """Which sessions end."""
 
@@ -83,7 +99,7 @@ class SshKeyBody(BaseModel):
 
 
 class SessionDocument(BaseModel):
-    """A session that was just opened."""
+    """A session with a fresh pair of tokens."""
 
     user_id: str
     email: str
@@ -92,6 +108,8 @@ class SessionDocument(BaseModel):
     access_token: str
     token_type: Literal["bearer"] = "bearer"
     expires_in: int
+    refresh_token: str
+    refresh_expires_in: int
 
 
 class UserDocument(BaseModel):
@@ -117,7 +135,7 @@ class TeamDocument(BaseModel):
 
 
 class OwnSessionDocument(BaseModel):
-    """The session of the token."""
+    """The session of the token, and when the token ends."""
 
     id: str
     expires_at: datetime
@@ -129,7 +147,7 @@ class MeDocument(BaseModel):
     authenticated: Literal[True] = True
     user: UserDocument
     team: TeamDocument
-    session: OwnSessionDocument
+    session: OwnSessionDocument | None = Field(description="Null where an API token is calling.")
 
 
 class LogoutDocument(BaseModel):
@@ -138,6 +156,31 @@ class LogoutDocument(BaseModel):
     success: bool
     message: str
     sessions_revoked: int
+
+
+class OpenSessionDocument(BaseModel):
+    """A session that is open; address and program are those of the sign-in."""
+
+    id: str
+    created_at: datetime
+    last_used_at: datetime
+    ip: str | None
+    user_agent: str | None
+    current: bool
+
+
+class SessionsDocument(BaseModel):
+    """The caller's open sessions."""
+
+    sessions: list[OpenSessionDocument]
+    count: int
+
+
+class DoneDocument(BaseModel):
+    """What was done, in a sentence."""
+
+    success: bool = True
+    message: str
 
 
 class SshKeyDocument(BaseModel):
@@ -164,9 +207,10 @@ class SuccessDocument(BaseModel):
 
 @auth.post("/register", status_code=201, **public())
 async def register(
-    body: RegisterBody, database: DatabaseDep, identity: ServiceDep, visitor: VisitorDep
+    body: RegisterBody, request: Request, database: DatabaseDep, identity: ServiceDep, visitor: VisitorDep
 ) -> SessionDocument:
     """Make an account with a team of its own, and sign in to it."""
+    await spend(request, request.app.state.limits.rules.registrations, address_of(request))
     async with database.begin() as session:
         user = await identity.register_user(
             session, email=body.email, password=body.password, name=body.name, username=body.username
@@ -176,10 +220,26 @@ async def register(
 
 
 @auth.post("/login", **public())
-async def login(body: LoginBody, database: DatabaseDep, identity: ServiceDep, visitor: VisitorDep) -> SessionDocument:
+async def login(
+    body: LoginBody, request: Request, database: DatabaseDep, identity: ServiceDep, visitor: VisitorDep
+) -> SessionDocument:
     """Sign in with an e-mail address or a username."""
     identifier = body.email or body.username or ""
-    return _session_document(await identity.sign_in(database, identifier, body.password, visitor))
+    async with guessing(request, identifier):
+        return _session_document(await identity.sign_in(database, identifier, body.password, visitor))
+
+
+@auth.post("/refresh", **public())
+async def refresh(body: RefreshBody, request: Request, database: DatabaseDep, identity: ServiceDep) -> SessionDocument:
+    """Spend a refresh token for a new pair of tokens; a second use ends the session.
+
+    A retry with the same Idempotency-Key within 60 seconds gets the same pair.
+    """
+    key = request.headers.get("idempotency-key")
+    if key is not None and not 1 <= len(key) <= 255:
+        detail = "Must be 1 to 255 characters."
+        raise problems.InvalidRequest([problems.field_error("/header/idempotency-key", detail, "invalid-key")])
+    return _session_document(await identity.sessions.refresh(database, body.refresh_token, key))
 
 
 @auth.get("/me", **signed_in())
@@ -191,11 +251,39 @@ async def me(caller: CallerDep) -> MeDocument:
         team=TeamDocument(
             id=caller.team_id, name=caller.team_name, role=caller.role, permissions=sorted(caller.permissions)
         ),
-        session=OwnSessionDocument(id=caller.session_id, expires_at=caller.token_expires_at),
+        session=OwnSessionDocument(id=caller.session_id, expires_at=caller.token_expires_at)
+        if caller.session_id is not None and caller.token_expires_at is not None
+        else None,
     )
 
 
-@auth.post("/logout", **signed_in())
+@auth.get("/sessions", **signed_in(person=True))
+async def list_sessions(caller: CallerDep) -> SessionsDocument:
+    """List the caller's open sessions, last used first."""
+    found = await queries.open_sessions(caller.session, real_now())
+    shown = [OpenSessionDocument(**vars(one), current=one.id == caller.session_id) for one in found]
+    return SessionsDocument(sessions=shown, count=len(shown))
+
+
+@auth.delete("/sessions/{session_id}", **signed_in(person=True))
+async def end_session(session_id: str, caller: CallerDep) -> DoneDocument:
+    """End one of the caller's sessions; its tokens fail from the next request on."""
+    await service.end_session(caller.session, caller.user_id, session_id)
+    return DoneDocument(message="The session was ended.")
+
+
+@auth.post("/password", **signed_in(person=True))
+async def change_password(
+    body: PasswordBody, request: Request, caller: CallerDep, identity: ServiceDep
+) -> DoneDocument:
+    """Change the caller's password and end all his other sessions."""
+    session_id = caller.session_id or ""
+    async with guessing(request, caller.email):
+        ended = await identity.change_password(caller.session, session_id, body.current_password, body.new_password)
+    return DoneDocument(message=f"The password was changed. Other sessions that were ended: {ended}.")
+
+
+@auth.post("/logout", **signed_in(person=True))
 async def logout(caller: CallerDep, body: LogoutBody | None = None) -> LogoutDocument:
     """End the session of this token, or all sessions of the user."""
     which = None if body is not None and body.all else caller.session_id
@@ -212,13 +300,20 @@ async def list_ssh_keys(caller: CallerDep) -> SshKeysDocument:
 
 @ssh_keys.post("", status_code=201, **signed_in())
 async def add_ssh_key(body: SshKeyBody, caller: CallerDep, identity: ServiceDep) -> SshKeyDocument:
-    """Store a public key; machines that are launched afterwards accept it."""
+    """Store a public key; machines that are launched afterwards accept it.
+
+    An API token may do it if it may launch machines: it would reach no more of them than it can.
+    """
+    if caller.api_token_id is not None and _LAUNCH not in caller.permissions:
+        raise problems.Forbidden(_LAUNCH)
     return _key_document(await identity.add_ssh_key(caller.session, caller.user_id, body.name, body.key()))
 
 
 @ssh_keys.delete("/{key_id}", **signed_in())
 async def delete_ssh_key(key_id: str, caller: CallerDep) -> SuccessDocument:
     """Forget a public key; machines that have it already keep it."""
+    if caller.api_token_id is not None and _LAUNCH not in caller.permissions:
+        raise problems.Forbidden(_LAUNCH)
     await service.remove_ssh_key(caller.session, caller.user_id, key_id)
     return SuccessDocument()
 

@@ -5,9 +5,9 @@ Accounts and login sessions have no class here: no role may touch their tables, 
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
-from sqlalchemy import DateTime, ForeignKey, Text, UniqueConstraint
+from sqlalchemy import ARRAY, DateTime, ForeignKey, LargeBinary, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from dumont.core import Act
@@ -37,15 +37,18 @@ ROLE_PERMISSIONS: dict[str, frozenset[str]] = {"viewer": _VIEWER, "developer": _
 PERMISSIONS: frozenset[str] = _ADMIN
 """Every permission that exists."""
 
+Role = Literal["viewer", "developer", "admin"]
+
 
 class Team(Base):
-    """The owner of every row that somebody pays for."""
+    """The owner of every row that somebody pays for; a closed one keeps its rows and lets nobody in."""
 
     __tablename__ = "team"
 
     id: Mapped[str] = mapped_column(Text, primary_key=True)
     name: Mapped[str] = mapped_column(Text)
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+    closed_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
 
 
 class Membership(Base):
@@ -71,6 +74,69 @@ class SshKey(Base):
     public_key: Mapped[str] = mapped_column(Text)
     fingerprint: Mapped[str] = mapped_column(Text)
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+
+
+class ApiToken(Base):
+    """A token for programs: a user's rights in one team, or some of them."""
+
+    __tablename__ = "api_token"
+
+    id: Mapped[str] = mapped_column(Text, primary_key=True)
+    team_id: Mapped[str] = mapped_column(ForeignKey("team.id"))
+    user_id: Mapped[str] = mapped_column(Text)
+    name: Mapped[str] = mapped_column(Text)
+    prefix: Mapped[str] = mapped_column(Text)
+    hash: Mapped[bytes] = mapped_column(LargeBinary)
+    scopes: Mapped[list[str]] = mapped_column(ARRAY(Text))
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+    expires_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    last_used_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    revoked_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+
+
+@dataclass(frozen=True)
+class LoginSession:
+    """A session that is open; `ip` and `user_agent` are those of the sign-in."""
+
+    id: str
+    created_at: datetime
+    last_used_at: datetime
+    ip: str | None
+    user_agent: str | None
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What a user may change about himself, and who he is."""
+
+    id: str
+    email: str
+    name: str | None
+    locale: str
+    timezone: str
+    currency: str
+
+
+@dataclass(frozen=True)
+class OwnTeam:
+    """A team as one of its members sees it; `role` is his."""
+
+    id: str
+    name: str
+    role: str
+    member_count: int
+    created_at: datetime
+
+
+@dataclass(frozen=True)
+class Member:
+    """Somebody in a team."""
+
+    user_id: str
+    email: str
+    name: str | None
+    role: str
+    joined_at: datetime
 
 
 @dataclass(frozen=True)
@@ -113,6 +179,27 @@ class InvalidCredentials(problems.Unauthenticated):
     title = "The account or the password is wrong"
 
 
+class InvalidRefreshToken(problems.Unauthenticated):
+    """The refresh token is unknown, its time is over, or its session was ended: sign in again."""
+
+    code = "invalid-refresh-token"
+    title = "The refresh token is not valid"
+
+
+class RefreshTokenReused(problems.Unauthenticated):
+    """A refresh token came a second time, so somebody has a copy: the whole session was ended."""
+
+    code = "refresh-token-reused"
+    title = "The refresh token was used before; its session was ended"
+
+
+class LastAdmin(problems.Conflict):
+    """A team keeps at least one admin: give the role to somebody else first, or delete the team."""
+
+    code = "last-admin"
+    title = "The team would be left without an admin"
+
+
 class EmailTaken(problems.Conflict):
     """An account with this e-mail address exists: sign in instead."""
 
@@ -133,9 +220,9 @@ class WeakPassword(problems.InvalidRequest):
     code = "weak-password"
     title = "This password is too easy to guess"
 
-    def __init__(self) -> None:
+    def __init__(self, pointer: str = "/password") -> None:
         detail = "Choose a longer password that is neither your address nor a common word."
-        super().__init__([problems.field_error("/password", detail, "weak-password")], detail)
+        super().__init__([problems.field_error(pointer, detail, "weak-password")], detail)
 
 
 class SignInBusy(problems.RateLimited):
@@ -148,3 +235,7 @@ class SignInBusy(problems.RateLimited):
 
 SshKeyNotFound = problems.not_found("ssh-key")
 TeamNotFound = problems.not_found("team")
+SessionNotFound = problems.not_found("session")
+TokenNotFound = problems.not_found("token")
+MemberNotFound = problems.not_found("member")
+UserNotFound = problems.not_found("user")

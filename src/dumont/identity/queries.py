@@ -1,13 +1,25 @@
 """SQL of users and teams, one named function each; accounts and sessions only through functions of the database."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import delete, select, text
+from sqlalchemy import delete, func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from dumont.identity.model import Account, FoundUser, SshKey
+from dumont.identity.model import (
+    Account,
+    ApiToken,
+    FoundUser,
+    LoginSession,
+    Member,
+    Membership,
+    OwnTeam,
+    Profile,
+    SshKey,
+    Team,
+)
 
 _ENTER = text("SELECT * FROM dumont_enter(:session_id, :user_id, :jti, :team_id, :now)")
 _REGISTER = text(
@@ -16,7 +28,22 @@ _REGISTER = text(
 )
 _FIND_USER = text("SELECT id, email, password_hash, team_id FROM dumont_find_user(:identifier)")
 _ACCOUNT = text("SELECT * FROM dumont_account(:user_id)")
-_OPEN_SESSION = text("SELECT * FROM dumont_open_session(:session_id, :user_id, :jti, :created, :expires, :ip, :agent)")
+_ENTER_TOKEN = text("SELECT * FROM dumont_enter_token(:hash, :team_id, :now)")
+_OPEN_SESSION = text(
+    "SELECT * FROM dumont_open_session(:session_id, :user_id, :jti, :created, :expires, :hash, :ip, :agent)"
+)
+_REFRESH = text("SELECT * FROM dumont_refresh(:spent, :hash, :jti, :now, :expires, :retry_key)")
+_KEEP_REFRESH = text("SELECT dumont_keep_refresh(:spent, :retry_key, :answer)")
+_SWITCH_TEAM = text("SELECT * FROM dumont_switch_team(:session_id, :team_id, :jti, :hash, :now, :expires)")
+_SESSIONS = text("SELECT * FROM dumont_sessions(:now)")
+_OWN_PASSWORD = text("SELECT email, password_hash FROM dumont_own_password()")
+_CHANGE_PASSWORD = text("SELECT dumont_change_password(:hash, :session_id, :now)")
+_PROFILE = text("SELECT * FROM dumont_profile()")
+_CHANGE_PROFILE = text("SELECT dumont_change_profile(:name, :locale, :timezone, :currency)")
+_TEAMS = text("SELECT * FROM dumont_teams()")
+_CREATE_TEAM = text("SELECT dumont_create_team(:team_id, :name, :user_id, :now)")
+_MEMBERS = text("SELECT * FROM dumont_members()")
+_END_ACCESS = text("SELECT dumont_end_access(:user_id, :now)")
 _CLOSE_SESSIONS = text("SELECT dumont_close_sessions(:user_id, :session_id, :now)")
 _SSH_KEYS = text("SELECT public_key FROM dumont_ssh_keys(:user_id)")
 
@@ -57,16 +84,61 @@ class NewSession:
     jti: str
     created: datetime
     expires: datetime
+    hash: bytes
     ip: str | None
     agent: str | None
 
 
 @dataclass(frozen=True)
 class Opened:
-    """What a session was opened for."""
+    """What a session was opened for; `outcome` is `welcome`, `teamless` or `disabled`, and only the first has rows."""
+
+    outcome: str
+    email: str
+    team_id: str
+    role: str
+
+
+@dataclass(frozen=True)
+class EnteredToken(Entered):
+    """What `dumont_enter_token` found."""
+
+    user_id: str
+    token_id: str
+    scopes: list[str]
+    expires_at: datetime | None
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """What replaces a session's token pair: the jti of the access token and the digest of the refresh token."""
+
+    jti: str
+    hash: bytes
+    now: datetime
+    expires: datetime
+
+
+@dataclass(frozen=True)
+class Refreshed:
+    """What `dumont_refresh` found: `welcome`, `again` (then `answer` is the sealed first one), or why not."""
+
+    outcome: str
+    session_id: str
+    user_id: str
+    email: str
+    team_id: str
+    role: str
+    answer: bytes | None
+
+
+@dataclass(frozen=True)
+class Switched:
+    """The team that a session is in now."""
 
     email: str
     team_id: str
+    team_name: str
     role: str
 
 
@@ -94,10 +166,97 @@ async def read_account(session: AsyncSession, user_id: str) -> Account:
     return Account(**(await session.execute(_ACCOUNT, {"user_id": user_id})).mappings().one())
 
 
-async def insert_session(session: AsyncSession, new: NewSession) -> Opened | None:
-    """Open a login session in the user's present team; None where he is disabled or no longer its member."""
-    row = (await session.execute(_OPEN_SESSION, vars(new))).mappings().one_or_none()
-    return Opened(**row) if row else None
+async def enter_token(session: AsyncSession, hashed: bytes, team_id: str | None, now: datetime) -> EnteredToken:
+    """Check an API token, its user and his membership and set its team for row-level security, in one round trip."""
+    named = {"hash": hashed, "team_id": team_id, "now": now}
+    return EnteredToken(**(await session.execute(_ENTER_TOKEN, named)).mappings().one())
+
+
+async def insert_session(session: AsyncSession, new: NewSession) -> Opened:
+    """Open a login session in the user's present team, or in the oldest of the others where he is not in that one."""
+    return Opened(**(await session.execute(_OPEN_SESSION, vars(new))).mappings().one())
+
+
+async def refresh(session: AsyncSession, spent: bytes, rotation: Rotation, retry_key: bytes | None) -> Refreshed:
+    """Spend a refresh token for a new pair; ends the session where it was spent before."""
+    named = {"spent": spent, "retry_key": retry_key, **vars(rotation)}
+    return Refreshed(**(await session.execute(_REFRESH, named)).mappings().one())
+
+
+async def keep_refresh(session: AsyncSession, spent: bytes, retry_key: bytes, answer: bytes) -> None:
+    """Keep the sealed answer to a refresh for a retry with the same key."""
+    await session.execute(_KEEP_REFRESH, {"spent": spent, "retry_key": retry_key, "answer": answer})
+
+
+async def switch_team(session: AsyncSession, session_id: str, team_id: str, rotation: Rotation) -> Switched | None:
+    """Move the caller's session to another of his teams, with a new pair; None where it is not his."""
+    named = {"session_id": session_id, "team_id": team_id, **vars(rotation)}
+    row = (await session.execute(_SWITCH_TEAM, named)).mappings().one_or_none()
+    return Switched(**row) if row else None
+
+
+async def open_sessions(session: AsyncSession, now: datetime) -> list[LoginSession]:
+    """Read the caller's open sessions, last used first."""
+    return [LoginSession(**row) for row in (await session.execute(_SESSIONS, {"now": now})).mappings()]
+
+
+async def own_password(session: AsyncSession) -> tuple[str, str]:
+    """Read the caller's e-mail address and password hash."""
+    email, hashed = (await session.execute(_OWN_PASSWORD)).one()
+    return email, hashed
+
+
+async def change_password(session: AsyncSession, hashed: str, session_id: str, now: datetime) -> int:
+    """Store the caller's new password hash and end his other sessions; return how many were open."""
+    return int(await session.scalar(_CHANGE_PASSWORD, {"hash": hashed, "session_id": session_id, "now": now}) or 0)
+
+
+async def read_profile(session: AsyncSession) -> Profile:
+    """Read the caller's profile."""
+    return Profile(**(await session.execute(_PROFILE)).mappings().one())
+
+
+async def change_profile(session: AsyncSession, changes: Mapping[str, Any]) -> None:
+    """Store changes to the caller's profile; what is not named stays."""
+    await session.execute(_CHANGE_PROFILE, {**vars(await read_profile(session)), **changes})
+
+
+async def teams_of_caller(session: AsyncSession) -> list[OwnTeam]:
+    """Read the teams that the caller is in, oldest first."""
+    return [OwnTeam(**row) for row in (await session.execute(_TEAMS)).mappings()]
+
+
+async def insert_team(session: AsyncSession, team_id: str, name: str, user_id: str, now: datetime) -> None:
+    """Insert a team with its first admin; the session is then in that team."""
+    await session.execute(_CREATE_TEAM, {"team_id": team_id, "name": name, "user_id": user_id, "now": now})
+
+
+async def members(session: AsyncSession) -> list[Member]:
+    """Read the members of the present team, oldest first."""
+    return [Member(**row) for row in (await session.execute(_MEMBERS)).mappings()]
+
+
+async def lock_team(session: AsyncSession, team_id: str) -> Team:
+    """Lock the present team until the transaction ends: what counts its admins does it one at a time."""
+    return (await session.scalars(select(Team).where(Team.id == team_id).with_for_update())).one()
+
+
+async def count_admins(session: AsyncSession, team_id: str) -> int:
+    """Count the admins of the present team."""
+    admins = select(func.count()).where(Membership.team_id == team_id, Membership.role == "admin")
+    return int(await session.scalar(admins) or 0)
+
+
+async def end_access(session: AsyncSession, user_id: str | None, now: datetime) -> None:
+    """End the sessions and API tokens of a user (None: of everybody) in the present team."""
+    await session.execute(_END_ACCESS, {"user_id": user_id, "now": now})
+
+
+async def find_token(session: AsyncSession, token_id: str) -> ApiToken | None:
+    """Find a token of the present team that was not revoked."""
+    return (
+        await session.scalars(select(ApiToken).where(ApiToken.id == token_id, ApiToken.revoked_at.is_(None)))
+    ).one_or_none()
 
 
 async def close_sessions(session: AsyncSession, user_id: str, session_id: str | None, now: datetime) -> int:

@@ -1,15 +1,12 @@
-"""The verbs of users and teams: register, sign in, enter, sign out, SSH keys."""
+"""The verbs of accounts: register, sign in, enter, sign out, passwords, SSH keys; teams made and closed."""
 
-import secrets
-import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import datetime
 
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from dumont.core import Problem, Settings, is_id, new_id
+from dumont.core import Clock, Problem, Settings, is_id, new_id
 from dumont.db import Database
 from dumont.http import CallerFacts, problems
 from dumont.identity import queries
@@ -22,47 +19,34 @@ from dumont.identity.model import (
     InvalidCredentials,
     NameTaken,
     NewUser,
+    SessionNotFound,
     SshKey,
     SshKeyNotFound,
     TeamNotFound,
     WeakPassword,
 )
+from dumont.identity.opaque import API_TOKEN_PREFIX, digest
 from dumont.identity.passwords import Passwords, is_weak
-from dumont.identity.tokens import TokenClaims, Tokens
+from dumont.identity.sessions import Sessions, SignedIn, Visitor, real_now
 
 TeamHook = Callable[[AsyncSession, str], Awaitable[None]]
-"""Called with the session and the id of a team that was just made, inside the same transaction."""
-
-
-@dataclass(frozen=True)
-class SignedIn:
-    """A session that was just opened, with the token that names it."""
-
-    user_id: str
-    email: str
-    team_id: str
-    role: str
-    access_token: str
-    expires_in: int
-
-
-@dataclass(frozen=True)
-class Visitor:
-    """From where somebody signs in."""
-
-    ip: str | None = None
-    agent: str | None = None
+"""Called with the session and the id of a team that was just made or is about to be closed, in that transaction."""
 
 
 class IdentityService:
     """Everything that needs the installation's secret or its settings; also the authenticator of the request kit."""
 
     def __init__(self, secret: bytes, settings: Settings) -> None:
-        self._tokens = Tokens(secret)
         self._clock = settings.clock
-        self._lifetime_seconds = settings.access_token_seconds
         self._hooks: list[TeamHook] = []
+        self._close_hooks: list[TeamHook] = []
+        self.sessions = Sessions(secret, settings)
         self.passwords = Passwords()
+
+    @property
+    def clock(self) -> Clock:
+        """The product's clock."""
+        return self._clock
 
     @property
     def permissions(self) -> frozenset[str]:
@@ -73,6 +57,10 @@ class IdentityService:
         """Have `hook` called whenever a team is made, inside the transaction that makes it."""
         self._hooks.append(hook)
 
+    def may_close_team(self, hook: TeamHook) -> None:
+        """Have `hook` called before a team is closed; it refuses by raising a Problem, such as WrongState."""
+        self._close_hooks.append(hook)
+
     def close(self) -> None:
         """End the threads that check passwords."""
         self.passwords.close()
@@ -82,8 +70,10 @@ class IdentityService:
 
         Errors: InvalidToken, ExpiredToken, RevokedToken; TeamNotFound where `team_id` is not a team of the user.
         """
-        now = _real_now()
-        claims = self._tokens.read(bearer_token, now)
+        now = real_now()
+        if bearer_token.startswith(API_TOKEN_PREFIX):
+            return await _enter_token(session, bearer_token, team_id, now)
+        claims = self.sessions.tokens.read(bearer_token, now)
         if team_id is not None and not is_id(team_id, "team"):
             raise TeamNotFound()
         found = await queries.enter(
@@ -159,18 +149,53 @@ class IdentityService:
             return await self.open_session(session, user.id, visitor)
 
     async def open_session(self, session: AsyncSession, user_id: str, visitor: Visitor) -> SignedIn:
-        """Open a login session in the user's present team and issue its token."""
-        now = _real_now()
-        expires = now + timedelta(seconds=self._lifetime_seconds)
-        claims = TokenClaims(user_id, new_id("ses"), secrets.token_urlsafe(16), expires)
-        opened = await queries.insert_session(
-            session,
-            queries.NewSession(claims.session_id, user_id, claims.jti, now, expires, visitor.ip, visitor.agent),
-        )
-        if opened is None:
-            raise InvalidCredentials("This account cannot sign in to its team any more.")
-        token = self._tokens.issue(claims, email=opened.email, team_id=opened.team_id, role=opened.role, issued_at=now)
-        return SignedIn(user_id, opened.email, opened.team_id, opened.role, token, self._lifetime_seconds)
+        """Open a login session in the user's present team and issue its tokens.
+
+        Guarantees: whoever is in no team any more gets one of his own, so that nobody is locked out.
+        """
+        signed = await self.sessions.open(session, user_id, visitor)
+        if signed is None:
+            account = await queries.read_account(session, user_id)
+            await self.create_team(session, user_id, account.name or account.email.partition("@")[0])
+            signed = await self.sessions.open(session, user_id, visitor)
+        if signed is None:
+            raise InvalidCredentials("This account cannot sign in to a team.")
+        return signed
+
+    async def create_team(self, session: AsyncSession, user_id: str, name: str) -> str:
+        """Make a team of which the user is the admin, call the hooks for it, and return its id.
+
+        Guarantees: the session is in the new team afterwards.
+        """
+        team_id = new_id("team")
+        await queries.insert_team(session, team_id, name, user_id, self._clock.now())
+        for hook in self._hooks:
+            await hook(session, team_id)
+        return team_id
+
+    async def close_team(self, session: AsyncSession, team_id: str) -> None:
+        """Close the present team: its rows stay, nobody enters it, its sessions and tokens end at once.
+
+        Errors: whatever problem a hook of `may_close_team` raises.
+        """
+        team = await queries.lock_team(session, team_id)
+        for hook in self._close_hooks:
+            await hook(session, team_id)
+        team.closed_at = self._clock.now()
+        await session.flush()
+        await queries.end_access(session, None, real_now())
+
+    async def change_password(self, session: AsyncSession, session_id: str, current: str, new: str) -> int:
+        """Replace the caller's password and end his other sessions; return how many were open.
+
+        Errors: InvalidCredentials for a wrong present password, WeakPassword.
+        """
+        email, hashed = await queries.own_password(session)
+        if not await self.passwords.matches(current, hashed):
+            raise InvalidCredentials("The present password is not this one.")
+        if is_weak(new, email):
+            raise WeakPassword("/new_password")
+        return await queries.change_password(session, await self.passwords.hash(new), session_id, real_now())
 
     async def add_ssh_key(self, session: AsyncSession, user_id: str, name: str, key: PublicKey) -> SshKey:
         """Store a public key of the caller.
@@ -200,7 +225,16 @@ def build_authenticator(secret: bytes, settings: Settings) -> IdentityService:
 
 async def sign_out(session: AsyncSession, user_id: str, session_id: str | None) -> int:
     """End one session of a user, or all for None; their tokens fail from the next request on."""
-    return await queries.close_sessions(session, user_id, session_id, _real_now())
+    return await queries.close_sessions(session, user_id, session_id, real_now())
+
+
+async def end_session(session: AsyncSession, user_id: str, session_id: str) -> None:
+    """End one session of a user.
+
+    Errors: SessionNotFound where it is not his or not open.
+    """
+    if not await queries.close_sessions(session, user_id, session_id, real_now()):
+        raise SessionNotFound()
 
 
 async def remove_ssh_key(session: AsyncSession, user_id: str, key_id: str) -> None:
@@ -212,19 +246,32 @@ async def remove_ssh_key(session: AsyncSession, user_id: str, key_id: str) -> No
         raise SshKeyNotFound()
 
 
-def _real_now() -> datetime:
-    """Return real time: how long a token is good does not follow the product's clock."""
-    return datetime.fromtimestamp(time.time(), tz=timezone.utc)
+async def _enter_token(session: AsyncSession, token: str, team_id: str | None, now: datetime) -> CallerFacts:
+    found = await queries.enter_token(session, digest(token), team_id, now)
+    if found.outcome != "welcome":
+        raise _refusal(found.outcome, asked_for_team=team_id is not None)
+    return CallerFacts(
+        user_id=found.user_id,
+        email=found.email,
+        username=found.username,
+        session_id=None,
+        api_token_id=found.token_id,
+        team_id=found.team_id,
+        team_name=found.team_name,
+        role=found.role,
+        permissions=ROLE_PERMISSIONS[found.role] & frozenset(found.scopes),
+        token_expires_at=found.expires_at,
+    )
 
 
 def _refusal(outcome: str, *, asked_for_team: bool) -> Problem:
     if outcome == "unknown":
         return problems.InvalidToken()
     if outcome == "expired":
-        return problems.ExpiredToken("The session has expired. Sign in again.")
+        return problems.ExpiredToken("The time of this token is over. Sign in again, or make another token.")
     if outcome == "stranger" and asked_for_team:
         return TeamNotFound()
-    return problems.RevokedToken("The session was ended. Sign in again.")
+    return problems.RevokedToken("The session or token was ended. Sign in again, or make another token.")
 
 
 def _taken(error: IntegrityError) -> problems.Conflict:

@@ -5,9 +5,11 @@ import fcntl
 import json
 import os
 import secrets
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from dumont.core import Settings, SettingsError, derive_key
 
@@ -38,6 +40,33 @@ def open_home(settings: Settings) -> int:
             f"Dumont is already running in {settings.home}. Use it, stop it, or set DUMONT_HOME to another folder."
         ) from error
     return descriptor
+
+
+def check_provider(settings: Settings) -> None:
+    """See that the default provider can be had, before anything is started for it.
+
+    Errors: StartError.
+    """
+    if settings.provider == "sandbox" or (settings.provider == "vast" and settings.vast_key is not None):
+        return
+    raise StartError(
+        f"DUMONT_PROVIDER is {settings.provider!r}, which has no key here. "
+        "Set DUMONT_VAST_KEY for vast, or use sandbox."
+    )
+
+
+def check_temporary_folder() -> None:
+    """See that temporary files can be written, without which much of what we import cannot even be loaded.
+
+    Errors: StartError.
+    """
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError as error:
+        raise StartError(
+            "No folder for temporary files can be written: the disk is full, or its rights are wrong. "
+            "Free some space, or set TMPDIR to a folder that can be written, and start again."
+        ) from error
 
 
 def read_secret(settings: Settings) -> tuple[bytes, bool]:
@@ -95,6 +124,23 @@ def write_profile(home: Path, url: str, user: str, password: str) -> Path:
     path = home / "cli.json"
     write_private(path, json.dumps({"url": url, "user": user, "password": password}, indent=2).encode())
     return path
+
+
+def follow_url(home: Path, url: str, user: str) -> None:
+    """Let the first user's profile name the address at which the server answers now.
+
+    A profile that was deleted, that names another user or a server elsewhere is left as it is.
+    Errors: StartError when it cannot be written.
+    """
+    path = home / "cli.json"
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    if not isinstance(known, dict) or known.get("user") != user or known.get("url") == url:
+        return
+    if urlsplit(str(known.get("url"))).hostname == urlsplit(url).hostname:
+        write_private(path, json.dumps({**known, "url": url}, indent=2).encode())
 
 
 def write_private(path: Path, data: bytes) -> None:

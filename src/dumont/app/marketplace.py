@@ -1,7 +1,9 @@
 """The sandbox marketplace as a child process: it lives and dies with us, its machines' folders stay."""
 
+import fcntl
 import json
 import select
+import socket
 import subprocess
 import sys
 import time
@@ -12,6 +14,8 @@ from dumont.core import Settings
 from dumont.sandbox import SandboxControl
 
 START_SECONDS = 20.0
+END_SECONDS = 15.0
+HOST = "127.0.0.1"
 
 
 @dataclass
@@ -31,6 +35,37 @@ class Marketplace:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+
+
+def check_marketplace(settings: Settings) -> None:
+    """Wait until a killed product's sandbox has put its machines away, and see that its port is free.
+
+    Errors: StartError.
+    """
+    until = time.monotonic() + END_SECONDS
+    while _runs(settings) and time.monotonic() < until:
+        time.sleep(0.05)
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, settings.sandbox_port))
+        except OSError as error:
+            raise StartError(
+                f"Port {settings.sandbox_port} on {HOST}, which the sandbox marketplace needs, cannot be used "
+                f"({error.strerror}). Stop what uses it, or set DUMONT_SANDBOX_PORT to another one."
+            ) from error
+
+
+def _runs(settings: Settings) -> bool:
+    """Tell whether a sandbox holds the lock of this home."""
+    try:
+        with (settings.home / "sandbox" / "lock").open("r+b") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def start_marketplace(settings: Settings, *, root_ok: bool) -> Marketplace:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import structlog
 
-from dumont.app.home import StartError, write_profile
-from dumont.app.marketplace import start_marketplace
+from dumont.app.home import StartError, check_provider, follow_url, write_profile
+from dumont.app.marketplace import check_marketplace, start_marketplace
 from dumont.app.roles import list_workflows, serve_http, start_api, start_worker
 from dumont.app.wiring import build_providers
 from dumont.core import Settings
@@ -59,6 +59,9 @@ class Product:
         Errors: StartError, DatabaseStartError, SettingsError with a sentence.
         """
         with self._parts:
+            check_provider(self._settings)
+            if self._roles.embedded and self._settings.provider == "sandbox" and self._settings.sandbox_url is None:
+                check_marketplace(self._settings)
             listening = self._listen() if self._roles.api else None
             urls = self._database()
             sandbox = self._marketplace()
@@ -140,6 +143,8 @@ class Product:
         async with database.begin() as session:
             known = await find_user(session, FIRST_USER)
         if known is not None or not self._roles.embedded:
+            if self._roles.embedded:
+                follow_url(self._settings.home, url, FIRST_USER)
             return Ready(url, profile)
         password = secrets.token_urlsafe(18)
         write_profile(self._settings.home, url, FIRST_USER, password)

@@ -6,12 +6,19 @@ import sys
 import time
 from dataclasses import dataclass
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 import structlog
 
-from dumont.app.home import StartError, open_home, read_secret, recovery_code, settle_clock
+from dumont.app.home import (
+    StartError,
+    check_temporary_folder,
+    open_home,
+    read_secret,
+    recovery_code,
+    settle_clock,
+)
 from dumont.core import Settings, SettingsError, load_settings
 
 if TYPE_CHECKING:
@@ -51,32 +58,47 @@ def migrate_command() -> None:
 
 
 def _start(*, api: bool, worker: bool, embedded: bool) -> None:
-    from dumont.app.product import Product, Roles
-    from dumont.db import DatabaseStartError, DatabaseUnavailable
-
     started = time.monotonic()
     stopping = _Stopping()
     stopping.install()
     try:
-        settings = load_settings()
-        _log_to_stderr(settings)
-        if embedded:
-            open_home(settings)
-        else:
-            settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
-        secret, fresh = read_secret(settings)
-        settings = settle_clock(settings)
-        code = recovery_code(secret) if fresh else None
+        settings, secret = _prepare(embedded)
+    except (StartError, SettingsError) as error:
+        _refuse(error)
+    from dumont.app.product import Product, Roles
+    from dumont.db import DatabaseStartError, DatabaseUnavailable
 
-        def on_ready(ready: "Ready") -> None:
-            stopping.serving = True
-            _tell(settings, ready, code, time.monotonic() - started)
+    def on_ready(ready: "Ready") -> None:
+        stopping.serving = True
+        code = recovery_code(secret) if ready.password is not None and settings.secret_key is None else None
+        _tell(settings, ready, code, time.monotonic() - started)
 
+    try:
         Product(settings, secret, Roles(api, worker, embedded)).run(on_ready)
     except (StartError, SettingsError, DatabaseStartError, DatabaseUnavailable) as error:
-        click.echo(str(error), err=True)
-        raise click.exceptions.Exit(2) from error
+        _refuse(error)
     click.echo("Stopped. Your instances and snapshots are kept; ./run brings them back." if embedded else "Stopped.")
+
+
+def _prepare(embedded: bool) -> tuple[Settings, bytes]:
+    """Read the settings, take the home, and find what must be right before the slow parts are even imported.
+
+    Errors: StartError, SettingsError.
+    """
+    settings = load_settings()
+    _log_to_stderr(settings)
+    if embedded:
+        open_home(settings)
+    else:
+        settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    check_temporary_folder()
+    secret, _ = read_secret(settings)
+    return settle_clock(settings), secret
+
+
+def _refuse(error: Exception) -> NoReturn:
+    click.echo(str(error), err=True)
+    raise click.exceptions.Exit(2) from error
 
 
 @dataclass

@@ -62,16 +62,16 @@ class Stage:
             await self.world.provider("sandbox").destroy(machine.id)
         await _close(self.world)
 
-    async def offer(self) -> Offer:
-        """Return the cheapest single-GPU offer of the kind that most machines have."""
+    async def offers(self) -> list[Offer]:
+        """Return the single-GPU offers of the kind that most machines have, cheapest first."""
         found = await self.world.provider("sandbox").offers(OfferQuery(num_gpus=1))
         machines = Counter(name for name, _ in {(offer.gpu_name, offer.machine_id) for offer in found})
         commonest = machines.most_common(1)[0][0]
-        return min((o for o in found if o.gpu_name == commonest), key=lambda offer: offer.price_hour_nano)
+        return sorted((o for o in found if o.gpu_name == commonest), key=lambda offer: offer.price_hour_nano)
 
     async def begin_launch(self, offer: Offer | None = None, **wishes: Any) -> tuple[str, str]:
         """Begin a launch as the API does and return the ids of instance and operation."""
-        chosen = offer or await self.offer()
+        chosen = offer or (await self.offers())[0]
         terms: dict[str, Any] = {
             "image": "ubuntu:22.04",
             "disk_gb": 10.0,
@@ -212,21 +212,26 @@ def tree_digest(root: Path) -> str:
     return digest.hexdigest()
 
 
-def _new_world(settings: Settings, urls: DatabaseUrls, sandbox: SandboxProcess) -> World:
-    root = settings.home / "vault"
+def worker_world(home: Path, worker_url: str, sandbox_url: str, sandbox_key: str) -> World:
+    """Build what a worker holds, as the product does, with little patience."""
+    settings = Settings(home=home, start_timeout_minutes=0.5)
+    root = home / "vault"
     root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    provider = VastProvider("sandbox", sandbox_url, sandbox_key, doubt_delays=DOUBT_DELAYS, enforce_gaps=False)
     return World(
-        database=Database(urls.worker, pool_size=4, application_name="test-worker"),
+        database=Database(worker_url, pool_size=4, application_name="test-worker"),
         clock=settings.clock,
         settings=settings,
-        providers={
-            "sandbox": VastProvider("sandbox", sandbox.url, sandbox.key, doubt_delays=DOUBT_DELAYS, enforce_gaps=False)
-        },
-        ssh=SshIdentity.load_or_create(settings.home / "ssh" / "control_ed25519"),
+        providers={"sandbox": provider},
+        ssh=SshIdentity.load_or_create(home / "ssh" / "control_ed25519"),
         vaults=Vaults(root, KeyRing(derive_key(SECRET, "vault")), derive_key(SECRET, "gate")),
-        agent_cache=settings.home / "agent",
+        agent_cache=home / "agent",
         patience={"sandbox": IMPATIENT},
     )
+
+
+def _new_world(settings: Settings, urls: DatabaseUrls, sandbox: SandboxProcess) -> World:
+    return worker_world(settings.home, urls.worker, sandbox.url, sandbox.key)
 
 
 async def _break(held: Held) -> None:

@@ -13,7 +13,7 @@ from dumont.hibernation import service as hibernation
 from dumont.instances import Instance, find_instance
 from dumont.instances import service as instances
 
-from .engine import Moment, Trial
+from .engine import FIXED, Moment, Trial
 
 FILES = {
     "note": b"a note\n",
@@ -63,6 +63,14 @@ class Scenario:
             await self.failed(stage, case, operation)
         (await stage.bills(case.instance_id)).agree()
         return operation, trial
+
+
+async def steps_of(stage: Stage, scenario: Scenario) -> tuple[Case, list[str]]:
+    """Run a scenario without any fault and return its case and its own steps."""
+    case = await scenario.ready(stage, None)
+    operation, trial = await scenario.try_out(stage, case)
+    assert operation.status == "succeeded", operation.problem
+    return case, [name for name in trial.names() if name not in FIXED]
 
 
 async def new_instance(stage: Stage) -> Case:

@@ -20,7 +20,7 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
         yield made
 
 
-@pytest.mark.checklist("ENV-05", "ENV-08", "E2E-01")
+@pytest.mark.checklist("ENV-08", "E2E-01")
 def test_the_first_start_gives_the_first_user_a_password_that_works(first: Product) -> None:
     told = first.start()
     password = password_in(told)
@@ -38,7 +38,7 @@ def test_secrets_are_readable_by_their_owner_only(first: Product) -> None:
     assert stat.S_IMODE(first.home.stat().st_mode) == 0o700
 
 
-@pytest.mark.checklist("E2E-03", "INST-14")
+@pytest.mark.checklist("INST-14")
 def test_a_second_start_brings_the_machine_back(first: Product) -> None:
     """Same folder, port and host key, the same files, and nothing was billed in between."""
     before = first.launch("kept")

@@ -1,0 +1,113 @@
+"""Real worker processes over the real durable engine, killed without warning: the next one goes on."""
+
+import asyncio
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.support.world import Stage
+
+from .conftest import Place
+
+TAKE_OVER_SECONDS = 60.0
+
+
+class Workers:
+    """Starts workers and kills them with SIGKILL."""
+
+    def __init__(self, place: Place) -> None:
+        self._document = json.dumps(
+            {
+                "home": str(place.home),
+                "worker_url": place.urls.worker,
+                "sandbox_url": place.sandbox.url,
+                "sandbox_key": place.sandbox.key,
+            }
+        )
+        self._running: list[subprocess.Popen[str]] = []
+
+    def start(self) -> None:
+        """Start a worker and wait until it listens."""
+        script = str(Path(__file__).with_name("worker_process.py"))
+        child = subprocess.Popen([sys.executable, script, self._document], stdout=subprocess.PIPE, text=True)
+        self._running.append(child)
+        assert child.stdout is not None
+        for line in child.stdout:
+            if line.strip() == "ready":
+                return
+        pytest.fail(f"the worker ended with {child.wait()}")
+
+    def kill(self) -> None:
+        """Kill every worker and see it dead."""
+        for child in self._running:
+            child.kill()
+            child.wait(10)
+            if child.stdout is not None:
+                child.stdout.close()
+        self._running.clear()
+
+
+@pytest.fixture
+def workers(place: Place) -> Iterator[Workers]:
+    """Workers of the module's place, all dead at the end."""
+    made = Workers(place)
+    yield made
+    made.kill()
+
+
+async def until(stage: Stage, statement: str, value: str, wanted: Callable[[Any], bool], seconds: float) -> None:
+    """Read one value again and again until it is as wanted."""
+    deadline = time.monotonic() + seconds
+    while True:
+        found = await stage.rows(statement, value)
+        if found and wanted(found[0][0]):
+            return
+        assert time.monotonic() < deadline, f"still {found} after {seconds:g} s: {statement}"
+        await asyncio.sleep(0.01)
+
+
+STATUS = "SELECT status FROM operation WHERE id = %s"
+STEP = "SELECT current_step FROM operation WHERE id = %s"
+RENTALS = "SELECT count(*) FROM rental WHERE operation_id = %s"
+INTENTS = "SELECT count(*) FROM dbos.operation_outputs WHERE workflow_uuid = %s AND function_name LIKE 'intend%%'"
+
+
+async def test_the_next_worker_finishes_a_launch(stage: Stage, workers: Workers) -> None:
+    """A worker is killed between renting and booting; the next one takes its slot and boots that same machine."""
+    stage.sandbox.control.add_fault("slow_loading", {"for_s": 2})
+    await asyncio.to_thread(workers.start)
+    instance_id, operation_id = await stage.begin_launch()
+    await until(stage, STEP, operation_id, lambda step: step == "boot", 30)
+    await asyncio.to_thread(workers.kill)
+    assert (await stage.rows(STATUS, operation_id))[0][0] == "running"
+    await asyncio.to_thread(workers.start)
+    await until(stage, STATUS, operation_id, lambda status: status == "succeeded", TAKE_OVER_SECONDS)
+    bills = await stage.bills(instance_id)
+    bills.agree()
+    assert len(bills.made) == 1 and len(bills.running) == 1
+    attempts = (await stage.rows("SELECT steps FROM operation WHERE id = %s", operation_id))[0][0]
+    assert {entry["name"]: entry["attempts"] for entry in attempts}["rent"] == 1
+
+
+async def test_a_record_and_its_rows_are_one(stage: Stage, workers: Workers) -> None:
+    """Workers are killed at the first sight of what a step wrote; no step's rows are there twice or without record."""
+    begun = []
+    offers = await stage.offers()
+    for offer, (statement, wanted) in zip(offers, ((RENTALS, 1), (STATUS, "running"), (RENTALS, 1)), strict=False):
+        await asyncio.to_thread(workers.start)
+        begun.append(await stage.begin_launch(offer))
+        await until(stage, statement, begun[-1][1], lambda value, wanted=wanted: value == wanted, 30)
+        await asyncio.to_thread(workers.kill)
+    await asyncio.to_thread(workers.start)
+    for instance_id, operation_id in begun:
+        await until(stage, STATUS, operation_id, lambda status: status == "succeeded", TAKE_OVER_SECONDS)
+        recorded = await stage.rows(INTENTS, operation_id)
+        assert recorded[0][0] >= 1 and await stage.rows(RENTALS, operation_id) == recorded
+        bills = await stage.bills(instance_id)
+        bills.agree()
+        assert len(bills.running) == 1

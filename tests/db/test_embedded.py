@@ -159,7 +159,8 @@ def test_a_stranger_with_the_number_of_a_stale_pid_file_is_left_alone(
         stranger = spawn(place, place.data, signal.SIGKILL, [sleep, "600"], subprocess.DEVNULL)
     try:
         lines = [str(stranger.pid), str(place.data), "1700000000", "5432", str(place.sockets), "", "1 1", "ready   "]
-        (place.data / "postmaster.pid").write_text("\n".join(lines) + "\n")
+        for stale in (place.data / "postmaster.pid", place.sockets / ".s.PGSQL.5432.lock"):
+            stale.write_text("\n".join(lines) + "\n")
         assert kept(server.start()) == [("intact",)]
         server.stop()
         assert stranger.poll() is None
@@ -187,13 +188,18 @@ def test_another_secret_is_told_to_put_the_first_one_back(home: Path, server: Em
     assert kept(server.start()) == [("intact",)]
 
 
-def test_a_data_folder_of_another_major_version_is_refused_untouched(home: Path, server: EmbeddedPostgres) -> None:
+@pytest.mark.parametrize("major", ["17", "19"])
+def test_a_data_folder_of_another_major_version_is_refused_untouched(
+    home: Path, server: EmbeddedPostgres, major: str
+) -> None:
     version = find_place(home, SECRET).data / "PG_VERSION"
     true = version.read_text()
-    version.write_text("17\n")
+    version.write_text(f"{major}\n")
     try:
-        with pytest.raises(DatabaseStartError, match=r"made by PostgreSQL 17.*brings 18"):
+        told = rf"made by PostgreSQL {major}.*brings 18\. Nothing was changed.*restore-backup.*upgrade-postgres\.md"
+        with pytest.raises(DatabaseStartError, match=told):
             server.start()
+        assert version.read_text() == f"{major}\n" and server.pid is None
     finally:
         version.write_text(true)
     assert kept(server.start()) == [("intact",)]
@@ -205,6 +211,10 @@ def test_a_supervisor_killed_in_the_middle_of_initdb_leaves_nothing_in_the_way(n
     until(lambda: list(cluster.glob("data.new-*/PG_VERSION")))
     kill(child)
     assert not (cluster / "data").exists()
+    torn = cluster / "data.new-before-the-power-cut"
+    (torn / "global").mkdir(parents=True)
+    (torn / "global" / "pg_control").write_bytes(b"")
+    (cluster / "password-before-the-power-cut").write_text("half")
     server = EmbeddedPostgres(new_home, SECRET)
     try:
         assert execute(server.start(), "SELECT 1") == [(1,)]

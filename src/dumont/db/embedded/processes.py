@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from dumont.db.embedded.errors import DatabaseStartError
-from dumont.db.embedded.places import Place
+from dumont.db.embedded.places import PORT, Place
 
 _POLL_SECONDS = 0.02
 _QUIT_AFTER_SECONDS = 10.0
@@ -16,17 +16,18 @@ _GIVE_UP_AFTER_SECONDS = 25.0
 
 
 def clear_remains(place: Place) -> None:
-    """End what an earlier supervisor left: its server, and the pid file.
+    """End what an earlier supervisor left: its server, its pid file, its socket and the socket's lock file.
 
     An orphan is stopped and not adopted: it is nobody's child, so it could not be reaped, would outlive us, and may run
     with the programs and settings of an older version. Call only with the cluster's lock held.
     Guarantees: signals only processes that run PostgreSQL in this data folder; a stranger that now has the number in
-    the pid file is left alone.
+    the pid file or the socket's lock file is left alone, and does not keep the server from starting.
     Errors: DatabaseStartError where the orphan does not end.
     """
-    if (place.data / "postmaster.pid").exists():
-        _end(place)
-        (place.data / "postmaster.pid").unlink(missing_ok=True)
+    _end(place)
+    socket = place.sockets / f".s.PGSQL.{PORT}"
+    for remains in (place.data / "postmaster.pid", socket, socket.with_name(f"{socket.name}.lock")):
+        remains.unlink(missing_ok=True)
 
 
 def kill_servers(place: Place, folder: Path) -> None:

@@ -25,7 +25,6 @@ _POLL_SECONDS = 0.01
 _READY_SECONDS = 120.0
 """Recovery after a crash replays at most max_wal_size, seconds of work; two minutes allow for a very slow disk."""
 _LOG_LIMIT = 8 * 1024 * 1024
-_SHM_NEEDED = 64 * 1024 * 1024
 _SETTINGS = {
     "shared_buffers": "64MB",
     "max_connections": "60",
@@ -211,28 +210,23 @@ def _take_lock(place: Place) -> int:
 
 
 def _command(place: Place, settings: Mapping[str, str]) -> list[str]:
+    """Write the server's command line.
+
+    Shared memory is files in the data folder: /dev/shm is tiny in many containers, and elsewhere it is emptied under a
+    running server when its user logs out, after which no connection can be opened; source: logind.conf(5), RemoveIPC.
+    """
     quoted = '"' + str(place.sockets).replace('"', '""') + '"'
     fixed = {
         "listen_addresses": "",
         "port": str(PORT),
         "unix_socket_directories": quoted,
         "unix_socket_permissions": "0700",
-        "dynamic_shared_memory_type": _shared_memory(),
+        "dynamic_shared_memory_type": "mmap",
     }
     words = [str(place.binaries.program("postgres")), "-D", str(place.data)]
     for name, value in {**fixed, **settings}.items():
         words += ["-c", f"{name}={value}"]
     return words
-
-
-def _shared_memory() -> str:
-    """Choose files in the data folder where /dev/shm is missing or tiny, as it is in many containers."""
-    try:
-        found = os.statvfs("/dev/shm")
-    except OSError:
-        return "mmap"
-    usable = os.access("/dev/shm", os.W_OK) and found.f_bavail * found.f_frsize > _SHM_NEEDED
-    return "posix" if usable else "mmap"
 
 
 def _is_ready(place: Place, pid: int) -> bool:

@@ -158,6 +158,28 @@ def test_one_worker_dies_under_load_and_every_launch_ends_once(fleet: Fleet) -> 
     assert _rentals(fleet) == [("rented", 1)] * 4
 
 
+def test_a_frozen_worker_that_thaws_finds_itself_replaced(fleet: Fleet) -> None:
+    """A worker freezes and loses its slot; another ends its launch; when it thaws it rents nothing more."""
+    client = Client(fleet.url, _sign_in(fleet))
+    offer = next(iter(client.iter_offers()))
+    operation = str(client.create_instance(offer.id, label="frozen").operation_id)
+    busy = wait_until(lambda: _running_on(fleet), seconds=20, what="a worker at work")
+    executor = busy[operation]
+    number = next(n for n in range(2) if f"executor='{executor}'" in _log(fleet, n))
+    frozen = fleet.workers[number]
+    frozen.send_signal(signal.SIGSTOP)
+    try:
+        _take_slot_away(fleet, executor)
+        assert _wait(client, operation, seconds=60)["status"] == "succeeded"
+    finally:
+        frozen.send_signal(signal.SIGCONT)
+    wait_until(lambda: _has_let_go(_log(fleet, number)), seconds=30, what="the thawed worker to let go")
+    assert _rentals(fleet) == [("rented", 1)]
+    assert next(iter(client.iter_instances())).status == "running"
+    again = str(client.create_instance(next(iter(client.iter_offers())).id, label="after").operation_id)
+    assert _wait(client, again, seconds=60)["status"] == "succeeded"
+
+
 def test_events_reach_every_stream_through_any_process(fleet: Fleet) -> None:
     """Two followers on different API processes see the same end of one operation."""
     token = _sign_in(fleet)
@@ -178,6 +200,22 @@ def test_events_reach_every_stream_through_any_process(fleet: Fleet) -> None:
         thread.join(timeout=60)
     assert [end["status"] for end in ends] == ["succeeded"] * 4
     assert len({json.dumps(end, sort_keys=True) for end in ends}) == 1
+
+
+def _take_slot_away(fleet: Fleet, executor: str) -> None:
+    """Cut the connection that holds a worker's slot, as a network or a database restart would."""
+    with psycopg.connect(psycopg_url(fleet.urls.owner), autocommit=True) as connection:
+        cut = connection.execute(
+            "SELECT pg_terminate_backend(a.pid) FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid "
+            "WHERE l.locktype = 'advisory' AND l.objid = %s AND a.application_name = 'dumont-presence' "
+            "AND a.datname = current_database()",
+            (int(executor.rpartition("-")[2]),),
+        ).fetchall()
+    assert cut == [(True,)]
+
+
+def _has_let_go(log: str) -> bool:
+    return "lost its presence" in log or "belongs to another worker now" in log
 
 
 def _sign_in(fleet: Fleet) -> str:

@@ -10,7 +10,8 @@ from dumont.durable.model import (
 )
 from dumont.durable.queries import get as get_operation
 from dumont.durable.queries import live_of_instance
-from dumont.durable.registry import REGISTRY, Definition, Registry, workflow
+from dumont.durable.history import forget_history
+from dumont.durable.registry import REGISTRY, Definition, Registry, Schedule, schedule, workflow
 from dumont.durable.run import Engine, Retry, Run, revive
 from dumont.durable.service import announce, begin_operation, cancel_operation, raise_alarms
 from dumont.durable.worker import Worker, migrate_engine
@@ -27,15 +28,18 @@ __all__ = [
     "Registry",
     "Retry",
     "Run",
+    "Schedule",
     "StepFailed",
     "Worker",
     "announce",
     "begin_operation",
     "cancel_operation",
+    "forget_history",
     "get_operation",
     "live_of_instance",
     "migrate_engine",
     "raise_alarms",
     "revive",
+    "schedule",
     "workflow",
 ]

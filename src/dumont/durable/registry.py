@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -11,6 +12,7 @@ from dumont.core import Problem
 if TYPE_CHECKING:
     from dumont.durable.run import Run
 
+ScheduledBody = Callable[[Any, datetime], Awaitable[None]]
 Body = Callable[["Run", Any], Awaitable[dict[str, Any] | None]]
 OnFailure = Callable[[AsyncSession, "Run", Problem], Awaitable[None]]
 
@@ -26,11 +28,35 @@ class Definition:
     on_failure: OnFailure
 
 
+@dataclass(frozen=True)
+class Schedule:
+    """Something to do again and again: its name for ever, when (cron, UTC, seconds allowed in front), and what."""
+
+    name: str
+    cron: str
+    body: ScheduledBody
+
+
 @dataclass
 class Registry:
-    """Workflows by name."""
+    """Workflows and schedules by name."""
 
     definitions: dict[str, Definition] = field(default_factory=dict)
+    schedules: dict[str, Schedule] = field(default_factory=dict)
+
+    def schedule(self, name: str, *, cron: str) -> Callable[[ScheduledBody], ScheduledBody]:
+        """Record a schedule; each of its times fires once, whatever the number of workers.
+
+        The body takes the worker's world and the time it was due, and may run again after a crash.
+        """
+
+        def record(body: ScheduledBody) -> ScheduledBody:
+            if name in self.schedules:
+                raise ValueError(f"two schedules are called {name!r}")
+            self.schedules[name] = Schedule(name, cron, body)
+            return body
+
+        return record
 
     def workflow(
         self, name: str, *, kind: str, steps: tuple[str, ...], on_failure: OnFailure
@@ -52,3 +78,4 @@ class Registry:
 
 REGISTRY = Registry()
 workflow = REGISTRY.workflow
+schedule = REGISTRY.schedule

@@ -7,6 +7,7 @@ docs/decisions/0001-durable-work.md.
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import structlog
@@ -16,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from dumont.db import Database
 from dumont.durable.execute import execute
 from dumont.durable.presence import Presence
-from dumont.durable.registry import REGISTRY, Definition
+from dumont.durable.registry import REGISTRY, Definition, Schedule
 from dumont.durable.takeover import TakeOver
 
 log = structlog.get_logger()
@@ -102,6 +103,7 @@ class Worker:
                 "run_migrations": False,
                 "serializer": DBOSPortableJSONSerializer(),
                 "sys_db_pool_size": 4,
+                "scheduler_polling_interval_sec": 5.0,
                 "log_level": "WARNING",
                 "enable_otlp": False,
             }
@@ -125,6 +127,7 @@ class Worker:
             polling_interval_sec=self.poll_seconds,
             on_conflict="always_update",
         )
+        await self._apply_schedules()
         takeover = TakeOver(self._presence, self._executors_with_work, _recover)
         self._watch = asyncio.create_task(takeover.run(), name="take-over")
         log.info("worker is ready", executor=executor, workflows=len(REGISTRY.definitions))
@@ -137,6 +140,27 @@ class Worker:
 
         bound.__qualname__ = bound.__name__ = definition.name.replace(".", "_")
         DBOS.workflow(name=definition.name, max_recovery_attempts=1000)(bound)
+
+    async def _apply_schedules(self) -> None:
+        from dbos import DBOS, ScheduleInput
+
+        bound: list[ScheduleInput] = [
+            {"schedule_name": entry.name, "workflow_fn": self._bind_schedule(entry), "schedule": entry.cron}
+            for entry in REGISTRY.schedules.values()
+        ]
+        await DBOS.apply_schedules_async(bound)
+
+    def _bind_schedule(self, entry: Schedule) -> Any:
+        from dbos import DBOS
+
+        async def due(at: datetime | str, context: Any) -> None:
+            async def act() -> None:
+                await entry.body(self.world, datetime.fromisoformat(at) if isinstance(at, str) else at)
+
+            await DBOS.run_step_async({"name": entry.name}, act)
+
+        due.__qualname__ = due.__name__ = entry.name.replace(".", "_")
+        return DBOS.workflow(name=f"schedule.{entry.name}", max_recovery_attempts=100)(due)
 
     async def _executors_with_work(self) -> set[str]:
         async with self.database.begin() as session:

@@ -2,5 +2,6 @@
 
 from dumont.operations.api import OperationNotFound, read_operation, router
 from dumont.operations.documents import operation_document
+from dumont.operations.workflows import clean
 
-__all__ = ["OperationNotFound", "operation_document", "read_operation", "router"]
+__all__ = ["OperationNotFound", "clean", "operation_document", "read_operation", "router"]

@@ -24,7 +24,7 @@ from dumont.sandbox import LedgerLine, SandboxControl
 DUMONT = Path(sys.executable).with_name("dumont")
 START_SECONDS = 90.0
 STOP_SECONDS = 30.0
-OPERATION_SECONDS = 60.0
+OPERATION_SECONDS = 120.0
 _PORTS = range(10_000, 20_000)
 """Below the sandbox's own ports and below those that the system gives to outgoing connections."""
 

@@ -1,6 +1,7 @@
 """Signing in and staying signed in."""
 
 import stat
+import subprocess
 import time
 
 from tests.cli.conftest import Dumont
@@ -57,6 +58,32 @@ def test_a_revoked_token_is_renewed(dumont: Dumont, api: Api) -> None:
     api.tokens.clear()
     assert dumont("ps").code == 0
     assert len(api.asked("POST", ".*/login")) == 2
+
+
+def test_a_session_goes_on_by_its_refresh_token_and_no_password_is_kept(nobody: Dumont, api: Api) -> None:
+    api.refreshes = []
+    assert nobody("login", "--user", "ana@x.org", "--password-stdin", stdin=PASSWORD).code == 0
+    assert nobody.profile["refresh_token"] == "refresh-1" and "password" not in nobody.profile
+    api.tokens.clear()
+    assert nobody("ps").code == 0
+    assert nobody.profile["refresh_token"] == "refresh-2" and nobody.profile["access_token"] in api.tokens
+    nobody.write_profile(**{**nobody.profile, "expires_at": time.time() - 5})
+    assert nobody("logout").code == 0
+    assert api.tokens == set() and "refresh_token" not in nobody.profile
+    assert len(api.asked("POST", ".*/login")) == 1 and len(api.asked("POST", ".*/refresh")) == 2
+    assert nobody("ps").code == 2
+
+
+def test_commands_at_the_same_time_spend_a_refresh_token_once(nobody: Dumont, api: Api) -> None:
+    """Each would be refused with a spent one, and a real server would end the session."""
+    api.refreshes = ["refresh-1"]
+    nobody.write_profile(url=api.url, access_token="old", refresh_token="refresh-1", expires_at=time.time() - 5)
+    running = [
+        subprocess.Popen(nobody.command("ps"), env=nobody.env(), cwd=nobody.cwd, stdout=subprocess.DEVNULL)
+        for _ in range(3)
+    ]
+    assert [process.wait(timeout=60) for process in running] == [0, 0, 0]
+    assert len(api.asked("POST", ".*/refresh")) == 1
 
 
 def test_nobody_is_told_how_to_sign_in(nobody: Dumont) -> None:

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -64,6 +64,7 @@ class Api:
         self.seen: list[Seen] = []
         self.faults: list[tuple[str, str, Any]] = []
         self.tokens: set[str] = set()
+        self.refreshes: list[str] | None = None
         self.offers: list[dict[str, Any]] = []
         self.instances: dict[str, dict[str, Any]] = {}
         self.access: dict[str, Any] = {}
@@ -153,7 +154,7 @@ def route(api: Api, seen: Seen) -> tuple[int, Any]:
     for method, pattern, act in _ROUTES:
         match = re.fullmatch(pattern, seen.path)
         if match and method == seen.method:
-            if not seen.path.startswith(("/api/v1/auth/login", "/api/v1/auth/register", "/health")):
+            if not seen.path.startswith(("/api/v1/auth/login", "/api/v1/auth/re", "/health")):
                 _authorised(api, seen)
             result: tuple[int, Any] = act(api, seen, *match.groups())
             return result
@@ -172,7 +173,18 @@ def _login(api: Api, seen: Seen) -> tuple[int, Any]:
     token = f"token-{len(api.tokens) + 1}"
     api.tokens.add(token)
     who = seen.body.get("email") or seen.body.get("username")
-    return 200, {"user_id": "usr_1", "email": who, "role": "admin", "access_token": token, "expires_in": 3600}
+    session = {"user_id": "usr_1", "email": who, "role": "admin", "access_token": token, "expires_in": 3600}
+    if api.refreshes is None:
+        return 200, session
+    api.refreshes.append(f"refresh-{len(api.refreshes) + 1}")
+    return 200, {**session, "refresh_token": api.refreshes[-1]}
+
+
+def _refresh(api: Api, seen: Seen) -> tuple[int, Any]:
+    """Take only the newest token, as a server does that ends a session where a spent one comes again."""
+    if not api.refreshes or seen.body.get("refresh_token") != api.refreshes[-1]:
+        raise Refusal(401, "refresh-token-reused", "fix", "This refresh token was used before.")
+    return _login(api, replace(seen, body={"email": "ana@x.org", "password": PASSWORD}))
 
 
 def _page(rows: list[dict[str, Any]], plural: str, seen: Seen) -> tuple[int, Any]:
@@ -265,6 +277,7 @@ _I = "/api/v1/instances"
 _ROUTES: list[tuple[str, str, Callable[..., tuple[int, Any]]]] = [
     ("GET", "/health", lambda api, seen: (200, {"status": "ok"})),
     ("POST", "/api/v1/auth/(?:login|register)", _login),
+    ("POST", "/api/v1/auth/refresh", _refresh),
     ("POST", "/api/v1/auth/logout", lambda api, seen: (api.tokens.clear(), (200, {"success": True}))[1]),
     ("GET", "/api/v1/auth/me", lambda api, seen: (200, {"user": {"email": "ana@x.org"}, "team": {"name": "Ana"}})),
     ("GET", "/api/v1/ssh-keys", lambda api, seen: (200, {"ssh_keys": api.ssh_keys})),

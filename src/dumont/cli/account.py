@@ -59,9 +59,8 @@ def logout(forget: bool, as_json: bool) -> None:
     if os.environ.get("DUMONT_TOKEN"):
         raise CliError("DUMONT_TOKEN says who is calling. Unset it, then `dumont logout` ends the kept session.")
     profile = load_profile(place)
-    if profile.live_token is not None:
-        _end_on_server(profile)
-    left = replace(profile, access_token=None, expires_at=None, signed_out=True)
+    _end_on_server(profile)
+    left = replace(profile, access_token=None, expires_at=None, refresh_token=None, signed_out=True)
     if forget:
         left = replace(left, password=None)
     save_profile(place, left)
@@ -95,8 +94,13 @@ def whoami(as_json: bool) -> None:
 
 
 def _end_on_server(profile: Profile) -> None:
+    token = profile.live_token
+    if token is None and profile.refresh_token is None:
+        return
     try:
-        make_client(profile.url, profile.live_token).logout()
+        if token is None and profile.refresh_token is not None:
+            token = make_client(profile.url).refresh(profile.refresh_token).access_token
+        make_client(profile.url, token).logout()
     except ApiError as error:
         if getattr(error, "status", None) != 401:
             print(f"The session is forgotten here, but the server was not told: {error}", file=sys.stderr)

@@ -1,9 +1,12 @@
 """Who the person at this keyboard is: the profile file, and what the environment puts in its place."""
 
+import fcntl
 import json
 import os
 import secrets
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,7 @@ class Profile:
     user: str | None = None
     access_token: str | None = field(default=None, repr=False)
     expires_at: float | None = None
+    refresh_token: str | None = field(default=None, repr=False)
     password: str | None = field(default=None, repr=False)
     signed_out: bool = False
     ssh_key: str | None = None
@@ -76,7 +80,8 @@ def load_profile(place: Place) -> Profile:
     if url and url.rstrip("/") != profile.url.rstrip("/"):
         profile = Profile(url=url)
     if token:
-        profile = replace(profile, access_token=token, expires_at=None, password=None, signed_out=False)
+        given = replace(profile, access_token=token, expires_at=None, signed_out=False)
+        profile = replace(given, refresh_token=None, password=None)
     return profile
 
 
@@ -93,12 +98,31 @@ def save_profile(place: Place, profile: Profile) -> None:
         "user": profile.user,
         "access_token": profile.access_token,
         "expires_at": profile.expires_at,
+        "refresh_token": profile.refresh_token,
         "password": profile.password,
         "signed_out": profile.signed_out or None,
         "ssh_key": profile.ssh_key,
     }
     kept = {name: value for name, value in document.items() if value is not None}
     write_private(place.profile, json.dumps(kept, indent=2) + "\n")
+
+
+@contextmanager
+def one_at_a_time(place: Place) -> Iterator[None]:
+    """Let one command at a time renew the session: a refresh token that two of them spend ends it.
+
+    Errors: CliError when the folder cannot be written.
+    """
+    try:
+        place.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(place.home / "cli.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise CliError(f"{place.home} cannot be written ({error.strerror}). Point DUMONT_HOME elsewhere.") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def write_private(path: Path, text: str) -> None:
@@ -131,12 +155,13 @@ def _read(path: Path) -> Profile:
         raise CliError(f"The profile {path} cannot be read. Mend or delete it, then `dumont login`.") from error
     if not isinstance(found, dict):
         raise CliError(f"The profile {path} is not a JSON object. Delete it, then `dumont login`.")
-    known = {"url", "user", "access_token", "expires_at", "password", "signed_out", "ssh_key"}
+    known = {"url", "user", "access_token", "expires_at", "refresh_token", "password", "signed_out", "ssh_key"}
     return Profile(
         url=_text(found.get("url")) or default_url(),
         user=_text(found.get("user")),
         access_token=_text(found.get("access_token")),
         expires_at=_seconds(found.get("expires_at")),
+        refresh_token=_text(found.get("refresh_token")),
         password=_text(found.get("password")),
         signed_out=found.get("signed_out") is True,
         ssh_key=_text(found.get("ssh_key")),

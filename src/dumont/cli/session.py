@@ -1,10 +1,20 @@
 """A client for the person of the profile, who is signed in again without being asked where that is possible."""
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from dumont.cli.exit import CliError
-from dumont.cli.profile import Place, Profile, find_place, load_profile, save_profile, token_is_given
+from dumont.cli.profile import (
+    Place,
+    Profile,
+    find_place,
+    load_profile,
+    one_at_a_time,
+    save_profile,
+    token_is_given,
+)
 from dumont.client import ApiProblem, Client, Session
 
 
@@ -23,16 +33,28 @@ class Signed:
             save_profile(self.place, profile)
 
     def renew(self) -> str | None:
-        """Sign in with the kept password; None where there is none or it is no longer taken."""
-        profile = self.profile
-        if not profile.user or not profile.password or profile.signed_out:
+        """Return a fresh token: by the refresh token, else by the kept password; None where neither is taken.
+
+        Guarantees: of commands that run at the same time one renews, and the others use what it got.
+        """
+        if token_is_given() or not _can_renew(self.profile):
             return None
-        try:
-            session = make_client(profile.url).login(profile.user, profile.password)
-        except ApiProblem as problem:
-            if problem.status == 401:
-                return None
-            raise
+        with one_at_a_time(self.place):
+            kept = load_profile(self.place)
+            if kept.live_token not in (None, self.profile.access_token):
+                self.profile = kept
+                return kept.live_token
+            return self._renew(kept) if _can_renew(kept) else None
+
+    def _renew(self, profile: Profile) -> str | None:
+        client = make_client(profile.url)
+        session = None
+        if profile.refresh_token:
+            session = _unless_refused(partial(client.refresh, profile.refresh_token))
+        if session is None and profile.user and profile.password:
+            session = _unless_refused(partial(client.login, profile.user, profile.password))
+        if session is None:
+            return None
         self.keep(with_session(profile, session))
         return session.access_token
 
@@ -64,9 +86,24 @@ def sign_in() -> Signed:
 
 
 def with_session(profile: Profile, session: Session) -> Profile:
-    """Return the profile with the token of a fresh session."""
+    """Return the profile with the tokens of a fresh session."""
     ends = None if session.expires_in is None else time.time() + session.expires_in
-    return replace(profile, access_token=session.access_token, expires_at=ends, signed_out=False)
+    fresh = replace(profile, access_token=session.access_token, expires_at=ends, signed_out=False)
+    return replace(fresh, refresh_token=session.refresh_token)
+
+
+def _can_renew(profile: Profile) -> bool:
+    password = bool(profile.user and profile.password)
+    return not profile.signed_out and (password or profile.refresh_token is not None)
+
+
+def _unless_refused(ask: Callable[[], Session]) -> Session | None:
+    try:
+        return ask()
+    except ApiProblem as problem:
+        if problem.status == 401:
+            return None
+        raise
 
 
 def _how_to_sign_in(profile: Profile) -> str:

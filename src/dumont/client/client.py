@@ -65,6 +65,10 @@ class Client:
         who = "email" if "@" in user else "username"
         return read(Session, self._send(Request("POST", f"{_API}/auth/login", body={who: user, "password": password})))
 
+    def refresh(self, refresh_token: str) -> Session:
+        """Spend a refresh token for a new pair; asked again with the same key when the answer is lost."""
+        return read(Session, self._post("/auth/refresh", {"refresh_token": refresh_token}))
+
     def me(self) -> dict[str, Any]:
         """Return who the caller is: user, team, session."""
         return _object(self._get("/auth/me"))

@@ -99,6 +99,7 @@ class Session:
     team_id: str | None
     role: str | None
     expires_in: int | None
+    refresh_token: str | None
     raw: dict[str, Any]
 
 

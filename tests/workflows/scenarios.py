@@ -284,3 +284,5 @@ SCENARIOS = (
     Scenario("wake", "hibernation.wake", kept, wake, _woken, _wake_failed, "restore"),
     Scenario("wake-elsewhere", "hibernation.wake", kept, _wake_elsewhere, _woken, _wake_failed, "restore"),
 )
+WIDEST = tuple(scenario for scenario in SCENARIOS if scenario.name != "hibernate")
+"""Enough to meet every step: to hibernate and destroy goes through all the steps of to hibernate."""

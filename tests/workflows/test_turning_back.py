@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 from tests.support.world import Stage
 
-from .scenarios import SCENARIOS, Scenario, steps_of
+from .scenarios import WIDEST, Scenario, steps_of
 
 CANCEL = "UPDATE operation SET cancel_requested = true, status = 'cancelling' WHERE id = %s"
 LATE = "UPDATE operation SET deadline_at = now() - interval '1 second' WHERE id = %s"
@@ -32,7 +32,7 @@ class Changes:
         return None
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
+@pytest.mark.parametrize("scenario", WIDEST, ids=str)
 async def test_cancelled_or_late_between_steps(stage: Stage, scenario: Scenario) -> None:
     """Up to its point of no return an operation turns back; beyond it, it goes on to its end."""
     case, names = await steps_of(stage, scenario)

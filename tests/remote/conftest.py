@@ -59,6 +59,28 @@ def identity() -> SshIdentity:
     return SshIdentity.generate("test")
 
 
+async def _run(
+    process: "asyncssh.SSHServerProcess[bytes]", home: Path, profile: str, children: list[asyncio.subprocess.Process]
+) -> None:
+    """Run one command in the home, as sshd would; `vanish` says half a word and closes without a status."""
+    if process.command == "vanish":
+        process.stdout.write(b"half")
+        process.close()
+        return
+    child = await asyncio.create_subprocess_exec(
+        *("/bin/sh", "-c", f"{profile}{process.command}"),
+        **dict.fromkeys(("stdin", "stdout", "stderr"), asyncio.subprocess.PIPE),
+        cwd=home,
+        env={"PATH": os.environ["PATH"], "HOME": str(home)},
+        start_new_session=True,
+    )
+    children.append(child)
+    feeding = asyncio.create_task(_feed(process.stdin, child))
+    await asyncio.gather(_pump(child.stdout, process.stdout), _pump(child.stderr, process.stderr))
+    process.exit(await child.wait())
+    await feeding
+
+
 @pytest.fixture
 def ssh_server(tmp_path: Path, identity: SshIdentity) -> ServerStarter:
     """Start a server that accepts `identity`; files are real paths, a login starts in `tmp_path/home`."""
@@ -73,22 +95,7 @@ def ssh_server(tmp_path: Path, identity: SshIdentity) -> ServerStarter:
         children: list[asyncio.subprocess.Process] = []
 
         async def serve(process: asyncssh.SSHServerProcess[bytes]) -> None:
-            if process.command == "vanish":
-                process.stdout.write(b"half")
-                process.close()
-                return
-            child = await asyncio.create_subprocess_exec(
-                *("/bin/sh", "-c", f"{profile}{process.command}"),
-                **dict.fromkeys(("stdin", "stdout", "stderr"), asyncio.subprocess.PIPE),
-                cwd=home,
-                env={"PATH": os.environ["PATH"], "HOME": str(home)},
-                start_new_session=True,
-            )
-            children.append(child)
-            feeding = asyncio.create_task(_feed(process.stdin, child))
-            await asyncio.gather(_pump(child.stdout, process.stdout), _pump(child.stderr, process.stderr))
-            process.exit(await child.wait())
-            await feeding
+            await _run(process, home, profile, children)
 
         listener = await asyncssh.listen(
             "127.0.0.1",

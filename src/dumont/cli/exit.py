@@ -101,7 +101,7 @@ def _sentence(document: dict[str, Any]) -> str:
         parts.append(f"Try again in {document['retry_after']:g} s.")
     elif document["act"] == "wait" and document["code"] not in ("server-unreachable", "interrupted"):
         parts.append("Try again later.")
-    if document["act"] == "report" and document.get("instance"):
+    if document["act"] == "report" and document.get("instance") and str(document["instance"]) not in parts[0]:
         parts.append(f"Please report it with {document['instance']}.")
     return " ".join(parts)
 

@@ -126,6 +126,34 @@ async def test_what_is_not_an_address_is_refused_and_not_repeated(api: Api) -> N
             assert email not in answer.text and PASSWORD not in answer.text
 
 
+@pytest.mark.checklist("AUTH-10")
+async def test_hostile_input_to_the_login_form_does_no_harm(api: Api, database_urls: DatabaseUrls) -> None:
+    await api.person("ana@example.com")
+    hostile = (
+        "' OR '1'='1' --",
+        "x'; UPDATE user_account SET is_operator = true; --",
+        "<script>alert(1)</script>",
+        "${jndi:ldap://x}",
+        "../../etc/passwd",
+        "a\u0000b",
+        "\ud800",
+        "\u202e\u0130",
+        "ana@example.com\r\nX-Injected: 1",
+    )
+    before = rows(database_urls, "SELECT count(*), bool_or(is_operator) FROM user_account")
+    for text in hostile:
+        bodies = ({"username": text, "password": PASSWORD}, {"email": "ana@example.com", "password": text})
+        for body in bodies:
+            content = json.dumps(body)
+            headers = {"Content-Type": "application/json", "User-Agent": "<script>'; --"}
+            answer = await api.http.post("/api/v1/auth/login", content=content, headers=headers)
+            assert answer.status_code in (401, 422, 429) and "x-injected" not in answer.headers, answer.text
+            assert answer.headers["content-type"] == "application/problem+json"
+            assert text not in answer.text and "Traceback" not in answer.text
+    assert rows(database_urls, "SELECT count(*), bool_or(is_operator) FROM user_account") == before == [(1, False)]
+    assert rows(database_urls, "SELECT count(*) FROM login_session") == [(1,)]
+
+
 async def test_a_password_that_anybody_would_guess_is_refused(api: Api) -> None:
     for password in ("12345678", "aaaaaaaaaaaa", "ana@example.com"):
         answer = await api.http.post("/api/v1/auth/register", json={"email": "ana@example.com", "password": password})

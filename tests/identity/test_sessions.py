@@ -48,7 +48,7 @@ async def test_a_refresh_token_gives_a_new_pair_in_the_same_session(api: Api, sq
     answer = await refresh(api, ana.session)
     assert answer.status_code == 200, answer.text
     fresh = answer.json()
-    assert set(fresh) == set(ana.session) and fresh["team_id"] == ana.team_id and fresh["role"] == "admin"
+    assert set(fresh) == {*ana.session, "token_type"} and fresh["team_id"] == ana.team_id and fresh["role"] == "admin"
     assert fresh["refresh_token"] != ana.session["refresh_token"]
     assert fresh["access_token"] != ana.session["access_token"] and await works(api, fresh)
     assert sql("SELECT count(*) FROM login_session") == [(1,)]
@@ -128,14 +128,16 @@ async def test_refreshing_ends_with_session_account_membership_and_time(api: Api
     refused(await api.http.post(f"{AUTH}/refresh", json={}), 422, "invalid-request")
 
 
-async def test_how_long_a_session_lasts_is_a_setting(database_urls: DatabaseUrls) -> None:
+async def test_how_long_a_session_lasts_is_a_setting(database_urls: DatabaseUrls, sql: Rows) -> None:
     settings = Settings(home=Path("/nonexistent"), refresh_token_seconds=1, access_token_seconds=3600)
     async with running_api(database_urls, settings=settings) as api:
         ana = await api.person()
         assert ana.session["refresh_expires_in"] == 1 and ana.session["expires_in"] == 1
         deadline = asyncio.get_running_loop().time() + 10
-        while await works(api, ana.session) and asyncio.get_running_loop().time() < deadline:
+        over = "SELECT expires_at <= clock_timestamp() FROM refresh_token"
+        while sql(over) == [(False,)] and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(0.05)
+        assert not await works(api, ana.session)
         refused(await refresh(api, ana.session), 401, "invalid-refresh-token")
 
 

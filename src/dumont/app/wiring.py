@@ -101,5 +101,5 @@ async def _keep_what_lives(session: AsyncSession, team_id: str) -> None:
     alive = select(func.count()).where(Instance.team_id == team_id, Instance.status != Status.DESTROYED.value)
     found = await session.scalar(alive)
     if found:
-        detail = f"The team still has {found} instances. Destroy them first."
+        detail = f"Instances that this team still has: {found}. Destroy them first."
         raise problems.WrongState("in use", ["empty"], detail)

@@ -236,9 +236,13 @@ async def members(session: AsyncSession) -> list[Member]:
     return [Member(**row) for row in (await session.execute(_MEMBERS)).mappings()]
 
 
-async def lock_team(session: AsyncSession, team_id: str) -> Team:
-    """Lock the present team until the transaction ends: what counts its admins does it one at a time."""
-    return (await session.scalars(select(Team).where(Team.id == team_id).with_for_update())).one()
+async def lock_team(session: AsyncSession, team_id: str, *, closing: bool = False) -> Team:
+    """Lock the present team until the transaction ends: what counts its admins does it one at a time.
+
+    `closing` waits also for whoever is just giving it a row, and makes those who would wait.
+    """
+    statement = select(Team).where(Team.id == team_id).with_for_update(key_share=not closing)
+    return (await session.scalars(statement)).one()
 
 
 async def count_admins(session: AsyncSession, team_id: str) -> int:

@@ -178,7 +178,7 @@ class IdentityService:
 
         Errors: whatever problem a hook of `may_close_team` raises.
         """
-        team = await queries.lock_team(session, team_id)
+        team = await queries.lock_team(session, team_id, closing=True)
         for hook in self._close_hooks:
             await hook(session, team_id)
         team.closed_at = self._clock.now()

@@ -85,7 +85,9 @@ class TokenBody(BaseModel):
     """A token for programs."""
 
     name: NameText
-    scopes: list[Annotated[str, AfterValidator(_scope)]] | None = Field(default=None, max_length=len(PERMISSIONS))
+    scopes: list[Annotated[str, StringConstraints(max_length=64), AfterValidator(_scope)]] | None = Field(
+        default=None, max_length=len(PERMISSIONS)
+    )
     expires_in_days: int | None = Field(default=None, ge=1, le=3650)
 
 

@@ -37,6 +37,16 @@ _KEY_HEADER: dict[str, Any] = {
 _ID_LIMITS = {"minLength": 1, "maxLength": 64, "pattern": "^[A-Za-z0-9_-]+$"}
 """What every id and every code fits in; anything else in its place is a 404."""
 
+_PAGE = {name: {"type": "string"} for name in ("code", "title", "act", "meaning")} | {"status": {"type": "integer"}}
+_READY_MADE: dict[str, dict[str, Any]] = {
+    "problem_page": {
+        "application/json": {"schema": {"type": "object", "required": [*_PAGE], "properties": _PAGE}},
+        "text/html": {"schema": {"type": "string"}},
+    },
+    "openapi": {"application/json": {"schema": {"type": "object", "properties": {"openapi": {"type": "string"}}}}},
+}
+"""What the routes of this room answer that build their responses themselves."""
+
 
 def raises(*kinds: type[Problem]) -> Responses:
     """Return the `responses` of a route that can answer with these problems.
@@ -95,6 +105,8 @@ def _routes(app: FastAPI) -> Iterable[tuple[str, str, APIRoute]]:
 def _complete(operation: dict[str, Any], method: str, route: APIRoute) -> None:
     """Add what the request kit does for every route: its headers, its limits, its problems."""
     access = operation["x-access"]
+    if route.name in _READY_MADE:
+        operation["responses"]["200"]["content"] = _READY_MADE[route.name]
     parameters = operation.setdefault("parameters", [])
     for parameter in parameters:
         schema = parameter["schema"]

@@ -1,0 +1,24 @@
+"""A sandbox for the folder, and the whole API over a database of its own for each test."""
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from tests.support.sandbox import SandboxProcess, start_in
+from tests.support.whole_api import WholeApi, whole_api
+
+from dumont.db import DatabaseUrls
+
+
+@pytest.fixture(scope="session")
+def market(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SandboxProcess]:
+    """The sandbox marketplace; nothing is rented in these tests, because no worker runs."""
+    sandbox = start_in(tmp_path_factory.mktemp("market") / "sandbox")
+    yield sandbox
+    sandbox.stop()
+
+
+@pytest.fixture
+async def api(database_urls: DatabaseUrls, market: SandboxProcess, tmp_path: Path) -> AsyncIterator[WholeApi]:
+    async with whole_api(database_urls, market, tmp_path) as running:
+        yield running

@@ -108,6 +108,7 @@ async def wake(stage: Stage, case: Case, *, elsewhere: bool = False) -> str:
             instance,
             offer=None,
             elsewhere=elsewhere,
+            accept_loss=False,
             max_price_hour_nano=None,
             start_timeout_minutes=stage.settings.start_timeout_minutes,
             user_id=stage.person.user_id,

@@ -38,18 +38,29 @@ def hibernate(name: str, keep: bool, destroy_machine: bool, no_wait: bool, as_js
 @o.name
 @click.option("--offer", metavar="OFFER", help="Wake on this offer.")
 @click.option("--elsewhere", is_flag=True, help="Wake on another machine.")
+@click.option("--accept-loss", is_flag=True, help="Give up files that only the kept machine has.")
 @o.max_price
 @o.no_wait
 @o.as_json
 @ends_well
-def wake(name: str, offer: str | None, elsewhere: bool, max_price: float | None, no_wait: bool, as_json: bool) -> None:
+def wake(
+    name: str,
+    offer: str | None,
+    elsewhere: bool,
+    accept_loss: bool,
+    max_price: float | None,
+    no_wait: bool,
+    as_json: bool,
+) -> None:
     """Bring a hibernated instance back, with every file as it was."""
     client = sign_in().client
     instance = find_instance(client, name)
     offer_id = offer
     if offer is not None and not is_id(offer, "off"):
         offer_id = find_offer(client.iter_offers(limit=100), offer).id
-    woken = client.wake(instance.id, offer_id=offer_id, elsewhere=elsewhere, max_price=max_price)
+    woken = client.wake(
+        instance.id, offer_id=offer_id, elsewhere=elsewhere, accept_loss=accept_loss, max_price=max_price
+    )
     settle(client, woken, "is running", no_wait=no_wait, as_json=as_json)
 
 

@@ -160,10 +160,16 @@ class Client:
         *,
         offer_id: str | None = None,
         elsewhere: bool = False,
+        accept_loss: bool = False,
         max_price: float | None = None,
     ) -> Instance:
         """Bring a sleeping instance back, on its own machine or on another. Units: `max_price` in USD per hour."""
-        body = {"offer_id": offer_id, "elsewhere": elsewhere, "max_price": max_price}
+        body = {
+            "offer_id": offer_id,
+            "elsewhere": elsewhere,
+            "accept_loss": accept_loss or None,
+            "max_price": max_price,
+        }
         return read(Instance, self._post(f"/instances/{_part(instance_id)}/wake", body))
 
     def hibernation(self, instance_id: str) -> Hibernation:

@@ -1,8 +1,10 @@
 """Durable work: operations that survive restarts, their steps, undo, deadlines and cancellation."""
 
+from dumont.durable.history import forget_history
 from dumont.durable.model import (
     Cancelled,
     DeadlineExceeded,
+    NotCancellable,
     Operation,
     OperationFinished,
     OperationStatus,
@@ -10,7 +12,6 @@ from dumont.durable.model import (
 )
 from dumont.durable.queries import get as get_operation
 from dumont.durable.queries import live_of_instance
-from dumont.durable.history import forget_history
 from dumont.durable.registry import REGISTRY, Definition, Registry, Schedule, schedule, workflow
 from dumont.durable.run import Engine, Retry, Run, revive
 from dumont.durable.service import announce, begin_operation, cancel_operation, raise_alarms
@@ -22,6 +23,7 @@ __all__ = [
     "DeadlineExceeded",
     "Definition",
     "Engine",
+    "NotCancellable",
     "Operation",
     "OperationFinished",
     "OperationStatus",

@@ -78,6 +78,13 @@ class OperationFinished(Problem):
     title = "The operation has ended already"
 
 
+class NotCancellable(Problem):
+    """This operation goes on to its end: stopping it half-way would leave something that costs."""
+
+    code, status, act = "not-cancellable", 409, Act.FIX
+    title = "This operation cannot be cancelled"
+
+
 class StepFailed(Problem):
     """A step failed in a way that no rule foresaw; the log holds the cause under the operation's id."""
 

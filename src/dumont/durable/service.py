@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from dumont.core import new_id
 from dumont.db import publish
 from dumont.durable import queries
-from dumont.durable.model import Operation, OperationFinished, OperationStatus
+from dumont.durable.model import NotCancellable, Operation, OperationFinished, OperationStatus
 from dumont.durable.registry import REGISTRY
 
 log = structlog.get_logger()
@@ -65,10 +65,12 @@ async def begin_operation(
 async def cancel_operation(session: AsyncSession, operation: Operation) -> None:
     """Ask a running operation to undo itself; it reads the wish between its steps.
 
-    Errors: OperationFinished.
+    Errors: OperationFinished, NotCancellable.
     """
     if OperationStatus(operation.status).final:
         raise OperationFinished("The operation has ended already; look at its result instead.")
+    if not operation.cancellable:
+        raise NotCancellable("This operation goes on to its end; wait for it.")
     operation.cancel_requested = True
     operation.status = OperationStatus.CANCELLING.value
     await session.flush()

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from sqlalchemy import text
@@ -19,6 +19,9 @@ from dumont.durable.execute import execute
 from dumont.durable.presence import Presence
 from dumont.durable.registry import REGISTRY, Definition, Schedule
 from dumont.durable.takeover import TakeOver
+
+if TYPE_CHECKING:
+    from dbos import DBOSConfig
 
 log = structlog.get_logger()
 APPLICATION = "dumont"
@@ -93,21 +96,7 @@ class Worker:
 
         self._presence = Presence(self.url, self.on_fenced)
         executor = await self._presence.take()
-        DBOS(
-            config={
-                "name": APPLICATION,
-                "system_database_url": self.url,
-                "application_version": VERSION,
-                "executor_id": executor,
-                "dbos_system_schema": SCHEMA,
-                "run_migrations": False,
-                "serializer": DBOSPortableJSONSerializer(),
-                "sys_db_pool_size": 4,
-                "scheduler_polling_interval_sec": 5.0,
-                "log_level": "WARNING",
-                "enable_otlp": False,
-            }
-        )
+        DBOS(config=self._config(executor))
         datasource = await AsyncSQLAlchemyDatasource.create(
             self.url,
             engine=self.database.engine,
@@ -131,6 +120,23 @@ class Worker:
         takeover = TakeOver(self._presence, self._executors_with_work, _recover)
         self._watch = asyncio.create_task(takeover.run(), name="take-over")
         log.info("worker is ready", executor=executor, workflows=len(REGISTRY.definitions))
+
+    def _config(self, executor: str) -> "DBOSConfig":
+        from dbos import DBOSPortableJSONSerializer
+
+        return {
+            "name": APPLICATION,
+            "system_database_url": self.url,
+            "application_version": VERSION,
+            "executor_id": executor,
+            "dbos_system_schema": SCHEMA,
+            "run_migrations": False,
+            "serializer": DBOSPortableJSONSerializer(),
+            "sys_db_pool_size": 4,
+            "scheduler_polling_interval_sec": 5.0,
+            "log_level": "WARNING",
+            "enable_otlp": False,
+        }
 
     def _bind(self, definition: Definition, engine: _DbosEngine) -> None:
         from dbos import DBOS

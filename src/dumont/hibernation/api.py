@@ -11,7 +11,7 @@ from dumont.hibernation import service
 from dumont.http import CallerDep, Router, permit, problems, raises
 from dumont.instances import InstanceDocument, InstanceNotFound, OperationInProgress, Status, read_instance, show
 from dumont.market import OfferNotFound, known_offer
-from dumont.snapshots import get_snapshot
+from dumont.snapshots import SnapshotIncomplete, get_snapshot
 
 router = Router(prefix="/api/v1/instances", tags=["hibernation"])
 
@@ -31,6 +31,7 @@ class WakeBody(BaseModel):
 
     offer_id: Annotated[str | None, Field(min_length=1, max_length=64)] = None
     elsewhere: bool = False
+    accept_loss: bool = False
     max_price: Annotated[float | None, Field(gt=0, le=10_000, allow_inf_nan=False)] = None
 
 
@@ -65,7 +66,7 @@ async def hibernate_instance(
     "/{instance_id}/wake",
     status_code=202,
     **permit("gpu.provision"),
-    responses=raises(InstanceNotFound, OfferNotFound, problems.WrongState, OperationInProgress),
+    responses=raises(InstanceNotFound, OfferNotFound, problems.WrongState, OperationInProgress, SnapshotIncomplete),
 )
 async def wake_instance(
     request: Request, instance_id: str, caller: CallerDep, body: WakeBody | None = None
@@ -79,6 +80,7 @@ async def wake_instance(
         instance,
         offer=offer,
         elsewhere=wishes.elsewhere,
+        accept_loss=wishes.accept_loss,
         max_price_hour_nano=None if wishes.max_price is None else nanousd(wishes.max_price),
         start_timeout_minutes=request.app.state.settings.start_timeout_minutes,
         user_id=caller.user_id,

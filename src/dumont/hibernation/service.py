@@ -10,6 +10,7 @@ from dumont.http import problems
 from dumont.instances import Instance, Status, move, start_operation
 from dumont.market import offer_to_json
 from dumont.providers import Offer
+from dumont.snapshots import SnapshotIncomplete, get_snapshot
 
 HIBERNATE_DEADLINE = timedelta(hours=6)
 
@@ -40,22 +41,29 @@ async def wake(
     *,
     offer: Offer | None,
     elsewhere: bool,
+    accept_loss: bool,
     max_price_hour_nano: int | None,
     start_timeout_minutes: float,
     user_id: str,
 ) -> Operation | None:
     """Begin to wake a locked instance: on its kept machine, or on another one when asked or when none is kept.
 
-    None: it is running already. Errors: WrongState, OperationInProgress.
+    `accept_loss` is the owner's waiver for files that could not be saved and lie on the kept machine only.
+    None: it is running already. Errors: WrongState, OperationInProgress, SnapshotIncomplete.
     """
     if instance.status == Status.RUNNING:
         return None
     _expect(instance, Status.HIBERNATED)
+    elsewhere = elsewhere or offer is not None or instance.rental_id is None
+    snapshot = await get_snapshot(session, instance.last_snapshot_id or "")
+    if elsewhere and instance.rental_id is not None and snapshot is not None and not accept_loss:
+        refuse_loss(snapshot.unstable + snapshot.read_errors)
     if max_price_hour_nano is not None:
         instance.max_price_hour_nano = max_price_hour_nano
     inputs: dict[str, Any] = {
         "offer": offer_to_json(offer) if offer is not None else None,
-        "elsewhere": elsewhere or offer is not None or instance.rental_id is None,
+        "elsewhere": elsewhere,
+        "accept_loss": accept_loss,
         "requested_by": user_id,
         "snapshot_id": instance.last_snapshot_id,
     }
@@ -69,6 +77,19 @@ async def wake(
     )
     await move(session, instance, Status.WAKING)
     return operation
+
+
+def refuse_loss(unsaved: list[str]) -> None:
+    """Refuse to leave the kept machine while it alone has some files.
+
+    Errors: SnapshotIncomplete.
+    """
+    if unsaved:
+        raise SnapshotIncomplete(
+            f"{len(unsaved)} files could not be saved and are on the kept machine only. "
+            "Wake there, or accept that they are lost.",
+            paths=unsaved[:100],
+        )
 
 
 def _expect(instance: Instance, status: Status) -> None:

@@ -31,7 +31,7 @@ from dumont.instances import (
 )
 from dumont.market import explain
 from dumont.providers import MachineState, ProviderError
-from dumont.snapshots import begin_snapshot, complete_snapshot, fail_snapshot, save, verify
+from dumont.snapshots import SnapshotFailed, begin_snapshot, complete_snapshot, fail_snapshot, save, verify
 
 ROUNDS = 5
 FOREVER = Retry(on=PATIENT.on, for_seconds=float("inf"), most_seconds=15.0)
@@ -125,7 +125,10 @@ async def _save(run: Run, world: World, begun: dict[str, Any], step: str) -> dic
                 epoch=begun["epoch"],
                 on_progress=on_progress,
             )
-    except (AgentFailed, AgentLost) as error:
+    except AgentFailed as error:
+        await drop_link(world, begun["rental_id"])
+        raise SnapshotFailed(f"The machine could not be frozen and saved: {error.detail}") from error
+    except AgentLost as error:
         await drop_link(world, begun["rental_id"])
         raise explain_remote(error) from error
     except BaseException:

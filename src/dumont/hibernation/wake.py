@@ -1,5 +1,12 @@
-"""Wake: resume the kept machine or rent another, restore, compare every hash, and only then run."""
+"""Wake: resume the kept machine or rent another, restore, compare every hash, and only then run.
 
+A kept disk is the newest state there is, so resuming never writes over it: it is compared with the snapshot, and
+restored only where the workspace is gone altogether. A kept machine that alone has some files is not left without the
+owner's waiver.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -9,8 +16,10 @@ from dumont.agent import AgentFailed, AgentLost
 from dumont.core import Problem
 from dumont.durable import Retry, Run, workflow
 from dumont.hibernation.progress import telling
+from dumont.hibernation.service import refuse_loss
 from dumont.instances import (
     PATIENT,
+    Held,
     HostLost,
     Rental,
     Status,
@@ -56,7 +65,8 @@ async def wake(run: Run, world: World) -> dict[str, Any]:
     kept = facts["kept_rental_id"]
     rental_id = None
     if kept is not None and not run.input["elsewhere"]:
-        rental_id = await _resume(run, world, facts, bring_back)
+        rental_id, found = await _resume(run, world, facts, bring_back)
+        restored = {**found, **restored}
     if rental_id is None:
         wish = Wish(**facts["wish"], requested_by=run.input["requested_by"], elsewhere=True, avoid=facts["avoid"])
         rental_id = await acquire(run, world, wish, bring_back)
@@ -70,8 +80,8 @@ async def wake(run: Run, world: World) -> dict[str, Any]:
     return {"mode": mode, "rental_id": rental_id, "snapshot_id": run.input["snapshot_id"], **restored}
 
 
-async def _resume(run: Run, world: World, facts: dict[str, Any], bring_back: Any) -> str | None:
-    """Start the kept machine and make its files equal to the snapshot; None: it cannot be had, go elsewhere."""
+async def _resume(run: Run, world: World, facts: dict[str, Any], bring_back: Any) -> tuple[str | None, dict[str, Any]]:
+    """Start the kept machine and compare its disk with the snapshot; None: it cannot be had, go elsewhere."""
     rental_id = str(facts["kept_rental_id"])
     try:
         await run.call(
@@ -81,12 +91,16 @@ async def _resume(run: Run, world: World, facts: dict[str, Any], bring_back: Any
             undo=partial(_stop_again, run, world, rental_id),
         )
         await run.call("boot kept machine", partial(boot, run, world, rental_id, facts["public_keys"]))
-        await bring_back(rental_id, 1)
+        found = await run.call("compare kept disk", partial(_compare, run, world, rental_id, facts))
+        if found.pop("gone"):
+            await bring_back(rental_id, 1)
     except Problem as problem:
         if problem.code not in ("no-capacity", "host-lost", "creation-timeout", "ssh-unreachable"):
             raise
-        return None
-    return rental_id
+        if not run.input["accept_loss"]:
+            refuse_loss(facts["unsaved"])
+        return None, {}
+    return rental_id, found
 
 
 async def _stop_again(run: Run, world: World, rental_id: str) -> dict[str, Any]:
@@ -109,6 +123,7 @@ async def _facts(run: Run, session: AsyncSession) -> dict[str, Any]:
         "wish": {**wish_of(instance), "offer": offer},
         "workspace_id": instance.workspace_id,
         "manifest": snapshot.manifest,
+        "unsaved": snapshot.unstable + snapshot.read_errors,
         "kept_rental_id": kept.id if kept else None,
         "avoid": [kept.machine_id] if kept else [],
         "public_keys": list(await ssh_keys_of(session, run.input["requested_by"])),
@@ -124,19 +139,9 @@ async def _last_offer(session: AsyncSession, instance_id: str, kept: Rental | No
 
 
 async def _restore(run: Run, world: World, rental_id: str, facts: dict[str, Any], step: str) -> dict[str, Any]:
-    await drop_link(world, rental_id)
-    async with world.session(run.team_id) as session:
-        rental = await get_rental(session, rental_id)
-    held = await hold_link(world, rental, facts["workspace_id"])
     where = {"workspace_id": facts["workspace_id"], "manifest": facts["manifest"]}
-    try:
-        async with telling(run, step) as on_progress:
-            done = await restore(world.vaults, held.link, held.gate, held.gate_url, **where, on_progress=on_progress)
-        compared = await compare(world.vaults, held.link, **where)
-    except (AgentFailed, AgentLost) as error:
-        raise explain_remote(error) from error
-    finally:
-        await drop_link(world, rental_id)
+    async with _link(run, world, rental_id, facts) as held, telling(run, step) as on_progress:
+        done = await restore(world.vaults, held.link, held.gate, held.gate_url, **where, on_progress=on_progress)
     return {
         "files": done.files,
         "bytes_total": done.bytes_total,
@@ -144,6 +149,34 @@ async def _restore(run: Run, world: World, rental_id: str, facts: dict[str, Any]
         "chunks_reused": done.chunks_reused,
         "hashes_compared": done.hashes_compared,
         "merkle_root": done.merkle_root,
-        "equal": compared.equal,
-        "differing": [str(path) for path in compared.differing[:20]],
+        "equal": True,
+        "differing": [],
     }
+
+
+async def _compare(run: Run, world: World, rental_id: str, facts: dict[str, Any]) -> dict[str, Any]:
+    """Hash the kept disk against the snapshot; `gone` when nothing of the snapshot's files is there any more."""
+    async with _link(run, world, rental_id, facts) as held:
+        seen = await compare(world.vaults, held.link, workspace_id=facts["workspace_id"], manifest=facts["manifest"])
+    unlike = sorted({*seen.differing, *seen.missing})
+    return {
+        "files": seen.files,
+        "bytes_total": seen.bytes,
+        "bytes_fetched": 0,
+        "equal": seen.equal,
+        "differing": unlike[:20],
+        "gone": bool(seen.missing) and not seen.differing and seen.files == 0,
+    }
+
+
+@asynccontextmanager
+async def _link(run: Run, world: World, rental_id: str, facts: dict[str, Any]) -> AsyncIterator[Held]:
+    await drop_link(world, rental_id)
+    async with world.session(run.team_id) as session:
+        rental = await get_rental(session, rental_id)
+    try:
+        yield await hold_link(world, rental, facts["workspace_id"])
+    except (AgentFailed, AgentLost) as error:
+        raise explain_remote(error) from error
+    finally:
+        await drop_link(world, rental_id)

@@ -17,7 +17,7 @@ from dumont.instances.queries import get_rental, rentals_of
 from dumont.instances.service import find_instance, move
 from dumont.instances.service import start as start_operation
 from dumont.instances.shell import drop_link, explain_remote, hold_link
-from dumont.instances.workflows import take_machine, wish_of
+from dumont.instances.workflows import finish_destroying, take_machine, wish_of
 from dumont.instances.world import Held, Patience, World
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "drop_link",
     "explain_remote",
     "find_instance",
+    "finish_destroying",
     "get_rental",
     "hold_link",
     "move",

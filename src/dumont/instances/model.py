@@ -169,6 +169,13 @@ class SshUnreachable(Problem):
     title = "The machine does not answer"
 
 
+class AgentUnfit(Problem):
+    """Our agent cannot do its work on this machine; the detail says why."""
+
+    code, status, act = "agent-unfit", 409, Act.REPORT
+    title = "The agent cannot work on this machine"
+
+
 class HostLost(Problem):
     """The machine is gone or its host is cut off."""
 

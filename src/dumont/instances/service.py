@@ -123,6 +123,7 @@ async def start(
     *,
     deadline: timedelta,
     requested_by: str | None,
+    cancellable: bool = True,
 ) -> Operation:
     """Start an operation on an instance, in this transaction; there is one at a time.
 
@@ -142,6 +143,7 @@ async def start(
                 inputs=inputs,
                 deadline=deadline,
                 requested_by=requested_by,
+                cancellable=cancellable,
             )
     except IntegrityError as error:
         raise _busy(None) from error
@@ -170,11 +172,20 @@ async def destroy(session: AsyncSession, instance: Instance, *, user_id: str) ->
     if running is not None and running.status != "cancelling":
         await cancel_operation(session, running)
     await move(session, instance, Status.DESTROYING)
+    return await start_destroying(session, instance, reason="user_request", user_id=user_id)
+
+
+async def start_destroying(session: AsyncSession, instance: Instance, *, reason: str, user_id: str | None) -> Operation:
+    """Start the operation that gives back every machine of an instance that is destroying.
+
+    Errors: OperationInProgress.
+    """
     return await start(
         session,
         instance,
         "instances.destroy",
-        {"reason": "user_request"},
+        {"reason": reason},
         deadline=DESTROY_DEADLINE,
         requested_by=user_id,
+        cancellable=False,
     )

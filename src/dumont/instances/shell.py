@@ -9,7 +9,7 @@ import structlog
 
 from dumont.agent import AgentFailed, AgentLink, AgentLost, start_agent
 from dumont.core import Problem
-from dumont.instances.model import HostKeyMismatch, HostLost, Rental, SshUnreachable
+from dumont.instances.model import AgentUnfit, HostKeyMismatch, HostLost, Rental, SshUnreachable
 from dumont.instances.world import Held, World
 from dumont.providers import Address
 from dumont.remote import HostKeyChanged, RemoteError, connect, first_reachable
@@ -41,7 +41,7 @@ def explain_remote(error: Exception) -> Problem:
     if isinstance(error, AgentLost):
         return HostLost("The machine went silent in the middle of the work.")
     if isinstance(error, AgentFailed):
-        return SshUnreachable(f"The agent on the machine could not start: {error.detail}")
+        return AgentUnfit(f"The agent cannot work on this machine: {error.detail}")
     return SshUnreachable(f"The machine does not answer on SSH: {error}")
 
 

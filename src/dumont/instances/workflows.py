@@ -1,13 +1,15 @@
 """What takes longer than a request: launch a machine and destroy it."""
 
 import asyncio
+from datetime import datetime
 from functools import partial
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dumont.core import Problem
-from dumont.durable import Retry, Run, workflow
+from dumont.db import set_sweep
+from dumont.durable import Retry, Run, schedule, workflow
 from dumont.durable import live_of_instance as live_operation
 from dumont.instances import machines, queries, service
 from dumont.instances.acquire import PATIENT, Wish, acquire
@@ -83,6 +85,18 @@ async def destroy(run: Run, world: World) -> dict[str, Any]:
         release = partial(machines.release, run, world, rental_id, run.input["reason"])
         await run.call(name, release, retry=patient)
     return await run.record("gone", partial(_gone, run, world, rentals))  # type: ignore[no-any-return]
+
+
+@schedule("instances.finish_destroying", cron="*/2 * * * *")
+async def finish_destroying(world: World, at: datetime) -> None:
+    """Begin again to destroy what is still destroying after its operation gave up: it may still cost money."""
+    async with world.database.begin() as session:
+        await set_sweep(session)
+        left = await queries.left_destroying(session)
+    for team_id, instance_id in left:
+        async with world.session(team_id) as session:
+            instance = await service.find_instance(session, instance_id, lock=True)
+            await service.start_destroying(session, instance, reason="sweep", user_id=None)
 
 
 async def _wait_for_others(run: Run, world: World) -> dict[str, Any]:

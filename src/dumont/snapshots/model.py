@@ -68,6 +68,13 @@ class SnapshotFailed(Problem):
     title = "The snapshot failed"
 
 
+class SnapshotIncomplete(Problem):
+    """Some files could not be saved, so only the kept machine has them; extra: paths."""
+
+    code, status, act = "snapshot-incomplete", 409, Act.FIX
+    title = "Some files are on the kept machine only"
+
+
 class StorageUnreachable(Problem):
     """The place where snapshots are kept cannot be written or read now (full, gone, refused)."""
 

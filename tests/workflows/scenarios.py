@@ -282,7 +282,7 @@ SCENARIOS = (
         _hibernate_failed,
         "give back",
     ),
-    Scenario("wake", "hibernation.wake", kept, wake, _woken, _wake_failed, "restore"),
+    Scenario("wake", "hibernation.wake", kept, wake, _woken, _wake_failed, "compare kept disk"),
     Scenario("wake-elsewhere", "hibernation.wake", kept, _wake_elsewhere, _woken, _wake_failed, "restore"),
 )
 WIDEST = tuple(scenario for scenario in SCENARIOS if scenario.name != "hibernate")

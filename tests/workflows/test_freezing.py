@@ -67,7 +67,7 @@ async def test_a_writing_process_leaves_no_torn_state(stage: Stage, then: str) -
     await check_asleep(stage, case, keeps=then == "keep")
     operation = await Trial(stage, await wake(stage, case)).run()
     assert operation.status == "succeeded", operation.problem
-    assert (operation.result or {})["equal"] is True
+    assert (operation.result or {})["equal"] is True, operation.result
     case.digest = looks.digest
     await check_running(stage, case)
     folder = await workspace(stage, case.instance_id)

@@ -45,11 +45,13 @@ def marked(marker: str, number: int | None = None) -> list[int]:
 def end(marker: str, number: int | None = None, *, grace: float = 0.5) -> None:
     """End the processes: TERM, up to `grace` real seconds, then KILL until none is left; returns when all are gone.
 
+    A process that is frozen stays frozen and is killed so, as in a container that is stopped.
+
     Errors: RuntimeError if a process outlives KILL for five seconds.
     """
     deadline = time.monotonic() + grace
     if grace > 0:
-        _signal(marked(marker, number), signal.SIGTERM, wake=True)
+        _signal(marked(marker, number), signal.SIGTERM)
         while time.monotonic() < deadline and marked(marker, number):
             time.sleep(0.02)
     deadline = time.monotonic() + 5
@@ -64,12 +66,10 @@ def end(marker: str, number: int | None = None, *, grace: float = 0.5) -> None:
         time.sleep(0.005)
 
 
-def _signal(pids: list[int], number: signal.Signals, *, wake: bool = False) -> None:
+def _signal(pids: list[int], number: signal.Signals) -> None:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
-            if wake:
-                os.kill(pid, signal.SIGCONT)
 
 
 def _carries(folder: str, wanted: set[bytes]) -> bool:

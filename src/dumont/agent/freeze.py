@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,7 +13,8 @@ from dumont.agent.errors import AgentFailed
 
 _CONTAINER_FILES = ("/.dockerenv", "/run/.containerenv")
 _SPARED = ("sshd", "sftp-server", "dropbear")
-_ROUNDS = 10
+_ROUNDS = 20
+_APART_SECONDS = 0.01
 
 
 @dataclass(frozen=True)
@@ -69,14 +71,20 @@ class Freezer:
     def freeze(self) -> int:
         """Stop the user's processes; return how many. Processes that were stopped before are not ours to continue.
 
-        Guarantees: sshd, this agent and its ancestors go on; repeats until a whole pass finds nothing new.
+        Guarantees: sshd, this agent and its ancestors go on; repeats until two passes in a row find nothing new,
+        because a process shows no environment for a moment while it becomes another program.
         Errors: AgentFailed `not_a_machine`.
         """
         scope = scope_of(self._environ)
+        clean = 0
         for _ in range(_ROUNDS):
             fresh = [p for p in self._candidates(scope) if self._frozen.get(p.pid) != p.start]
-            if not fresh:
+            clean = 0 if fresh else clean + 1
+            if clean == 2:
                 break
+            if not fresh:
+                time.sleep(_APART_SECONDS)
+                continue
             self._frozen.update({p.pid: p.start for p in fresh})
             self._write_record()
             for process in fresh:
@@ -100,7 +108,7 @@ class Freezer:
             and process.pid not in spared
             and process.state not in "TtZXx"
             and not process.name.startswith(_SPARED)
-            and _belongs(process.pid, scope)
+            and (process.parent in self._frozen or _belongs(process.pid, scope))
         ]
 
     def _signal(self, pid: int, start: int, number: int) -> bool:

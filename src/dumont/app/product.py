@@ -99,7 +99,8 @@ class Product:
                 "This role needs a database: set DATABASE_URL (the owner, who also migrates), or "
                 "DUMONT_DATABASE_APP_URL for the API and DUMONT_DATABASE_WORKER_URL for a worker."
             )
-        return DatabaseUrls("", sqlalchemy_url(app or ""), sqlalchemy_url(worker or ""), second_wall=True)
+        app, worker = (sqlalchemy_url(url) if url else "" for url in (app, worker))
+        return DatabaseUrls("", app, worker, second_wall=True)
 
     def _marketplace(self) -> tuple[str, str] | None:
         if self._settings.provider != "sandbox":

@@ -1,0 +1,43 @@
+"""`python -m benchmarks [NAME ...] [--json] [--quick]`: measure, and say what was measured."""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from itertools import chain
+
+from benchmarks import api, command, start, work
+from benchmarks.installation import Laboratory
+from benchmarks.metrics import Metric, Report, load_note
+
+Measure = Callable[[Laboratory, bool], Iterator[Metric]]
+NAMES: dict[str, tuple[Measure, ...]] = {
+    "start": (start.measure,),
+    "api": (api.measure, command.measure, work.measure),
+    "cli": (command.measure,),
+    "work": (work.measure,),
+}
+"""A name and what it measures; without a name, `start` and `api`, which are everything."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure what is asked for and return 0; an error that broke a benchmark passes through as a traceback."""
+    parser = argparse.ArgumentParser(prog="bench", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(NAMES)}; default: start api")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.add_argument("--quick", action="store_true", help="a tiny form that shows that everything can be measured")
+    options = parser.parse_args(arguments)
+    unknown = sorted(set(options.names) - set(NAMES))
+    if unknown:
+        parser.error(f"there is no benchmark {unknown[0]}; there are {', '.join(NAMES)}")
+    report = Report(sys.stdout, as_json=options.json)
+    report.note(load_note())
+    measures = dict.fromkeys(measure for name in options.names or ["start", "api"] for measure in NAMES[name])
+    with Laboratory() as laboratory:
+        for metric in chain.from_iterable(measure(laboratory, options.quick) for measure in measures):
+            report.show(metric)
+    report.note(load_note())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

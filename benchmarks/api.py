@@ -41,7 +41,7 @@ def measure(laboratory: Laboratory, quick: bool) -> Iterator[Metric]:
     _, urls, database_pid = laboratory.database()
     api, url = laboratory.api()
     person = register(url)
-    ids = make_instances(urls, person, 10_000)
+    ids = make_instances(urls, person, 500 if quick else 10_000)
     with laboratory.run("benchmarks.bare") as process:
         bare = process.line_with("bare").split()[-1]
         stage = _Stage(url, api.pid, database_pid, bare, process.pid, urls.app, person, ids[len(ids) // 2])

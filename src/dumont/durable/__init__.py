@@ -11,7 +11,7 @@ from dumont.durable.model import (
     StepFailed,
 )
 from dumont.durable.queries import get as get_operation
-from dumont.durable.queries import live_of_instance
+from dumont.durable.queries import live_of_instance, live_operation_id
 from dumont.durable.registry import REGISTRY, Definition, Registry, Schedule, schedule, workflow
 from dumont.durable.run import Engine, Retry, Run, revive
 from dumont.durable.service import announce, begin_operation, cancel_operation, raise_alarms
@@ -39,6 +39,7 @@ __all__ = [
     "forget_history",
     "get_operation",
     "live_of_instance",
+    "live_operation_id",
     "migrate_engine",
     "raise_alarms",
     "revive",

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import func, select, text, update
+from sqlalchemy import ColumnElement, ScalarSelect, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dumont.durable.model import Operation, OperationStatus
@@ -34,6 +34,17 @@ async def live_of_instance(session: AsyncSession, instance_id: str) -> Operation
         .limit(1)
     )
     return found.one_or_none()
+
+
+def live_operation_id(instance_id: ColumnElement[str]) -> ScalarSelect[str]:
+    """Return the part of a statement that reads the id of the live operation on each row's instance, or null."""
+    return (
+        select(Operation.id)
+        .where(Operation.instance_id == instance_id, Operation.status.in_(_LIVE))
+        .order_by(Operation.id)
+        .limit(1)
+        .scalar_subquery()
+    )
 
 
 async def overdue(session: AsyncSession) -> Sequence[Operation]:

@@ -1,13 +1,13 @@
 """The routes of instances: launch, list, show, log-in facts, destroy."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dumont.core import is_id, nanousd
-from dumont.durable import live_of_instance
 from dumont.http import CallerDep, Page, Router, list_document, page_params, permit, problems, raises
 from dumont.instances import queries, service
 from dumont.instances.documents import (
@@ -52,16 +52,23 @@ async def read_instance(session: AsyncSession, instance_id: str, *, lock: bool =
     Errors: InstanceNotFound, also for an id of another form.
     """
     if not is_id(instance_id, "ins"):
-        raise InstanceNotFound("No instance has this id. List the instances and choose one of them.")
+        raise service.unknown_instance()
     return await service.find_instance(session, instance_id, lock=lock)
 
 
 async def show(session: AsyncSession, instance: Instance, request: Request) -> InstanceDocument:
     """Show an instance as it stands in this transaction."""
-    rental = await queries.get_rental(session, instance.rental_id) if instance.rental_id else None
-    operation = await live_of_instance(session, instance.id)
-    costs = await queries.costs(session, [instance.id], request.app.state.clock.now())
-    return instance_document(instance, rental, costs.get(instance.id), operation.id if operation else None)
+    await session.flush()
+    return instance_document(await _read_shown(session, instance.id, request))
+
+
+async def _read_shown(session: AsyncSession, instance_id: str, request: Request) -> Row[Any]:
+    found = None
+    if is_id(instance_id, "ins"):
+        found = await queries.shown(session, instance_id, request.app.state.clock.now())
+    if found is None:
+        raise service.unknown_instance()
+    return found
 
 
 @router.post(
@@ -107,15 +114,14 @@ async def list_instances(
     if set(statuses) - {known.value for known in Status}:
         raise _wrong("/query/status", f"Known are {', '.join(known.value for known in Status)}.", "unknown-value")
     rows = await queries.listing(
-        caller.session, page, statuses=statuses, label=label, include_destroyed=include_destroyed
+        caller.session,
+        page,
+        request.app.state.clock.now(),
+        statuses=statuses,
+        label=label,
+        include_destroyed=include_destroyed,
     )
-    costs = await queries.costs(caller.session, [row.id for row in rows], request.app.state.clock.now())
-    rentals = await queries.rentals_by_id(caller.session, [row.rental_id for row in rows if row.rental_id])
-
-    def shown(row: Instance) -> InstanceDocument:
-        return instance_document(row, rentals.get(row.rental_id or ""), costs.get(row.id))
-
-    return InstancesDocument(**list_document("instances", rows, page, shown))
+    return InstancesDocument(**list_document("instances", rows, page, instance_document))
 
 
 @router.get("/{instance_id}", **permit("gpu.view"), responses=raises(InstanceNotFound))
@@ -123,10 +129,10 @@ async def show_instance(
     request: Request, instance_id: str, caller: CallerDep, include_destroyed: bool = False
 ) -> InstanceDocument:
     """Show one instance; a destroyed one only when asked for."""
-    instance = await read_instance(caller.session, instance_id)
-    if instance.status == Status.DESTROYED and not include_destroyed:
+    found = await _read_shown(caller.session, instance_id, request)
+    if found.status == Status.DESTROYED and not include_destroyed:
         raise InstanceNotFound("This instance is destroyed. Ask with include_destroyed=true to see its record.")
-    return await show(caller.session, instance, request)
+    return instance_document(found)
 
 
 @router.get("/{instance_id}/machines", **permit("gpu.view"), responses=raises(InstanceNotFound))

@@ -5,12 +5,13 @@ import binascii
 import hashlib
 import shlex
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field
+from sqlalchemy import Row
 
 from dumont.http import MoneyDocument, money
-from dumont.instances.model import Instance, Rental, Status
+from dumont.instances.model import Rental, Status
 
 
 class InstanceDocument(BaseModel):
@@ -34,7 +35,7 @@ class InstanceDocument(BaseModel):
     cost_to_date: MoneyDocument
     workspace_id: str
     last_snapshot_id: str | None
-    operation_id: str | None = Field(description="The operation that runs on it now; null in lists.")
+    operation_id: str | None = Field(description="The operation that runs on it now.")
     version: int
     created_at: datetime
     started_at: datetime | None
@@ -102,30 +103,27 @@ class SshDocument(BaseModel):
     ready: bool
 
 
-_OF_RENTAL = ("provider_machine_id", "machine_id", "geolocation", "country", "workspace_root")
-_OF_INSTANCE = (
+_SHOWN_AS_IT_IS = (
     *("id", "status", "status_detail", "provider", "gpu_name", "num_gpus", "gpu_memory_mib", "image", "env", "label"),
-    *("protected", "workspace_id", "last_snapshot_id", "version"),
+    *("protected", "workspace_id", "last_snapshot_id", "version", "operation_id"),
     *("created_at", "started_at", "hibernated_at", "destroyed_at"),
+    *("provider_machine_id", "machine_id", "geolocation", "country", "workspace_root"),
 )
 
 
-def instance_document(
-    instance: Instance, rental: Rental | None, cost_nano: int | None, operation_id: str | None = None
-) -> InstanceDocument:
-    """Show an instance with its machine, if it has one, and what it has cost so far."""
-    limit = instance.max_price_hour_nano
-    address = rental.address if rental is not None and instance.status == Status.RUNNING else None
+def instance_document(row: Row[Any]) -> InstanceDocument:
+    """Show an instance with its machine, if it has one, and what it has cost so far: a row of `queries.shown`."""
+    found = row._mapping
+    limit = found["max_price_hour_nano"]
+    address = found["address"] if found["status"] == Status.RUNNING else None
     return InstanceDocument(
-        **{name: getattr(instance, name) for name in _OF_INSTANCE},
-        **{name: getattr(rental, name, None) for name in _OF_RENTAL},
-        disk_size=instance.disk_gb,
-        disk_size_gb=instance.disk_gb,
-        price_hour=money(instance.price_hour_nano),
+        **{name: found[name] for name in _SHOWN_AS_IT_IS},
+        disk_size=found["disk_gb"],
+        disk_size_gb=found["disk_gb"],
+        price_hour=money(found["price_hour_nano"]),
         max_price_hour=None if limit is None else money(limit),
-        cost_to_date=money(cost_nano or 0),
-        operation_id=operation_id,
-        machine_kept=rental is not None and instance.status == Status.HIBERNATED,
+        cost_to_date=money(found["cost_nano"] or 0),
+        machine_kept=found["rental_id"] is not None and found["status"] == Status.HIBERNATED,
         ssh_host=address["host"] if address else None,
         ssh_port=address["port"] if address else None,
     )

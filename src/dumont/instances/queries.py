@@ -1,22 +1,42 @@
 """What is read and written of instances, rentals and their costs, one named function each."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import select, text, update
+from sqlalchemy import BigInteger, Row, Select, bindparam, cast, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dumont.core import new_id
+from dumont.durable import live_operation_id
 from dumont.http import Page
-from dumont.instances.model import Instance, Rental, Status
+from dumont.instances.model import Instance, Rental, RentalSpan, Status
 
-_SORTS = {
-    "id": Instance.id,
-    "created_at": Instance.created_at,
-    "price_hour": Instance.price_hour_nano,
-    "status": Instance.status,
-}
+_I, _R, _S = Instance.__table__.c, Rental.__table__.c, RentalSpan.__table__.c
+_SORTS = {"id": _I.id, "created_at": _I.created_at, "price_hour": _I.price_hour_nano, "status": _I.status}
+_MACHINE = Rental.__table__.alias("machine")
+_SECONDS = func.extract(
+    "epoch", func.greatest(func.coalesce(_S.to_at, bindparam("shown_now")) - _S.from_at, timedelta(0))
+)
+_COST = (
+    select(cast(func.round(func.sum(_S.rate_hour_nano * _SECONDS / 3600)), BigInteger))
+    .join(_MACHINE, _MACHINE.c.id == _S.rental_id)
+    .where(_MACHINE.c.instance_id == _I.id)
+    .scalar_subquery()
+)
+"""What an instance has cost so far on all its machines; null means nothing yet. Units: nano-dollars."""
+_SHOWN: Select[Any] = select(
+    *(column for column in _I if column.name not in ("team_id", "created_by", "onstart_cmd")),
+    _I.price_hour_nano.label("price_hour"),
+    *(
+        _R[name]
+        for name in ("provider_machine_id", "machine_id", "geolocation", "country", "workspace_root", "address")
+    ),
+    _COST.label("cost_nano"),
+    live_operation_id(_I.id).label("operation_id"),
+).outerjoin(Rental.__table__, _R.id == _I.rental_id)
+"""All that is shown of instances, by tables and not by classes: rows that are only read need no objects."""
+_SHOWN_ONE = _SHOWN.where(_I.id == bindparam("shown_id"))
 
 
 async def get(session: AsyncSession, instance_id: str) -> Instance | None:
@@ -61,24 +81,31 @@ async def change_rental(session: AsyncSession, rental_id: str, **values: Any) ->
     await session.execute(update(Rental).where(Rental.id == rental_id).values(**values))
 
 
+async def shown(session: AsyncSession, instance_id: str, now: datetime) -> Row[Any] | None:
+    """Read all that is shown of one instance, in one round trip; what is pending must be flushed before."""
+    rows: Sequence[Row[Any]] = (await session.execute(_SHOWN_ONE, {"shown_id": instance_id, "shown_now": now})).all()
+    return rows[0] if rows else None
+
+
 async def listing(
-    session: AsyncSession, page: Page, *, statuses: Sequence[str], label: str | None, include_destroyed: bool
-) -> Sequence[Instance]:
-    """Read a page of instances, and one more to know whether there is a next."""
-    statement = select(Instance)
+    session: AsyncSession,
+    page: Page,
+    now: datetime,
+    *,
+    statuses: Sequence[str],
+    label: str | None,
+    include_destroyed: bool,
+) -> Sequence[Row[Any]]:
+    """Read what is shown of a page of instances, and one more to know whether there is a next, in one round trip."""
+    statement = _SHOWN
     if statuses:
-        statement = statement.where(Instance.status.in_(statuses))
+        statement = statement.where(_I.status.in_(statuses))
     elif not include_destroyed:
-        statement = statement.where(Instance.status != Status.DESTROYED.value)
+        statement = statement.where(_I.status != Status.DESTROYED.value)
     if label is not None:
-        statement = statement.where(Instance.label == label)
-    return (await session.scalars(page.select(statement, _SORTS))).all()
-
-
-async def rentals_by_id(session: AsyncSession, rental_ids: Sequence[str]) -> dict[str, Rental]:
-    """Read rentals by their ids."""
-    found = await session.scalars(select(Rental).where(Rental.id.in_(rental_ids)))
-    return {rental.id: rental for rental in found}
+        statement = statement.where(_I.label == label)
+    rows: Sequence[Row[Any]] = (await session.execute(page.select(statement, _SORTS), {"shown_now": now})).all()
+    return rows
 
 
 async def open_span(
@@ -112,20 +139,6 @@ async def close_spans(session: AsyncSession, rental_id: str, kinds: Sequence[str
             ),
             {"at": at, "rental": rental_id, "kind": kind},
         )
-
-
-async def costs(session: AsyncSession, instance_ids: Sequence[str], now: datetime) -> dict[str, int]:
-    """Sum what instances have cost so far. Units: nano-dollars by instance id; absent means nothing yet."""
-    found = await session.execute(
-        text(
-            "SELECT r.instance_id, round(sum(s.rate_hour_nano * extract(epoch FROM "
-            "greatest(coalesce(s.to_at, :now) - s.from_at, interval '0')) / 3600))::bigint "
-            "FROM rental_span s JOIN rental r ON r.id = s.rental_id "
-            "WHERE r.instance_id = ANY(:ids) GROUP BY r.instance_id"
-        ),
-        {"now": now, "ids": list(instance_ids)},
-    )
-    return {row[0]: int(row[1]) for row in found}
 
 
 async def rental_costs(session: AsyncSession, instance_id: str, now: datetime) -> dict[str, dict[str, int]]:

@@ -34,8 +34,13 @@ async def find_instance(session: AsyncSession, instance_id: str, *, lock: bool =
     """
     found = await (queries.get_locked if lock else queries.get)(session, instance_id)
     if found is None:
-        raise InstanceNotFound("No instance has this id. List the instances and choose one of them.")
+        raise unknown_instance()
     return found
+
+
+def unknown_instance() -> InstanceNotFound:
+    """Make the problem of an id that names no instance of the team."""
+    return InstanceNotFound("No instance has this id. List the instances and choose one of them.")
 
 
 async def move(session: AsyncSession, instance: Instance, to: Status, *, detail: str | None = None) -> None:

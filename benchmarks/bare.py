@@ -21,7 +21,9 @@ def main() -> None:
         async with database.begin() as session:
             return {"one": (await session.execute(text("SELECT 1"))).scalar_one()}
 
-    listening = socket.create_server(("127.0.0.1", 0))
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listening.bind(("127.0.0.1", 0))
+    listening.listen(128)
     sys.stdout.write(f"bare http://127.0.0.1:{listening.getsockname()[1]}\n")
     sys.stdout.flush()
     config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off")

@@ -68,7 +68,8 @@ class Product:
             asyncio.run(self._serve(urls, sandbox, listening, on_ready))
 
     def _listen(self) -> socket.socket:
-        listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        # asyncio sends small answers at once (TCP_NODELAY) only on sockets that name TCP; without, each waits 40 ms
+        listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         self._parts.callback(listening.close)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -96,8 +96,12 @@ async def listing(
     label: str | None,
     include_destroyed: bool,
 ) -> Sequence[Row[Any]]:
-    """Read what is shown of a page of instances, and one more to know whether there is a next, in one round trip."""
+    """Read what is shown of a page of instances, and one more to know whether there is a next, in one round trip.
+
+    It names the team, as row-level security does anyway: policies that are joined by OR let no index be used.
+    """
     statement = _SHOWN
+    statement = statement.where(_I.team_id == func.current_setting("dumont.team_id", True))
     if statuses:
         statement = statement.where(_I.status.in_(statuses))
     elif not include_destroyed:

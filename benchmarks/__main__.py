@@ -1,6 +1,7 @@
 """`python -m benchmarks [NAME ...] [--json] [--quick]`: measure, and say what was measured."""
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from itertools import chain
@@ -29,6 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     unknown = sorted(set(options.names) - set(NAMES))
     if unknown:
         parser.error(f"there is no benchmark {unknown[0]}; there are {', '.join(NAMES)}")
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that all is cleared away
     report = Report(sys.stdout, as_json=options.json)
     report.note(load_note())
     measures = dict.fromkeys(measure for name in options.names or ["start", "api"] for measure in NAMES[name])

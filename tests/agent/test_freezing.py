@@ -1,9 +1,11 @@
 """Freezing stops this machine's processes and nobody else's; they always go on afterwards."""
 
+import asyncio
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -65,6 +67,40 @@ async def test_processes_go_on_when_the_wire_ends(machines: Any, sleepers: Any, 
     assert await link.freeze() == 1
     await wait_until(lambda: state(pid) == "T")
     await link.close()
+    await wait_until(lambda: state(pid) == "S")
+
+
+async def test_a_hold_outlasts_the_wire_for_its_time(machines: Any, sleepers: Any, wait_until: Any) -> None:
+    """What is held stays frozen when the wire ends, and goes on by itself when the hold is over."""
+    machine = machines("first")
+    pid = sleepers(machine.environ)
+    link = await machine.link()
+    await link.freeze()
+    await link.hold(1.5)
+    begun = time.monotonic()
+    await link.close()
+    while time.monotonic() - begun < 1.0:
+        assert state(pid) == "T"
+        await asyncio.sleep(0.02)
+    await wait_until(lambda: state(pid) == "S")
+    assert time.monotonic() - begun >= 1.4
+
+
+async def test_the_next_agent_ends_a_hold(machines: Any, sleepers: Any, wait_until: Any) -> None:
+    """A machine that was not stopped after all is not thawed by the old agent in the middle of the next save."""
+    machine = machines("first")
+    pid = sleepers(machine.environ)
+    first = await machine.link()
+    await first.freeze()
+    await first.hold(120)
+    await first.close()
+    second = await machine.link()
+    await wait_until(lambda: state(pid) == "S")
+    assert await second.freeze() == 1
+    await wait_until(lambda: state(pid) == "T")
+    await wait_until(lambda: not Path(f"/proc/{first.hello.pid}").exists())
+    assert state(pid) == "T"
+    await second.close()
     await wait_until(lambda: state(pid) == "S")
 
 

@@ -107,6 +107,9 @@ class Trial:
         """No workflow sleeps so far."""
         raise AssertionError("a workflow sleeps: let the trial's engine record it")
 
+    def own(self, owner: str | None) -> None:
+        """A trial has one execution at a time, which owns its workflow."""
+
     async def _happens(self, when: str, name: str) -> bool:
         wish = await self.moment(when, name)
         if wish == "die":

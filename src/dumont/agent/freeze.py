@@ -55,14 +55,30 @@ class Freezer:
         self._environ = environ
         self._record = record
         self._frozen: dict[int, int] = {}
+        self._held_until = 0.0
+
+    def hold(self, seconds: float) -> None:
+        """Keep what is frozen for that long although the wire ends: the machine is about to be stopped.
+
+        Guarantees: whoever speaks to this machine next may end the hold at once (`thaw_left`).
+        """
+        self._held_until = time.monotonic() + seconds
+        self._write_record()
+
+    @property
+    def hold_left(self) -> float:
+        """Seconds for which the hold goes on."""
+        return max(0.0, self._held_until - time.monotonic()) if self._frozen else 0.0
 
     def thaw_left(self) -> int:
-        """Thaw what an earlier agent froze if that agent is gone; return how many processes."""
+        """Thaw what an earlier agent froze if that agent is gone or only holds; return how many processes."""
         try:
             left = json.loads(self._record.read_text())
             agent = _process(int(left["agent"][0]))
             if agent is not None and agent.start == left["agent"][1] and agent.pid != os.getpid():
-                return 0
+                if not left.get("holding"):
+                    return 0
+                os.kill(agent.pid, signal.SIGKILL)
             self._frozen.update({int(pid): int(start) for pid, start in left["frozen"]})
         except (OSError, ValueError, KeyError, TypeError, IndexError):
             return 0
@@ -95,6 +111,7 @@ class Freezer:
         """Continue what was frozen; return how many. Doing it twice is fine."""
         count = sum(self._signal(pid, start, signal.SIGCONT) for pid, start in self._frozen.items())
         self._frozen.clear()
+        self._held_until = 0.0
         with suppress(OSError):
             self._record.unlink()
         return count
@@ -123,7 +140,8 @@ class Freezer:
 
     def _write_record(self) -> None:
         me = _process(os.getpid())
-        text = json.dumps({"agent": [os.getpid(), me.start if me else 0], "frozen": list(self._frozen.items())})
+        agent = [os.getpid(), me.start if me else 0]
+        text = json.dumps({"agent": agent, "frozen": list(self._frozen.items()), "holding": self._held_until > 0})
         self._record.parent.mkdir(parents=True, exist_ok=True)
         temporary = self._record.with_suffix(f".{os.getpid()}")
         temporary.write_text(text)

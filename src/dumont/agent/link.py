@@ -86,6 +86,14 @@ class AgentLink:
         result, _ = await self.request("freeze", {"before": before})
         return int(result["processes"])
 
+    async def hold(self, seconds: float = 60.0) -> None:
+        """Let what is frozen stay so for a while after this conversation ends: the machine is about to be stopped.
+
+        Guarantees: a machine that is not stopped after all goes on by itself, at the latest then, or at the next hello.
+        Errors: AgentFailed, AgentLost.
+        """
+        await self.request("hold", {"seconds": seconds})
+
     async def thaw(self, after: str | None = None) -> int:
         """Continue what was frozen, then run `after` in the workspace; return how many went on.
 

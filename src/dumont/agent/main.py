@@ -26,6 +26,7 @@ from dumont.vault import CHUNK_ID_BYTES, DataKeys, RecordDamaged, Sealer, pack_n
 
 _PROGRESS_SECONDS = 0.2
 _HOOK_SECONDS = 120.0
+_HOLD_SECONDS = 300.0
 
 Result = tuple[dict[str, Any], bytes]
 
@@ -56,7 +57,8 @@ class Session:
         self.end()
 
     def end(self) -> None:
-        """Thaw and leave at once: whatever was under way is safe to cut."""
+        """Thaw, after a hold where one was asked for, and leave: whatever was under way is safe to cut."""
+        time.sleep(self.freezer.hold_left)
         self.freezer.thaw()
         os._exit(0)
 
@@ -172,6 +174,11 @@ def _freeze(session: Session, _: int, args: dict[str, Any], __: bytes) -> Result
         raise
 
 
+def _hold(session: Session, _: int, args: dict[str, Any], __: bytes) -> Result:
+    session.freezer.hold(min(float(args["seconds"]), _HOLD_SECONDS))
+    return {}, b""
+
+
 def _thaw(session: Session, _: int, args: dict[str, Any], __: bytes) -> Result:
     count = session.freezer.thaw()
     _run_hook(session, args.get("after"), "after_wake_failed")
@@ -212,6 +219,7 @@ def _compare(session: Session, number: int, args: dict[str, Any], data: bytes) -
 _VERBS: dict[str, Callable[[Session, int, dict[str, Any], bytes], Result]] = {
     "hello": _hello,
     "freeze": _freeze,
+    "hold": _hold,
     "thaw": _thaw,
     "save": _save,
     "restore": _restore,

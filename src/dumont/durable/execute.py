@@ -78,12 +78,23 @@ async def _finished(session: AsyncSession, run: Run, problem: Problem | None, re
     if status is OperationStatus.SUCCEEDED:
         values["percent"] = 100
     await queries.mark(session, run.operation_id, **values)
+    for news in run.take_news():
+        await _publish(session, run, news["topic"], news["data"])
+    await _publish(
+        session,
+        run,
+        f"operation.{status.value}",
+        {"status": status.value, "problem": values["problem"], "result": result},
+    )
+
+
+async def _publish(session: AsyncSession, run: Run, topic: str, data: dict[str, Any]) -> None:
     await publish(
         session,
-        topic=f"operation.{status.value}",
+        topic=topic,
         resource_type="instance",
         resource_id=run.instance_id or "",
         team_id=run.team_id,
         operation_id=run.operation_id,
-        data={"status": status.value, "problem": values["problem"], "result": result},
+        data=data,
     )

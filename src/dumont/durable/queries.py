@@ -1,13 +1,23 @@
 """What is read and written of operations, one named function each."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from psycopg.types.json import Jsonb
 from sqlalchemy import ColumnElement, ScalarSelect, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dumont.durable.model import Operation, OperationStatus
 
+_NOTE = text(
+    "WITH told AS (INSERT INTO outbox_event (team_id, topic, resource_type, resource_id, operation_id, data) "
+    "SELECT :team, entry->>'topic', 'instance', :instance, :id, entry->'data' "
+    "FROM jsonb_array_elements(:news) AS entry) "
+    "UPDATE operation SET steps = :steps, current_step = :current, percent = :percent WHERE id = :id "
+    "RETURNING cancel_requested, deadline_at < clock_timestamp() AS late, "
+    "(SELECT owner_xid FROM dbos.workflow_status WHERE workflow_uuid = operation.id) AS owner"
+)
 _LIVE = [OperationStatus.QUEUED.value, OperationStatus.RUNNING.value, OperationStatus.CANCELLING.value]
 
 
@@ -57,16 +67,45 @@ async def overdue(session: AsyncSession) -> Sequence[Operation]:
     return found.all()
 
 
-async def mark(session: AsyncSession, operation_id: str, **values: Any) -> tuple[bool, bool]:
-    """Update an operation and tell (cancel requested, past its deadline) as of now."""
-    changed = await session.execute(
-        update(Operation)
-        .where(Operation.id == operation_id)
-        .values(**values)
-        .returning(Operation.cancel_requested, Operation.deadline_at < func.clock_timestamp())
-    )
-    row = changed.one()
-    return bool(row[0]), bool(row[1])
+async def mark(session: AsyncSession, operation_id: str, **values: Any) -> None:
+    """Update columns of an operation."""
+    await session.execute(update(Operation).where(Operation.id == operation_id).values(**values))
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the database says to a running workflow: is it cancelled, is it late, and whose is it."""
+
+    cancelled: bool
+    late: bool
+    owner: str | None
+
+
+async def note(
+    session: AsyncSession,
+    operation_id: str,
+    *,
+    steps: list[dict[str, Any]],
+    current_step: str | None,
+    percent: int,
+    news: list[dict[str, Any]],
+    about: tuple[str, str],
+) -> Wishes:
+    """Write how far an operation is and its news in one statement, and read what is wished of it.
+
+    Shapes: `news` holds topic and data; `about` is (team, instance).
+    """
+    values = {
+        "id": operation_id,
+        "steps": Jsonb(steps),
+        "current": current_step,
+        "percent": percent,
+        "news": Jsonb(news),
+        "team": about[0],
+        "instance": about[1],
+    }
+    row = (await session.execute(_NOTE, values)).one()
+    return Wishes(bool(row.cancel_requested), bool(row.late), row.owner)
 
 
 async def enqueue(session: AsyncSession, operation_id: str) -> None:

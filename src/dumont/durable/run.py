@@ -16,7 +16,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dumont.core import Problem
-from dumont.db import Database, DatabaseUnavailable, publish, set_team
+from dumont.db import Database, DatabaseUnavailable, set_team
 from dumont.durable import queries
 from dumont.durable.model import Cancelled, DeadlineExceeded, Operation, OperationStatus, StepFailed
 
@@ -35,6 +35,12 @@ class Engine(Protocol):
 
     async def sleep(self, seconds: float) -> None:
         """Sleep across restarts."""
+
+    def own(self, owner: str | None) -> None:
+        """Compare the owner that the database names with this execution.
+
+        Errors: the engine's own conflict, which ends this execution, where the workflow was given to another worker.
+        """
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,7 @@ class Run:
     _settled: bool = False
     _told_at: float = 0.0
     _percent: int = 0
+    _news: list[dict[str, Any]] = field(default_factory=list)
 
     async def call(
         self,
@@ -117,12 +124,14 @@ class Run:
 
         Errors: Cancelled, DeadlineExceeded.
         """
-        cancelled, late = await self._write()
+        self._heed(await self._write())
+
+    def _heed(self, wishes: queries.Wishes) -> None:
         if self._undoing or self._settled:
             return
-        if cancelled:
+        if wishes.cancelled:
             raise Cancelled()
-        if late:
+        if wishes.late:
             raise DeadlineExceeded()
 
     async def progress(self, step: str, *, done: int, total: int | None, detail: str | None = None) -> None:
@@ -132,7 +141,8 @@ class Run:
         if time.monotonic() - self._told_at < 0.3:
             return
         self._told_at = time.monotonic()
-        await self._write(("operation.progress", {"step": entry, "percent": self.percent()}))
+        self._tell("operation.progress", entry)
+        await self._write()
 
     def percent(self) -> int:
         """How much of the planned work is done, 0..99, never falling; 100 is said only by success."""
@@ -155,12 +165,13 @@ class Run:
         while True:
             try:
                 entry["attempts"] = entry.get("attempts", 0) + 1
-                await self._write(("operation.step", {"step": entry, "percent": self.percent()}))
+                self._tell("operation.step", entry)
+                wishes = await self._write()
                 if not checks_itself:
-                    await self.check()
+                    self._heed(wishes)
                 outcome = {"ok": await body()}
                 entry.update(status="done", finished_at=_now())
-                await self._write(("operation.step", {"step": entry, "percent": self.percent()}))
+                self._tell("operation.step", entry)
                 return outcome
             except Exception as error:  # noqa: BLE001 - every outcome of a step is recorded, none is swallowed
                 again = isinstance(error, (*retry.on, DatabaseUnavailable))
@@ -180,7 +191,8 @@ class Run:
                 f"Step “{entry['name']}” failed on our side. Report it with operation {self.operation_id}."
             )
         entry.update(status="failed", finished_at=_now(), detail=problem.detail)
-        await self._write(("operation.step", {"step": entry, "percent": self.percent()}))
+        self._tell("operation.step", entry)
+        await self._write()
         return {"problem": problem.document(self.operation_id)}
 
     def _entry(self, name: str) -> dict[str, Any]:
@@ -190,24 +202,36 @@ class Run:
         self.steps.append({"name": name, "status": "pending", "attempts": 0})
         return self.steps[-1]
 
-    async def _write(self, news: tuple[str, dict[str, Any]] | None = None) -> tuple[bool, bool]:
+    def take_news(self) -> list[dict[str, Any]]:
+        """Return what is still to be told, once: whoever takes it publishes it in the transaction that he writes."""
+        news, self._news = self._news, []
+        return news
+
+    def _tell(self, topic: str, entry: dict[str, Any]) -> None:
+        """Remember news of a step; the next write carries it, so that a step costs one transaction of ours."""
+        self._news.append({"topic": topic, "data": {"step": dict(entry), "percent": self.percent()}})
+
+    async def _write(self) -> queries.Wishes:
+        """Write the steps and the news, and read what somebody wishes and who owns the workflow: one transaction."""
         running = next((entry["name"] for entry in self.steps if entry["status"] == "running"), None)
-        async with self.database.begin() as session:
-            await set_team(session, self.team_id)
-            flags = await queries.mark(
-                session, self.operation_id, steps=self.steps, current_step=running, percent=self.percent()
-            )
-            if news is not None:
-                await publish(
+        news = self.take_news()
+        try:
+            async with self.database.begin() as session:
+                await set_team(session, self.team_id)
+                wishes = await queries.note(
                     session,
-                    topic=news[0],
-                    resource_type="instance",
-                    resource_id=self.instance_id or "",
-                    team_id=self.team_id,
-                    operation_id=self.operation_id,
-                    data=news[1],
+                    self.operation_id,
+                    steps=self.steps,
+                    current_step=running,
+                    percent=self.percent(),
+                    news=news,
+                    about=(self.team_id, self.instance_id or ""),
                 )
-        return flags
+        except DatabaseUnavailable:
+            self._news = news + self._news
+            raise
+        self.engine.own(wishes.owner)
+        return wishes
 
 
 def final_status(problem: Problem | None) -> OperationStatus:

@@ -40,7 +40,6 @@ class _DbosEngine:
         from dbos import DBOS
 
         async def recorded() -> Any:
-            await _check_owner()
             return await body()
 
         return await DBOS.run_step_async({"name": name}, recorded)
@@ -57,20 +56,16 @@ class _DbosEngine:
 
         await DBOS.sleep_async(seconds)
 
+    def own(self, owner: str | None) -> None:
+        from dbos import DBOS
+        from dbos._context import current_owner_xid
+        from dbos._error import DBOSWorkflowConflictIDError
 
-async def _check_owner() -> None:
-    """Stop this execution where another worker has taken the workflow over, before it touches the world.
-
-    Errors: the engine's own conflict, which makes this execution wait for the owner's outcome.
-    """
-    from dbos import DBOS
-    from dbos._datasource import _still_owns
-    from dbos._error import DBOSWorkflowConflictIDError
-
-    workflow_id = DBOS.workflow_id
-    if workflow_id is not None and not await asyncio.to_thread(_still_owns, workflow_id):
-        log.error("workflow belongs to another worker now; this one lets go of it", workflow_id=workflow_id)
-        raise DBOSWorkflowConflictIDError(workflow_id)
+        workflow_id = DBOS.workflow_id
+        mine = current_owner_xid(workflow_id) if workflow_id is not None else None
+        if workflow_id is not None and mine is not None and owner != mine:
+            log.error("workflow belongs to another worker now; this one lets go of it", workflow_id=workflow_id)
+            raise DBOSWorkflowConflictIDError(workflow_id)
 
 
 @dataclass

@@ -5,6 +5,7 @@ The machine's processes stay frozen from the first byte read until the stop was 
 in between (a crash, a cut), they have been thawed and may have written: then the save is made again.
 """
 
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -187,9 +188,11 @@ async def _stop(run: Run, world: World, rental_id: str) -> dict[str, Any]:
     held = world.held.get(rental_id)
     frozen = held is not None and await _still_frozen(held.link)
     if not already:
+        if frozen:
+            await run.check()
+            frozen = held is not None and await _hold_frozen(held.link)
         if not frozen:
             return {"stopped": False, "frozen_until_stop": False}
-        await run.check()
     await stop(run, world, rental_id)
     await drop_link(world, rental_id)
     return {"stopped": True, "frozen_until_stop": frozen}
@@ -221,6 +224,15 @@ async def _still_frozen(link: Any) -> bool:
     return True
 
 
+async def _hold_frozen(link: Any) -> bool:
+    """Let nothing go on when the stop tears the link; a machine that does not stop goes on by itself after a while."""
+    try:
+        await link.hold()
+    except (AgentFailed, AgentLost):
+        return False
+    return True
+
+
 async def _stopped_already(run: Run, world: World, rental_id: str) -> bool:
     async with world.session(run.team_id) as session:
         rental = await get_rental(session, rental_id)
@@ -234,6 +246,10 @@ async def _stopped_already(run: Run, world: World, rental_id: str) -> bool:
 
 
 async def _thaw(world: World, rental_id: str) -> dict[str, Any]:
+    held = world.held.get(rental_id)
+    if held is not None:
+        with suppress(AgentFailed, AgentLost):
+            await held.link.thaw()
     await drop_link(world, rental_id)
     return {"thawed": True}
 

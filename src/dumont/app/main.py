@@ -9,6 +9,7 @@ app = LazyGroup(
         "up": Entry("dumont.app.up:up", _HERE),
         "serve": Entry("dumont.app.up:serve", _HERE),
         "migrate": Entry("dumont.app.up:migrate_command", _HERE),
+        "doctor": Entry("dumont.app.doctor:doctor", _HERE),
         "demo": Entry("dumont.app.demo:demo", _HERE),
         "backup": Entry("dumont.app.backup:backup", _HERE),
         "restore-backup": Entry("dumont.app.backup:restore_command", _HERE),

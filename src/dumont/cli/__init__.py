@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from dumont.cli.keys import register_key
     from dumont.cli.progress import follow
     from dumont.cli.session import Signed, sign_in
-    from dumont.cli.tables import Column, show_table
+    from dumont.cli.tables import Column, show_json, show_table
 
 _LATER = {
     "CliError": "exit",
@@ -23,6 +23,7 @@ _LATER = {
     "ends_well": "exit",
     "follow": "progress",
     "register_key": "keys",
+    "show_json": "tables",
     "show_table": "tables",
     "sign_in": "session",
 }
@@ -39,6 +40,7 @@ __all__ = [
     "follow",
     "main",
     "register_key",
+    "show_json",
     "show_table",
     "sign_in",
 ]

@@ -26,9 +26,18 @@ def protect(table: str, *, app: str = "SELECT, INSERT, UPDATE, DELETE", team: st
         f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY",
         f"CREATE POLICY {table}_team ON {table} USING ({team}) WITH CHECK ({team})",
         f"CREATE POLICY {table}_sweep ON {table} USING ({_MAY_SWEEP}) WITH CHECK ({_MAY_SWEEP})",
+        sweep_by_role(table),
         *grant(f"{app} ON TABLE {table}", APP_ROLE),
         *grant(f"SELECT, INSERT, UPDATE, DELETE ON TABLE {table}", WORKER_ROLE),
     ]
+
+
+def sweep_by_role(table: str) -> str:
+    """Return the statement that binds a table's sweep policy to worker and owner, where the worker has a role.
+
+    The application's plans then see the team's condition alone, which an index can answer.
+    """
+    return where_role(WORKER_ROLE, f"ALTER POLICY {_checked(table)}_sweep ON {table} TO CURRENT_USER, {WORKER_ROLE}")
 
 
 def grant(what: str, *roles: str) -> list[str]:

@@ -19,7 +19,8 @@ _SWEEP = "((current_setting('dumont.sweep'::text, true) = 'on'::text) AND (CURRE
 """The condition of the policy that `protect` makes for sweepers, as PostgreSQL writes it back."""
 _SHOWN = """
     EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = c.oid AND p.polpermissive AND p.polcmd = '*'
-               AND p.polroles = '{0}' AND pg_get_expr(p.polqual, p.polrelid) = %(sweep)s)
+               AND (p.polroles = '{0}' OR current_user::regrole::oid = ANY (p.polroles))
+               AND pg_get_expr(p.polqual, p.polrelid) = %(sweep)s)
     AND NOT EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = c.oid AND NOT p.polpermissive)
 """
 

@@ -25,9 +25,8 @@ class InstanceDocument(BaseModel):
     num_gpus: int
     gpu_memory_mib: int
     image: str
-    disk_size: float = Field(description="GB; the older name of disk_size_gb.")
     disk_size_gb: float
-    env: dict[str, str]
+    env_names: list[str] = Field(description="Names alone: values may be secrets and are never shown.")
     label: str | None
     protected: bool
     price_hour: MoneyDocument
@@ -104,7 +103,7 @@ class SshDocument(BaseModel):
 
 
 _SHOWN_AS_IT_IS = (
-    *("id", "status", "status_detail", "provider", "gpu_name", "num_gpus", "gpu_memory_mib", "image", "env", "label"),
+    *("id", "status", "status_detail", "provider", "gpu_name", "num_gpus", "gpu_memory_mib", "image", "label"),
     *("protected", "workspace_id", "last_snapshot_id", "version", "operation_id"),
     *("created_at", "started_at", "hibernated_at", "destroyed_at"),
     *("provider_machine_id", "machine_id", "geolocation", "country", "workspace_root"),
@@ -118,7 +117,7 @@ def instance_document(row: Row[Any]) -> InstanceDocument:
     address = found["address"] if found["status"] == Status.RUNNING else None
     return InstanceDocument(
         **{name: found[name] for name in _SHOWN_AS_IT_IS},
-        disk_size=found["disk_gb"],
+        env_names=sorted(found["env"]),
         disk_size_gb=found["disk_gb"],
         price_hour=money(found["price_hour_nano"]),
         max_price_hour=None if limit is None else money(limit),

@@ -280,7 +280,7 @@ SCENARIOS = (
         _hibernate_and_destroy,
         _sleeps,
         _hibernate_failed,
-        "give back",
+        "stop",
     ),
     Scenario("wake", "hibernation.wake", kept, wake, _woken, _wake_failed, "compare kept disk"),
     Scenario("wake-elsewhere", "hibernation.wake", kept, _wake_elsewhere, _woken, _wake_failed, "restore"),

@@ -9,11 +9,23 @@ from tests.support.world import Stage
 
 from dumont.durable import NotCancellable, cancel_operation, get_operation
 from dumont.hibernation import service as hibernation
-from dumont.instances import find_instance, finish_destroying
+from dumont.instances import destroy_late_machines, find_instance, finish_destroying
 from dumont.snapshots import SnapshotIncomplete
 
 from .engine import Trial
 from .scenarios import Case, destroy, hibernate, running, wake, workspace
+
+
+class DiesAfterTheStop:
+    """Lets the worker die once, when the machine has stopped and nothing of it is written down."""
+
+    happened = False
+
+    async def __call__(self, when: str, name: str) -> str | None:
+        if self.happened or (when, name) != ("after", "stop"):
+            return None
+        self.happened = True
+        return "die"
 
 
 async def asleep(stage: Stage) -> Case:
@@ -120,3 +132,52 @@ def _empty(folder: Path) -> None:
             shutil.rmtree(entry)
         else:
             entry.unlink()
+
+
+async def test_a_disk_that_may_be_newer_is_not_left_unasked(stage: Stage) -> None:
+    """The worker dies after the stop: nobody knows whether the freeze held, so waking elsewhere needs the waiver."""
+    case = await running(stage, None)
+    operation = await Trial(stage, await hibernate(stage, case, "destroy"), DiesAfterTheStop()).run()
+    assert operation.status == "succeeded", operation.problem
+    folder = await workspace(stage, case.instance_id)
+    (folder / "note").write_bytes(b"written in between\n")
+    with pytest.raises(SnapshotIncomplete):
+        await wake(stage, case, elsewhere=True)
+    operation = await Trial(stage, await wake(stage, case)).run()
+    assert operation.status == "succeeded", operation.problem
+    assert (folder / "note").read_bytes() == b"written in between\n"
+
+
+async def test_a_cancel_after_the_destroy_was_accepted_changes_nothing(stage: Stage) -> None:
+    """Once the machine has stopped the hibernation goes on to its end, whoever cancels, however late it is."""
+    case = await running(stage, None)
+    begun = await hibernate(stage, case, "destroy")
+    provider = stage.world.providers["sandbox"]
+    destroy_machine = provider.destroy
+
+    async def destroy_and_cancel(machine_id: str) -> None:
+        await destroy_machine(machine_id)
+        await stage.write(
+            "UPDATE operation SET cancel_requested = true, deadline_at = now() - interval '1 hour' WHERE id = %s", begun
+        )
+
+    provider.destroy = destroy_and_cancel  # type: ignore[method-assign]
+    operation = await Trial(stage, begun).run()
+    assert operation.status == "succeeded", operation.problem
+    assert (await stage.instance(case.instance_id)).status == "hibernated"
+    bills = await stage.bills(case.instance_id)
+    bills.agree()
+    assert not bills.billed and (await stage.instance(case.instance_id)).rental_id is None
+
+
+async def test_a_machine_under_a_label_that_was_given_up_is_destroyed(stage: Stage) -> None:
+    """A rent whose answer came after we gave its label up: the minute's sweep destroys what appeared, and only that."""
+    case = await running(stage, None)
+    rental = await stage.rental(case.instance_id)
+    stranger = stage.sandbox.rent(label="dumont-somebodyelse-a1")
+    await stage.write(
+        "UPDATE rental SET state = 'released', released_real_at = now() - interval '2 minutes' WHERE id = %s", rental.id
+    )
+    await destroy_late_machines(stage.world, stage.world.clock.now())
+    assert stage.sandbox.instance(int(rental.provider_machine_id or 0)) is None
+    assert stage.sandbox.instance(stranger) is not None

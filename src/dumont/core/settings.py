@@ -48,7 +48,7 @@ class Settings:
     limit_sign_in_failures: int = 5
     limit_sign_in_failures_address: int = 100
     limit_sign_in_minutes: float = 15.0
-    workers: int = 4
+    workers: int = 16
     log_level: str = "info"
 
     @property

@@ -1,11 +1,10 @@
 """A worker's presence: a slot that it holds by an advisory lock for as long as its process and connection live.
 
-The slot names the executor, so a worker that starts after a crash takes the dead one's slot and goes on with its
-workflows. A worker that loses the connection takes the same slot again at once, or stops: it may have been replaced.
+The slot names the executor. Work that a dead executor left is taken over by `takeover`. A worker that loses the
+connection takes the same slot again as soon as the database answers, or stops when another holds it.
 """
 
 import asyncio
-import time
 from collections.abc import Callable
 
 import psycopg
@@ -16,12 +15,12 @@ from dumont.db import psycopg_url
 log = structlog.get_logger()
 _CLASS = 0x44554D4F  # "DUMO": the lock space of worker slots
 _SLOTS = 64
-_RECONNECT_SECONDS = 15.0
 _LOOK_SECONDS = 0.5
 _HELD = (
     "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted AND classid = %s AND objid = %s "
     "AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))"
 )
+_WITH_WORK = "SELECT DISTINCT executor_id FROM dbos.workflow_status WHERE status = 'PENDING'"
 _Connection = psycopg.AsyncConnection[tuple[object, ...]]
 
 
@@ -52,13 +51,15 @@ class Presence:
         return row is not None and not row[0]
 
     async def take(self) -> str:
-        """Take the lowest free slot and return the executor's name.
+        """Take the lowest free slot that left no work behind, and return the executor's name.
 
+        A slot with unfinished work is left to the take-over, which looks twice before it believes a death.
         Errors: RuntimeError when all slots are held.
         """
         connection = await self._connect()
+        busy = {str(row[0]) for row in await (await connection.execute(_WITH_WORK)).fetchall()}
         for slot in range(_SLOTS):
-            if await _lock(connection, slot):
+            if f"worker-{slot}" not in busy and await _lock(connection, slot):
                 self._connection, self._slot = connection, slot
                 self._watch = asyncio.create_task(self._keep())
                 return self.executor
@@ -97,18 +98,18 @@ class Presence:
                     return
 
     async def _retake(self) -> bool:
-        until = time.monotonic() + _RECONNECT_SECONDS
-        while time.monotonic() < until:
+        """Take the same slot again as soon as the database can be reached; False when somebody else holds it."""
+        while True:
             try:
                 connection = await self._connect()
                 if await _lock(connection, self._slot):
                     self._connection = connection
                     return True
                 await connection.close()
+                return False
             except psycopg.Error as error:
                 log.info("the database is not back yet", error=str(error))
             await asyncio.sleep(0.3)
-        return False
 
 
 async def _lock(connection: _Connection, slot: int) -> bool:

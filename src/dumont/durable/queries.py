@@ -60,11 +60,24 @@ def live_operation_id(instance_id: ColumnElement[str]) -> ScalarSelect[str]:
 async def overdue(session: AsyncSession) -> Sequence[Operation]:
     """Read operations past their deadline that have not ended and have not raised an alarm yet."""
     found = await session.scalars(
-        select(Operation).where(
+        select(Operation)
+        .where(
             Operation.status.in_(_LIVE), Operation.deadline_at < func.clock_timestamp(), Operation.alarmed_at.is_(None)
         )
+        .with_for_update(skip_locked=True)
     )
     return found.all()
+
+
+async def ask_to_cancel(session: AsyncSession, operation_id: str) -> bool:
+    """Write the wish to cancel, unless the operation has ended by now; tells whether it was written."""
+    changed = await session.execute(
+        update(Operation)
+        .where(Operation.id == operation_id, Operation.status.in_(_LIVE))
+        .values(cancel_requested=True, status=OperationStatus.CANCELLING.value)
+        .returning(Operation.id)
+    )
+    return changed.first() is not None
 
 
 async def mark(session: AsyncSession, operation_id: str, **values: Any) -> None:

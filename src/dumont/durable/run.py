@@ -119,6 +119,11 @@ class Run:
         self._undo.clear()
         self._settled = True
 
+    @property
+    def settled(self) -> bool:
+        """Whether the point of no return is behind: what was begun is done, and a failure only ends the rest."""
+        return self._settled
+
     async def check(self) -> None:
         """Raise when somebody cancelled or the deadline passed; long steps call it while they wait.
 

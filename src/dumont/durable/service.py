@@ -71,9 +71,9 @@ async def cancel_operation(session: AsyncSession, operation: Operation) -> None:
         raise OperationFinished("The operation has ended already; look at its result instead.")
     if not operation.cancellable:
         raise NotCancellable("This operation goes on to its end; wait for it.")
-    operation.cancel_requested = True
-    operation.status = OperationStatus.CANCELLING.value
-    await session.flush()
+    if not await queries.ask_to_cancel(session, operation.id):
+        raise OperationFinished("The operation has ended in this moment; look at its result instead.")
+    await session.refresh(operation)
 
 
 async def announce(session: AsyncSession, operation: Operation, topic: str, data: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """Go on with the workflows of a worker that died: its slot must be free twice, further apart than a reconnect.
 
-A worker holds its slot by an advisory lock (`presence`). One that only lost its connection takes the slot again within
-`presence.RETAKE_SECONDS`; one that is dead does not. The engine gives every workflow to one owner at a time, and a
+A worker holds its slot by an advisory lock (`presence`). One that only lost its connection takes the slot again as soon
+as the database answers; one that is dead does not. The engine gives every workflow to one owner at a time, and a
 frozen worker that thaws finds at its next step that the owner is another one, and stops.
 """
 

@@ -1,7 +1,7 @@
 """The worker: binds the recorded workflows to DBOS and runs what the API has enqueued.
 
 Source: https://docs.dbos.dev (DBOS Transact for Python 3.4); the settings are explained in
-docs/decisions/0001-durable-work.md.
+docs/decisions/0002-durable-work-by-dbos.md.
 """
 
 import asyncio
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 APPLICATION = "dumont"
 VERSION = "1"
-QUEUE = "operations"
+QUEUES = ("operations", "urgent")
+"""Destroys have a queue of their own: what costs must end, however much else is under way."""
 SCHEMA = "dbos"
 
 
@@ -102,15 +103,16 @@ class Worker:
         engine = _DbosEngine(datasource)
         for definition in REGISTRY.definitions.values():
             self._bind(definition, engine)
-        DBOS.listen_queues([QUEUE])
+        DBOS.listen_queues(list(QUEUES))
         DBOS.launch()
-        await DBOS.register_queue_async(
-            QUEUE,
-            worker_concurrency=self.concurrency,
-            partition_concurrency=1,
-            polling_interval_sec=self.poll_seconds,
-            on_conflict="always_update",
-        )
+        for queue in QUEUES:
+            await DBOS.register_queue_async(
+                queue,
+                worker_concurrency=self.concurrency,
+                partition_concurrency=1,
+                polling_interval_sec=self.poll_seconds,
+                on_conflict="always_update",
+            )
         await self._apply_schedules()
         takeover = TakeOver(self._presence, self._executors_with_work, _recover)
         self._watch = asyncio.create_task(takeover.run(), name="take-over")

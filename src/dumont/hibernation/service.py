@@ -57,7 +57,7 @@ async def wake(
     elsewhere = elsewhere or offer is not None or instance.rental_id is None
     snapshot = await get_snapshot(session, instance.last_snapshot_id or "")
     if elsewhere and instance.rental_id is not None and snapshot is not None and not accept_loss:
-        refuse_loss(snapshot.unstable + snapshot.read_errors)
+        refuse_loss(snapshot.unstable + snapshot.read_errors, disk_newer=instance.disk_newer)
     if max_price_hour_nano is not None:
         instance.max_price_hour_nano = max_price_hour_nano
     inputs: dict[str, Any] = {
@@ -79,11 +79,17 @@ async def wake(
     return operation
 
 
-def refuse_loss(unsaved: list[str]) -> None:
-    """Refuse to leave the kept machine while it alone has some files.
+def refuse_loss(unsaved: list[str], *, disk_newer: bool) -> None:
+    """Refuse to leave the kept machine while it alone has some files, or may have newer ones.
 
     Errors: SnapshotIncomplete.
     """
+    if disk_newer:
+        raise SnapshotIncomplete(
+            "The kept machine went on for a moment after its snapshot, so its disk may be newer. "
+            "Wake there, or accept that what is newer is lost.",
+            paths=unsaved[:100],
+        )
     if unsaved:
         raise SnapshotIncomplete(
             f"{len(unsaved)} files could not be saved and are on the kept machine only. "

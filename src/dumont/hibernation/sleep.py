@@ -5,6 +5,7 @@ The machine's processes stay frozen from the first byte read until the stop was 
 in between (a crash, a cut), they have been thawed and may have written: then the save is made again.
 """
 
+import asyncio
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -17,6 +18,7 @@ from dumont.durable import Retry, Run, workflow
 from dumont.hibernation.progress import telling
 from dumont.instances import (
     PATIENT,
+    HostLost,
     SshUnreachable,
     Status,
     World,
@@ -39,9 +41,14 @@ FOREVER = Retry(on=PATIENT.on, for_seconds=float("inf"), most_seconds=15.0)
 
 
 async def hibernate_failed(session: AsyncSession, run: Run, problem: Problem) -> None:
-    """Go back to running with the machine untouched, unless it is stopped or somebody is destroying the instance."""
+    """Go back to running with the machine untouched; once the machine has stopped, stay asleep with its disk kept."""
     instance = await find_instance(session, run.instance_id or "", lock=True)
-    if instance.status == Status.HIBERNATING:
+    if instance.status != Status.HIBERNATING:
+        return
+    if run.settled:
+        await move(session, instance, Status.HIBERNATED, detail=problem.detail)
+        instance.disk_newer = True
+    else:
         await move(session, instance, Status.RUNNING, detail=problem.detail)
 
 
@@ -84,12 +91,15 @@ async def _round(run: Run, world: World, begun: dict[str, Any], number: int) -> 
     )
     if not stopped["stopped"]:
         return None
+    run.settle()
+    await run.record("hibernated", partial(_asleep, run, world, newer=not stopped["frozen_until_stop"]))
     whole = not saved["unstable"] and not saved["read_errors"]
     kept = run.input["then"] != "destroy" or not stopped["frozen_until_stop"] or not whole
     if not kept:
         give_back = partial(release, run, world, rental_id, "hibernated, verified copy " + begun["snapshot_id"])
         await run.call("give back", give_back, retry=FOREVER)
-    return await run.record("hibernated", partial(_asleep, run, world, begun, saved, kept))  # type: ignore[no-any-return]
+        await run.record("given back", partial(_given_back, run))
+    return {"snapshot_id": begun["snapshot_id"], "machine_kept": kept, **saved}
 
 
 async def _begin(run: Run, world: World, session: AsyncSession) -> dict[str, Any]:
@@ -202,16 +212,10 @@ async def _admit_stop(run: Run, world: World, rental_id: str) -> dict[str, Any]:
     """Call the instance hibernated where its machine stopped in spite of the failure: its snapshot is verified."""
     if not await _stopped_already(run, world, rental_id):
         return {"stopped": False}
-    async with world.session(run.team_id) as session:
-        given_back = (await get_rental(session, rental_id)).state == "released"
-    if not given_back:
+    with suppress(HostLost):
         await stop(run, world, rental_id)
     async with world.session(run.team_id) as session:
-        instance = await find_instance(session, run.instance_id or "", lock=True)
-        if instance.status == Status.HIBERNATING:
-            await move(session, instance, Status.HIBERNATED)
-            instance.hibernated_at = world.clock.now()
-            instance.rental_id = None if given_back else rental_id
+        await _asleep(run, world, session, newer=True)
     return {"stopped": True}
 
 
@@ -234,15 +238,18 @@ async def _hold_frozen(link: Any) -> bool:
 
 
 async def _stopped_already(run: Run, world: World, rental_id: str) -> bool:
+    """Tell whether the machine runs no more: stopped, stopping, or not known to the provider in two looks."""
     async with world.session(run.team_id) as session:
         rental = await get_rental(session, rental_id)
-    if rental.state == "released":
-        return True
+    provider, machine_id = world.provider(rental.provider), rental.provider_machine_id or ""
     try:
-        machine = await world.provider(rental.provider).get(rental.provider_machine_id or "")
+        machine = await provider.get(machine_id)
+        if machine is None:
+            await asyncio.sleep(world.patience_with(rental.provider).absence_seconds)
+            machine = await provider.get(machine_id)
     except ProviderError as error:
         raise explain(error) from error
-    return machine is not None and machine.state in (MachineState.STOPPED, MachineState.STOPPING)
+    return machine is None or machine.state in (MachineState.STOPPED, MachineState.STOPPING)
 
 
 async def _thaw(world: World, rental_id: str) -> dict[str, Any]:
@@ -254,12 +261,15 @@ async def _thaw(world: World, rental_id: str) -> dict[str, Any]:
     return {"thawed": True}
 
 
-async def _asleep(
-    run: Run, world: World, begun: dict[str, Any], saved: dict[str, Any], kept: bool, session: AsyncSession
-) -> dict[str, Any]:
+async def _asleep(run: Run, world: World, session: AsyncSession, *, newer: bool) -> None:
+    """Call the instance hibernated with its machine kept; `newer` where processes may have written since the save."""
     instance = await find_instance(session, run.instance_id or "", lock=True)
-    await move(session, instance, Status.HIBERNATED)
-    instance.hibernated_at = world.clock.now()
-    if not kept:
-        instance.rental_id = None
-    return {"snapshot_id": begun["snapshot_id"], "machine_kept": kept, **saved}
+    if instance.status == Status.HIBERNATING:
+        await move(session, instance, Status.HIBERNATED)
+        instance.hibernated_at = world.clock.now()
+        instance.disk_newer = newer
+
+
+async def _given_back(run: Run, session: AsyncSession) -> None:
+    instance = await find_instance(session, run.instance_id or "", lock=True)
+    instance.rental_id = None

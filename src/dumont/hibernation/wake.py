@@ -27,6 +27,7 @@ from dumont.instances import (
     World,
     acquire,
     boot,
+    close_spans,
     drop_link,
     explain_remote,
     find_instance,
@@ -98,7 +99,7 @@ async def _resume(run: Run, world: World, facts: dict[str, Any], bring_back: Any
         if problem.code not in ("no-capacity", "host-lost", "creation-timeout", "ssh-unreachable"):
             raise
         if not run.input["accept_loss"]:
-            refuse_loss(facts["unsaved"])
+            refuse_loss(facts["unsaved"], disk_newer=facts["disk_newer"])
         return None, {}
     return rental_id, found
 
@@ -107,6 +108,8 @@ async def _stop_again(run: Run, world: World, rental_id: str) -> dict[str, Any]:
     try:
         return await stop(run, world, rental_id)
     except HostLost as problem:
+        async with world.session(run.team_id) as session:
+            await close_spans(session, rental_id, ["gpu"], world.clock.now())
         return {"stopped": False, "problem": problem.detail}
 
 
@@ -123,6 +126,7 @@ async def _facts(run: Run, session: AsyncSession) -> dict[str, Any]:
         "wish": {**wish_of(instance), "offer": offer},
         "workspace_id": instance.workspace_id,
         "manifest": snapshot.manifest,
+        "disk_newer": instance.disk_newer,
         "unsaved": snapshot.unstable + snapshot.read_errors,
         "kept_rental_id": kept.id if kept else None,
         "avoid": [kept.machine_id] if kept else [],

@@ -13,11 +13,11 @@ from dumont.instances.model import (
     SshUnreachable,
     Status,
 )
-from dumont.instances.queries import get_rental, rentals_of
+from dumont.instances.queries import close_spans, get_rental, rentals_of
 from dumont.instances.service import find_instance, move
 from dumont.instances.service import start as start_operation
 from dumont.instances.shell import drop_link, explain_remote, hold_link
-from dumont.instances.workflows import finish_destroying, take_machine, wish_of
+from dumont.instances.workflows import destroy_late_machines, finish_destroying, take_machine, wish_of
 from dumont.instances.world import Held, Patience, World
 
 __all__ = [
@@ -36,6 +36,8 @@ __all__ = [
     "World",
     "acquire",
     "boot",
+    "close_spans",
+    "destroy_late_machines",
     "drop_link",
     "explain_remote",
     "find_instance",

@@ -6,17 +6,20 @@ seen twice through calls that worked; errors and time-outs mean unknown.
 
 import asyncio
 import time
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
 import structlog
+from sqlalchemy import func
 
+from dumont.core import money_document
 from dumont.durable import Run
 from dumont.instances import queries
 from dumont.instances.model import CreationTimeout, HostLost, Rental, RentInDoubt
 from dumont.instances.shell import knock
 from dumont.instances.world import Patience, World
-from dumont.market import OfferTaken, PriceMoved, ProviderSaidNo, explain, offer_from_json
+from dumont.market import OfferTaken, PriceMoved, ProviderSaidNo, explain, offer_from_json, offer_to_json
 from dumont.providers import (
     Machine,
     MachineAbsent,
@@ -31,6 +34,8 @@ from dumont.providers import (
 )
 
 log = structlog.get_logger()
+UNASKED_RISE = 1.02
+"""How much dearer an offer may have become since it was chosen where no limit was set: rounding, not a rise."""
 
 
 async def rent(run: Run, world: World, rental_id: str, wish: dict[str, Any]) -> dict[str, Any]:
@@ -60,7 +65,7 @@ async def _ask(run: Run, world: World, provider: Provider, rental: Rental, wish:
     await provider.ensure_key(world.ssh.public_key)
     offer = await _fresh(provider, offer_from_json(rental.offer), wish)
     async with world.session(run.team_id) as session:
-        await queries.change_rental(session, rental.id, state="asked")
+        await queries.change_rental(session, rental.id, state="asked", offer=offer_to_json(offer))
     request = RentRequest(
         label=rental.label,
         offer=offer,
@@ -85,18 +90,31 @@ async def _fresh(provider: Provider, offer: Offer, wish: dict[str, Any]) -> Offe
     found = [candidate for candidate in await provider.offers(query) if candidate.machine_id == offer.machine_id]
     if not found:
         raise OfferTaken("The offer was rented by somebody else. Search again and choose another one.")
-    limit = wish["max_price_hour_nano"]
-    if limit is not None and found[0].price_hour_nano > limit:
-        raise PriceMoved("The offer costs more now than your limit. Raise the limit or choose another offer.")
+    _check_price(found[0], offer, wish["max_price_hour_nano"])
     return found[0]
+
+
+def _check_price(fresh: Offer, chosen: Offer, limit: int | None) -> None:
+    """Refuse a price above the limit; without a limit, one that has risen since the offer was chosen.
+
+    The disk's part follows the wanted size and is not a rise. Errors: PriceMoved.
+    """
+    highest = round(chosen.gpu_hour_nano * UNASKED_RISE) + fresh.disk_hour_nano if limit is None else limit
+    if fresh.price_hour_nano > highest:
+        raise PriceMoved(
+            "The offer costs more now than when it was chosen. Choose again, or set the most that you would pay.",
+            price_hour=money_document(fresh.price_hour_nano),
+            price_hour_max=money_document(highest),
+        )
 
 
 async def _found_by_label(run: Run, world: World, provider: Provider, rental: Rental, *, patient: bool) -> str | None:
     patience = world.patience_with(rental.provider)
     until = time.monotonic() + (patience.doubt_seconds if patient else 0.0)
     while True:
-        machines = await provider.find_by_label(rental.label)
+        machines = sorted(await provider.find_by_label(rental.label), key=lambda machine: machine.id)
         if machines:
+            await _destroy_twins(provider, rental, machines[1:])
             return machines[0].id
         if time.monotonic() >= until:
             return None
@@ -105,9 +123,9 @@ async def _found_by_label(run: Run, world: World, provider: Provider, rental: Re
 
 
 async def _rented(run: Run, world: World, rental: Rental, machine_id: str) -> None:
-    offer = offer_from_json(rental.offer)
     now = world.clock.now()
     async with world.session(run.team_id) as session:
+        offer = offer_from_json((await queries.get_rental(session, rental.id)).offer)
         await queries.change_rental(session, rental.id, state="rented", provider_machine_id=machine_id, rented_at=now)
         await queries.open_span(
             session,
@@ -271,6 +289,15 @@ async def start(run: Run, world: World, rental_id: str) -> dict[str, Any]:
         raise HostLost("The provider does not know the machine any more.") from error
     except ProviderError as error:
         raise explain(error) from error
+    async with world.session(run.team_id) as session:
+        await queries.open_span(
+            session,
+            team_id=run.team_id,
+            rental_id=rental_id,
+            kind="gpu",
+            rate_hour_nano=offer_from_json(rental.offer).gpu_hour_nano,
+            at=world.clock.now(),
+        )
     return {"started": True}
 
 
@@ -295,8 +322,22 @@ async def release(run: Run, world: World, rental_id: str, reason: str) -> dict[s
         raise explain(error) from error
     async with world.session(run.team_id) as session:
         await queries.close_spans(session, rental_id, ["gpu", "disk"], ended)
-        await queries.change_rental(session, rental_id, state="released", released_at=ended, reason=reason)
+        await queries.change_rental(
+            session,
+            rental_id,
+            state="released",
+            released_at=ended,
+            released_real_at=func.clock_timestamp(),
+            reason=reason,
+        )
     return {"released": True}
+
+
+async def _destroy_twins(provider: Provider, rental: Rental, twins: Sequence[Machine]) -> None:
+    """Destroy machines that share a label with one that we hold or have given up: a rent was answered twice."""
+    for twin in twins:
+        log.error("a second machine has the label of a rental", label=rental.label, machine=twin.id)
+        await provider.destroy(twin.id)
 
 
 async def _destroy_and_see(run: Run, world: World, provider: Provider, rental: Rental, machine_id: str) -> datetime:
@@ -315,8 +356,10 @@ async def _destroy_and_see(run: Run, world: World, provider: Provider, rental: R
         elif absent_since is None:
             absent_since = now
         elif now - absent_since >= patience.absence_seconds:
-            if not await provider.find_by_label(rental.label):
+            twins = await provider.find_by_label(rental.label)
+            if not twins:
                 return ended
             absent_since = None
+            await _destroy_twins(provider, rental, twins)
         await run.check()
         await asyncio.sleep(min(patience.poll_seconds, patience.absence_seconds))

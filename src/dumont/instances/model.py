@@ -47,7 +47,10 @@ NEXT: dict[Status, frozenset[Status]] = {
 
 
 class Instance(Base):
-    """What a person rents and names; it keeps its id and its workspace while machines come and go."""
+    """What a person rents and names; it keeps its id and its workspace while machines come and go.
+
+    `disk_newer` says that the kept machine's processes may have written after the snapshot.
+    """
 
     __tablename__ = "instance"
 
@@ -70,6 +73,7 @@ class Instance(Base):
     max_price_hour_nano: Mapped[int | None] = mapped_column(BigInteger)
     rental_id: Mapped[str | None] = mapped_column(Text)
     last_snapshot_id: Mapped[str | None] = mapped_column(Text)
+    disk_newer: Mapped[bool]
     protected: Mapped[bool]
     version: Mapped[int]
     created_at: Mapped[datetime]
@@ -110,6 +114,7 @@ class Rental(Base):
     created_at: Mapped[datetime]
     rented_at: Mapped[datetime | None]
     released_at: Mapped[datetime | None]
+    released_real_at: Mapped[datetime | None]
     reason: Mapped[str | None] = mapped_column(Text)
 
 

@@ -64,6 +64,18 @@ async def left_destroying(session: AsyncSession) -> Sequence[tuple[str, str]]:
     return [(str(row[0]), str(row[1])) for row in found]
 
 
+async def given_up_labels(session: AsyncSession, labels: Sequence[str]) -> set[str]:
+    """Read which of these labels, of all teams, belong to rentals that were released a minute ago or earlier."""
+    found = await session.execute(
+        text(
+            "SELECT label FROM rental WHERE label = ANY(:labels) AND state = 'released' "
+            "AND released_real_at < clock_timestamp() - interval '1 minute'"
+        ),
+        {"labels": list(labels)},
+    )
+    return {str(row[0]) for row in found}
+
+
 async def get_rental(session: AsyncSession, rental_id: str) -> Rental:
     """Read one rental, as it is now."""
     statement = select(Rental).where(Rental.id == rental_id).execution_options(populate_existing=True)

@@ -93,6 +93,7 @@ async def launch(
         num_gpus=offer.num_gpus,
         gpu_memory_mib=offer.gpu_memory_mib,
         price_hour_nano=offer.price_hour_nano,
+        disk_newer=False,
         protected=False,
         version=1,
         created_at=now,

@@ -1,10 +1,12 @@
 """What takes longer than a request: launch a machine and destroy it."""
 
 import asyncio
+from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from typing import Any
 
+import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dumont.core import Problem
@@ -13,8 +15,11 @@ from dumont.durable import Retry, Run, schedule, workflow
 from dumont.durable import live_of_instance as live_operation
 from dumont.instances import machines, queries, service
 from dumont.instances.acquire import PATIENT, Wish, acquire
-from dumont.instances.model import Instance, Status
+from dumont.instances.model import Instance, OperationInProgress, Status
 from dumont.instances.world import World
+from dumont.providers import ProviderError
+
+log = structlog.get_logger()
 
 
 async def launch_failed(session: AsyncSession, run: Run, problem: Problem) -> None:
@@ -61,6 +66,7 @@ async def take_machine(run: Run, world: World, rental_id: str, session: AsyncSes
     instance.rental_id = rental_id
     instance.started_at = world.clock.now()
     instance.hibernated_at = None
+    instance.disk_newer = False
     instance.price_hour_nano = int(rental.offer["price_hour_nano"])
     instance.gpu_name = rental.offer["gpu_name"]
     instance.num_gpus = rental.offer["num_gpus"]
@@ -94,9 +100,31 @@ async def finish_destroying(world: World, at: datetime) -> None:
         await set_sweep(session)
         left = await queries.left_destroying(session)
     for team_id, instance_id in left:
-        async with world.session(team_id) as session:
-            instance = await service.find_instance(session, instance_id, lock=True)
-            await service.start_destroying(session, instance, reason="sweep", user_id=None)
+        with suppress(OperationInProgress):  # somebody asked again in this moment
+            async with world.session(team_id) as session:
+                instance = await service.find_instance(session, instance_id, lock=True)
+                await service.start_destroying(session, instance, reason="sweep", user_id=None)
+
+
+@schedule("instances.destroy_late_machines", cron="* * * * *")
+async def destroy_late_machines(world: World, at: datetime) -> None:
+    """Destroy machines that appeared under a label that was given up: an answer that came too late still costs.
+
+    Machines without a label of ours, or with one that no row knows, are another's and only told of.
+    """
+    for provider in world.providers.values():
+        try:
+            machines = await provider.list()
+        except ProviderError as error:
+            log.warning("machines could not be listed; looking again in a minute", error=str(error))
+            continue
+        async with world.database.begin() as session:
+            await set_sweep(session)
+            given_up = await queries.given_up_labels(session, [machine.label for machine in machines if machine.label])
+        for machine in machines:
+            if machine.label in given_up:
+                log.error("a machine appeared under a label that was given up", label=machine.label, machine=machine.id)
+                await provider.destroy(machine.id)
 
 
 async def _wait_for_others(run: Run, world: World) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The routes of operations: list, show and wait, follow live, cancel."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
@@ -9,8 +10,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.responses import Response, StreamingResponse
 
 from dumont.core import is_id
-from dumont.db import Subscription
-from dumont.durable import Operation, OperationFinished, OperationStatus, cancel_operation, get_operation
+from dumont.durable import (
+    NotCancellable,
+    Operation,
+    OperationFinished,
+    OperationStatus,
+    cancel_operation,
+    get_operation,
+)
 from dumont.http import Caller, CallerDep, Page, Router, list_document, page_params, permit, problems, raises
 from dumont.operations import queries
 from dumont.operations.documents import (
@@ -90,7 +97,7 @@ async def follow_operation(request: Request, operation_id: str, caller: CallerDe
     """Follow an operation: server-sent events when asked for, else all news so far as JSON."""
     await read_operation(caller.session, operation_id)
     if "text/event-stream" not in request.headers.get("accept", ""):
-        events = await queries.news(caller.session, operation_id, 0)
+        events = [event async for event in _all_news(caller.session, operation_id, 0)]
         return EventsDocument(events=[EventDocument(**event) for event in events], count=len(events))
     await caller.release()
     last = request.headers.get("last-event-id", "0")
@@ -100,34 +107,41 @@ async def follow_operation(request: Request, operation_id: str, caller: CallerDe
 
 
 async def _follow(request: Request, caller: Caller, operation_id: str, after: int) -> AsyncIterator[bytes]:
+    spoken = time.monotonic()
     async with request.app.state.listener.subscribe(operation_id) as subscription:
         while True:
             async with caller.reenter() as session:
                 operation = await read_operation(session, operation_id)
-                events = await queries.news(session, operation_id, after)
+                events = [event async for event in _all_news(session, operation_id, after)]
                 document = operation_document(operation)
             for event in events:
                 after = event["id"]
                 lines = event_lines(event)
                 if lines is not None:
+                    spoken = time.monotonic()
                     yield lines
             if OperationStatus(operation.status).final:
                 yield sse(after + 1, "done", document.model_dump())
                 return
-            if not await _pause(subscription):
+            await subscription.wait(KEEP_ALIVE_SECONDS)
+            if time.monotonic() - spoken >= KEEP_ALIVE_SECONDS:
+                spoken = time.monotonic()
                 yield b": still here\n\n"
 
 
-async def _pause(subscription: Subscription) -> bool:
-    """Wait for news; False when none came within the keep-alive interval."""
-    return await subscription.wait(KEEP_ALIVE_SECONDS) is not None
+async def _all_news(session: AsyncSession, operation_id: str, after: int) -> AsyncIterator[dict[str, Any]]:
+    """Read all news behind an event id, oldest first, in pieces."""
+    while found := await queries.news(session, operation_id, after):
+        for event in found:
+            after = event["id"]
+            yield event
 
 
 @router.post(
     "/{operation_id}/cancel",
     status_code=202,
     **permit("gpu.provision"),
-    responses=raises(OperationNotFound, OperationFinished),
+    responses=raises(OperationNotFound, OperationFinished, NotCancellable),
 )
 async def cancel(operation_id: str, caller: CallerDep) -> OperationDocument:
     """Ask an operation to stop and undo what it did."""

@@ -96,6 +96,9 @@ def settle(client: Client, instance: Instance, outcome: str, *, no_wait: bool, a
         print(f"  dumont operations {instance.operation_id} --follow")
         return
     print(f"{_called(instance)} {outcome}.{_afterwards(instance)}")
+    unlike = (operation.result or {}).get("differing") if operation is not None else None
+    if unlike:
+        print(f"The kept disk was left as it is; unlike the snapshot are: {', '.join(text(name) for name in unlike)}.")
 
 
 def _called(instance: Instance) -> str:

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import pytest
 
 from dumont.agent import AgentLost
-from dumont.vault import Gate, StaleEpoch, StoreError, pack_name
+from dumont.vault import Gate, StaleEpoch, StoreError, VerificationFailed, pack_name
 
 SMALL_PACKS = (
     "import dumont.vault.packs as packs; packs.PACK_TARGET_BYTES = 1 << 20\nfrom dumont.agent.main import main; main()"
@@ -57,6 +57,10 @@ async def test_a_killed_save_goes_on_with_the_packs_that_are_stored(vault: Any, 
     assert 0 < before < size
     saved = await vault.save(await machine.link(SMALL_PACKS))
     assert saved.bytes_stored < size - (before * 0.9)
+    assert vault.reopened().verify(saved.name, all_below=0, sample=0).merkle_root == saved.merkle_root
+    packs = vault.repository.packs_in_store().keys()
+    assert packs > set(vault.repository.manifest(saved.name).packs_new)
+    assert vault.reopened().index().unread(packs) == set()
     assert vault.reopened().verify(saved.name).chunks_checked == 6
 
 
@@ -72,6 +76,60 @@ async def test_a_pack_left_by_a_killed_control_plane_is_taken_in(vault: Any, mac
     vault.repository = vault.reopened()
     saved = await vault.save(link)
     assert (saved.chunks_new, saved.bytes_stored) == (0, 0)
+    assert vault.reopened().verify(saved.name).chunks_checked == 1
+
+
+def flip(vault: Any, spot: int = 100) -> str:
+    """Flip one bit in the only pack; return the pack's name."""
+    ((pack, _),) = vault.repository.packs_in_store().items()
+    path = vault.store.root / pack_name(pack)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:spot] + bytes([whole[spot] ^ 1]) + whole[spot + 1 :])
+    return str(pack_name(pack))
+
+
+@pytest.mark.checklist("SNAP-17")
+async def test_damage_in_the_store_is_mended_by_the_next_save(
+    vault: Any, machines: Any, fill: Callable[[Path], None], look: Any
+) -> None:
+    """A flipped bit fails one verification; the next save stores the chunks anew and all snapshots are whole again."""
+    machine, other = machines("first"), machines("second")
+    fill(machine.workspace)
+    link = await machine.link()
+    first = await vault.save(link)
+    vault.reopened().verify(first.name)
+    damaged = flip(vault)
+    vault.repository = vault.reopened()
+    second = await vault.save(link)
+    assert second.chunks_new == 0
+    with pytest.raises(VerificationFailed) as failed:
+        vault.reopened().verify(second.name)
+    assert failed.value.damaged == [damaged]
+    vault.repository = vault.reopened()
+    third = await vault.save(link)
+    assert third.chunks_new == third.chunks and third.bytes_stored > 0
+    for saved in (first, second, third):
+        assert vault.reopened().verify(saved.name).chunks_checked == third.chunks
+    (vault.store.root / damaged).unlink()
+    vault.repository = vault.reopened()
+    fourth = await vault.save(link)
+    assert fourth.chunks_new == 0 and vault.reopened().verify(fourth.name).files == first.files
+    await vault.restore(await other.link(), third.name)
+    assert look(other.workspace) == look(machine.workspace)
+
+
+async def test_a_left_pack_is_read_before_it_is_used(vault: Any, machines: Any) -> None:
+    """A bit flipped in a pack that an interrupted save left: its chunk is stored anew and the snapshot is whole."""
+    machine = machines("first")
+    (machine.workspace / "big").write_bytes(random.Random(6).randbytes(3 << 20))
+    link = await machine.link()
+    await vault.save(link)
+    for name, _ in [*vault.store.list("idx/"), *vault.store.list("snap/")]:
+        vault.store.delete(name)
+    flip(vault)
+    vault.repository = vault.reopened()
+    saved = await vault.save(link)
+    assert saved.chunks_new == 1
     assert vault.reopened().verify(saved.name).chunks_checked == 1
 
 

@@ -151,11 +151,86 @@ def test_a_chunk_of_another_length_than_its_file_needs_is_found(filled: Any) -> 
 
 
 def test_a_large_snapshot_is_sampled_and_its_new_packs_read_wholly(filled: Any) -> None:
-    """Above the limit: all of the new packs plus the sample; nothing of the rest."""
+    """Above the limit: all of the new packs plus the sample; nothing of the rest once that was read back."""
     manifest = filled.repository.manifest(filled.snapshot)
+    assert filled.repository.verify(filled.snapshot).chunks_checked == 3
     newer = filled.repository.commit(replace(manifest, packs_new=(b"\x02" * 16,)))
     assert filled.repository.verify(newer.name, all_below=1, sample=0).chunks_checked == 2
     assert filled.repository.verify(newer.name, all_below=1, sample=64).chunks_checked == 3
+
+
+@pytest.mark.checklist("SNAP-17")
+def test_a_pack_that_was_never_read_back_is_read_however_it_came_in(filled: Any) -> None:
+    """Neither new nor sampled, but never read: it is read wholly, its unused records too, and only once."""
+    filled.repository.verify(filled.snapshot)
+    used, unused = store_pack(filled.repository, b"\x03" * 16, [b"used" * 100, b"unused" * 100])
+    name = filled.repository.commit(draft([file_entry(b"x", 400, [used])])).name
+    path = filled.store.root / pack_name(b"\x03" * 16)
+    whole = path.read_bytes()
+    path.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
+    with pytest.raises(VerificationFailed) as failed:
+        filled.reopened().verify(name, all_below=0, sample=0)
+    assert failed.value.damaged == [pack_name(b"\x03" * 16)]
+    path.write_bytes(whole)
+    assert filled.reopened().verify(name, all_below=0, sample=0).chunks_checked == 1
+    assert not {used, unused} & filled.reopened().reusable_chunks()
+    for note, _ in list(filled.store.list("note/")):
+        filled.store.delete(note)
+    assert filled.reopened().verify(name, all_below=0, sample=0).chunks_checked == 1
+    assert filled.reopened().verify(name, all_below=0, sample=0).chunks_checked == 0
+    assert filled.reopened().verify(name, all_below=0, sample=1).chunks_checked == 1
+
+
+def test_damage_to_what_a_snapshot_does_not_use_fails_nothing_and_is_not_used_again(filled: Any) -> None:
+    """The snapshot passes; the pack is noted, so its chunks are stored anew."""
+    used, unused = store_pack(filled.repository, b"\x03" * 16, [b"used" * 100, b"unused" * 100])
+    name = filled.repository.commit(draft([file_entry(b"x", 400, [used])])).name
+    place = filled.repository.index().chunks[unused]
+    path = filled.store.root / pack_name(b"\x03" * 16)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: place.offset] + bytes([whole[place.offset] ^ 1]) + whole[place.offset + 1 :])
+    assert filled.repository.verify(name).chunks_checked == 1
+    assert not {used, unused} & filled.reopened().reusable_chunks()
+
+
+def test_what_is_offered_again_was_read_back(filled: Any) -> None:
+    """Unread packs are read before their chunks are reused, within a bound; missing and damaged ones are left out."""
+    unread = filled.repository.index().chunks.keys()
+    path = filled.store.root / pack_name(b"\x02" * 16)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:100] + bytes([whole[100] ^ 1]) + whole[101:])
+    assert filled.reopened().reusable_chunks(read_most=0) == unread
+    sound = filled.reopened().reusable_chunks()
+    assert sound == {chunk for chunk, _ in filled.repository.pack_table(b"\x01" * 16).rows}
+    (filled.store.root / pack_name(b"\x01" * 16)).unlink()
+    assert filled.reopened().reusable_chunks() == set()
+
+
+def test_a_damaged_or_foreign_note_is_worth_nothing(filled: Any) -> None:
+    """A note that does not open, or was renamed, says nothing: the packs are read again."""
+    filled.repository.verify(filled.snapshot)
+    ((name, _),) = filled.store.list("note/")
+    assert filled.reopened().verify(filled.snapshot, all_below=0, sample=0).chunks_checked == 3
+    newer = filled.repository.commit(replace(filled.repository.manifest(filled.snapshot), packs_new=())).name
+    assert filled.reopened().verify(newer, all_below=0, sample=0).chunks_checked == 0
+    (filled.store.root / name).rename(filled.store.root / "note" / ("0" * 32))
+    assert filled.reopened().verify(newer, all_below=0, sample=0).chunks_checked == 3
+
+
+def test_a_chunk_stored_again_is_read_from_the_sound_pack(filled: Any) -> None:
+    """Old snapshots heal with it; a chunk that only the damaged pack holds keeps its place."""
+    manifest = filled.repository.manifest(filled.snapshot)
+    path = filled.store.root / pack_name(b"\x02" * 16)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:100] + bytes([whole[100] ^ 1]) + whole[101:])
+    with pytest.raises(VerificationFailed):
+        filled.repository.verify(filled.snapshot)
+    (tail,) = store_pack(filled.repository, b"\x04" * 16, [filled.contents[b"a/big"][4 << 20 :]])
+    for repository in (filled.repository, filled.reopened()):
+        places, missing = repository.locate(manifest.chunks())
+        assert missing == [] and places[tail].pack == b"\x04" * 16
+        assert {place.pack for place in places.values()} == {b"\x01" * 16, b"\x02" * 16, b"\x04" * 16}
+    assert filled.reopened().verify(filled.snapshot).chunks_checked == 3
 
 
 def test_the_merkle_root_depends_on_everything(filled: Any) -> None:

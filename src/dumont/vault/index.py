@@ -1,12 +1,13 @@
 """The index of a repository: which chunk lies where, gathered from its segments."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import msgpack
 
 from dumont.vault.errors import RecordDamaged
+from dumont.vault.notes import Note
 from dumont.vault.packs import PACK_ID_BYTES, Location, PackTable, place_rows, table_bytes
 
 SEGMENT_FORMAT = 1
@@ -15,19 +16,44 @@ _NAME = re.compile(r"^idx/(\d{10})-[0-9a-f]{32}$")
 
 @dataclass
 class Index:
-    """Chunks and packs that are known. A chunk that two packs hold keeps its first place."""
+    """Chunks and packs that are known. Of several packs that hold a chunk, the first that is not damaged counts."""
 
     chunks: dict[bytes, Location] = field(default_factory=dict)
     packs: dict[bytes, PackTable] = field(default_factory=dict)
     segments: set[str] = field(default_factory=set)
+    notes: set[str] = field(default_factory=set)
+    read: set[bytes] = field(default_factory=set)
+    damaged: set[bytes] = field(default_factory=set)
 
     def add(self, segment: str, tables: Sequence[PackTable]) -> None:
         """Take in the packs of a segment."""
         self.segments.add(segment)
         for table in tables:
             self.packs[table.pack] = table
-            for chunk, place in table.rows:
-                self.chunks.setdefault(chunk, place)
+            self._place(table, self.chunks)
+
+    def learn(self, name: str, note: Note) -> None:
+        """Take in a note; chunks of packs that it calls damaged move to other packs where there are any."""
+        self.notes.add(name)
+        self.read |= note.read
+        moved = not note.damaged.isdisjoint(self.packs.keys() - self.damaged)
+        self.damaged |= note.damaged
+        if moved:
+            chunks: dict[bytes, Location] = {}
+            for table in self.packs.values():
+                self._place(table, chunks)
+            self.chunks = chunks
+
+    def unread(self, packs: Iterable[bytes]) -> set[bytes]:
+        """Return those packs of which no note says that they are whole."""
+        return {pack for pack in packs if pack not in self.read or pack in self.damaged}
+
+    def _place(self, table: PackTable, chunks: dict[bytes, Location]) -> None:
+        better = table.pack not in self.damaged
+        for chunk, place in table.rows:
+            held = chunks.setdefault(chunk, place)
+            if better and held.pack in self.damaged:
+                chunks[chunk] = place
 
 
 def segment_name(epoch: int, unique: str) -> str:

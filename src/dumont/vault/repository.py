@@ -4,7 +4,8 @@ import hmac
 import json
 import secrets
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timezone
 
@@ -16,6 +17,7 @@ from dumont.vault.errors import (
     RepositoryDamaged,
     RepositoryMissing,
     StaleEpoch,
+    StoreError,
     StoreExists,
     StoreMissing,
     WrongKey,
@@ -24,11 +26,12 @@ from dumont.vault.index import Index, dump_segment, load_segment, segment_epoch,
 from dumont.vault.keys import DataKeys, KeyRing, RepositoryKeys
 from dumont.vault.manifest import Manifest, dump_manifest, load_manifest
 from dumont.vault.merkle import merkle_root
+from dumont.vault.notes import Note, dump_note, load_note
 from dumont.vault.packs import PACK_ID_BYTES, TAIL_BYTES, Location, PackTable, pack_name, read_table
 from dumont.vault.records import CHUNK_BYTES, Sealer
-from dumont.vault.sealed import INDEX_MAGIC, MANIFEST_MAGIC, open_object, seal_object
+from dumont.vault.sealed import INDEX_MAGIC, MANIFEST_MAGIC, NOTE_MAGIC, open_object, seal_object
 from dumont.vault.store import Store
-from dumont.vault.verify import Verification, verify_snapshot
+from dumont.vault.verify import Verification, read_back, verify_snapshot
 
 CONFIG_FORMAT = 1
 
@@ -107,12 +110,15 @@ class Repository:
         return manifest
 
     def index(self, *, fresh: bool = False) -> Index:
-        """Return the index, with the segments that were added since; `fresh` reads every segment again.
+        """Return the index, with segments and notes that were added since; `fresh` reads all of them again.
 
         Errors: RepositoryDamaged naming the first segment that cannot be used; StoreError.
         """
         with self._lock:
             index = Index() if fresh else self._index
+            for name, _ in self.store.list("note/"):
+                if name not in index.notes:
+                    index.learn(name, self._note(name))
             for name, _ in self.store.list("idx/"):
                 if name not in index.segments:
                     index.add(name, self._segment(name))
@@ -121,8 +127,8 @@ class Repository:
 
     def locate(self, chunks: set[bytes]) -> tuple[dict[bytes, Location], list[bytes]]:
         """Return where chunks lie, and those that no pack in the index holds."""
-        index = self.index()
-        found = {chunk: index.chunks[chunk] for chunk in chunks if chunk in index.chunks}
+        places = self.index().chunks
+        found = {chunk: places[chunk] for chunk in chunks if chunk in places}
         return found, sorted(chunks - found.keys())
 
     def packs_in_store(self) -> dict[bytes, int]:
@@ -176,11 +182,35 @@ class Repository:
         left = self.packs_in_store().keys() - self.index().packs.keys()
         return self.adopt_packs([pack for pack in sorted(left) if self._opens(pack)], epoch)
 
-    def reusable_chunks(self) -> set[bytes]:
-        """Return the chunks whose pack is in the store with the right size."""
+    def reusable_chunks(self, *, read_most: int = 1 << 30) -> set[bytes]:
+        """Return the chunks that need not be stored again.
+
+        Guarantees: their packs are in the store with the right size and were never found damaged; packs that were
+        never read back are read now, up to about `read_most` bytes of them.
+        Errors: RepositoryDamaged, StoreError.
+        """
+        index = self.index()
         here = self.packs_in_store()
-        sound = {pack for pack, table in self.index().packs.items() if here.get(pack) == table.size}
-        return {chunk for chunk, place in self._index.chunks.items() if place.pack in sound}
+        sound = {pack for pack, table in index.packs.items() if here.get(pack) == table.size}
+        self.note(set(), index.packs.keys() - sound)
+        read_back(self, index.unread(sound - index.damaged), read_most)
+        sound -= index.damaged
+        return {chunk for chunk, place in index.chunks.items() if place.pack in sound}
+
+    def note(self, read: Set[bytes], damaged: Set[bytes]) -> None:
+        """Keep for later which packs were read wholly and which were found damaged or missing.
+
+        Guarantees: nothing is believed for a note that could not be stored or no longer opens; packs are read again.
+        """
+        with self._lock:
+            index = self._index
+            note = Note(frozenset(read - index.read), frozenset(damaged - index.damaged))
+            if not note.read and not note.damaged:
+                return
+            name = f"note/{secrets.token_hex(16)}"
+            with suppress(StoreError):
+                self._seal(name, NOTE_MAGIC, dump_note(note))
+            index.learn(name, note)
 
     def commit(self, manifest: Manifest) -> Manifest:
         """Write a manifest, which makes the snapshot exist; returns it with its name.
@@ -205,7 +235,8 @@ class Repository:
         """Prove from the store alone that a snapshot is whole.
 
         Guarantees: everything is read again; a snapshot below `all_below` stored bytes is decoded and hashed wholly,
-        a larger one in its new packs and `sample` further random chunks.
+        a larger one in its new packs, all packs that were never read back, and `sample` further random chunks. Packs
+        found damaged are noted, so that the next save stores their chunks again.
         Errors: VerificationFailed listing what is missing and damaged; StoreError where the store cannot answer.
         """
         return verify_snapshot(self, name, all_below=all_below, sample=sample)
@@ -215,6 +246,12 @@ class Repository:
             return load_segment(name, self._open(name, INDEX_MAGIC))
         except RecordDamaged as error:
             raise RepositoryDamaged(error.detail, [name]) from error
+
+    def _note(self, name: str) -> Note:
+        try:
+            return load_note(name, self._open(name, NOTE_MAGIC))
+        except RecordDamaged:
+            return Note()
 
     def _opens(self, pack: bytes) -> bool:
         try:

@@ -32,6 +32,16 @@ class Verification:
 class _Findings:
     missing: set[str] = field(default_factory=set)
     damaged: set[str] = field(default_factory=set)
+    read_packs: set[bytes] = field(default_factory=set)
+    bad_packs: set[bytes] = field(default_factory=set)
+
+    def lost(self, pack: bytes) -> None:
+        self.missing.add(pack_name(pack))
+        self.bad_packs.add(pack)
+
+    def broken(self, pack: bytes) -> None:
+        self.damaged.add(pack_name(pack))
+        self.bad_packs.add(pack)
 
     def judge(self) -> None:
         if self.missing or self.damaged:
@@ -47,11 +57,28 @@ def verify_snapshot(repository: "Repository", name: str, *, all_below: int, samp
     _check_lengths(manifest, places, findings)
     sound = _check_packs(repository, {place.pack for place in places.values()}, findings)
     present = {chunk: place for chunk, place in places.items() if place.pack in sound}
-    chosen = _choose(present, set(manifest.packs_new), all_below, sample)
-    checked = sum(_check_pack(repository, pack, part, findings) for pack, part in by_pack(chosen).items())
+    wholly = repository.index().unread(sound) | (sound & set(manifest.packs_new))
+    chosen = _choose(present, wholly, all_below, sample)
+    for pack, part in by_pack(chosen).items():
+        _check_pack(repository, pack, part, pack in wholly, findings)
+    repository.note(findings.read_packs - findings.bad_packs, findings.bad_packs)
     findings.judge()
     root = manifest.merkle_root.hex()
+    checked = sum(place.length for place in chosen.values())
     return Verification(len(chosen), checked, len(sound), manifest.files, root)
+
+
+def read_back(repository: "Repository", packs: set[bytes], most_bytes: int) -> None:
+    """Read packs wholly, until about `most_bytes` were read, and note what was found."""
+    findings = _Findings()
+    left = most_bytes
+    for pack in sorted(packs):
+        if left <= 0:
+            break
+        left -= repository.index().packs[pack].size
+        if _check_packs(repository, {pack}, findings):
+            _check_pack(repository, pack, [], True, findings)
+    repository.note(findings.read_packs - findings.bad_packs, findings.bad_packs)
 
 
 def by_pack(places: dict[bytes, Location]) -> dict[bytes, list[tuple[bytes, Location]]]:
@@ -101,52 +128,67 @@ def _check_lengths(manifest: Manifest, places: dict[bytes, Location], findings: 
 
 def _check_packs(repository: "Repository", packs: set[bytes], findings: _Findings) -> set[bytes]:
     sound = set()
+    tables = repository.index().packs
     for pack in sorted(packs):
         try:
             found = repository.pack_table(pack)
         except StoreMissing:
-            findings.missing.add(pack_name(pack))
+            findings.lost(pack)
         except RecordDamaged:
-            findings.damaged.add(pack_name(pack))
+            findings.broken(pack)
         else:
-            if found != repository.index().packs[pack]:
-                findings.damaged.add(pack_name(pack))
+            if found != tables[pack]:
+                findings.broken(pack)
             sound.add(pack)
     return sound
 
 
-def _choose(places: dict[bytes, Location], new: set[bytes], all_below: int, sample: int) -> dict[bytes, Location]:
+def _check_pack(
+    repository: "Repository", pack: bytes, wanted: list[tuple[bytes, Location]], wholly: bool, findings: _Findings
+) -> None:
+    """Read what is wanted of a pack, or all of it; damage to what is not wanted is noted but fails nothing."""
+    rows = list(repository.index().packs[pack].rows) if wholly else wanted
+    try:
+        bad = _read_pack(repository, pack, rows)
+    except StoreMissing:
+        findings.lost(pack)
+        return
+    if bad:
+        findings.bad_packs.add(pack)
+    if not bad.isdisjoint(chunk for chunk, _ in wanted):
+        findings.broken(pack)
+    if wholly:
+        findings.read_packs.add(pack)
+
+
+def _choose(places: dict[bytes, Location], wholly: set[bytes], all_below: int, sample: int) -> dict[bytes, Location]:
     if sum(place.length for place in places.values()) < all_below:
         return places
-    chosen = {chunk: place for chunk, place in places.items() if place.pack in new}
+    chosen = {chunk: place for chunk, place in places.items() if place.pack in wholly}
     rest = sorted(places.keys() - chosen.keys())
     drawn = random.SystemRandom().sample(rest, min(sample, len(rest)))
     return chosen | {chunk: places[chunk] for chunk in drawn}
 
 
-def _check_pack(repository: "Repository", pack: bytes, rows: list[tuple[bytes, Location]], findings: _Findings) -> int:
-    checked = 0
+def _read_pack(repository: "Repository", pack: bytes, rows: list[tuple[bytes, Location]]) -> set[bytes]:
+    """Read records of a pack and return the chunks whose records do not open.
+
+    Errors: StoreMissing; StoreError.
+    """
+    bad = set()
     for run in spans(rows):
         start = run[0][1].offset
         length = run[-1][1].offset + run[-1][1].length - start
-        try:
-            view = memoryview(repository.store.get(pack_name(pack), start, length))
-        except StoreMissing:
-            findings.missing.add(pack_name(pack))
-            return checked
+        view = memoryview(repository.store.get(pack_name(pack), start, length))
         for chunk, place in run:
             record = view[place.offset - start : place.offset - start + place.length]
-            checked += _check_record(repository, chunk, record, place, findings)
-    return checked
+            if not _record_opens(repository, chunk, record, place):
+                bad.add(chunk)
+    return bad
 
 
-def _check_record(
-    repository: "Repository", chunk: bytes, record: memoryview, place: Location, findings: _Findings
-) -> int:
+def _record_opens(repository: "Repository", chunk: bytes, record: memoryview, place: Location) -> bool:
     try:
-        if len(repository.sealer.open(chunk, record)) != place.raw_length:
-            raise RecordDamaged("A record holds another length than its pack's table says.")
+        return len(repository.sealer.open(chunk, record)) == place.raw_length
     except RecordDamaged:
-        findings.damaged.add(pack_name(place.pack))
-        return 0
-    return place.length
+        return False

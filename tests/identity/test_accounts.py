@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import statistics
 import time
 from collections.abc import AsyncIterator
 
@@ -112,8 +113,9 @@ async def test_an_unknown_account_costs_as_much_work_as_a_known_one(api: Api) ->
         return time.process_time() - begin
 
     await work("warm@example.com")
-    known, unknown = await work("ana@example.com"), await work("nobody@example.com")
-    assert 0.5 * known < unknown < 2 * known
+    pairs = [(await work("ana@example.com"), await work("nobody@example.com")) for _ in range(4)]
+    known, unknown = (statistics.median(side) for side in zip(*pairs, strict=True))
+    assert 0.7 * known < unknown < 1.4 * known
 
 
 async def test_what_is_not_an_address_is_refused_and_not_repeated(api: Api) -> None:
@@ -214,11 +216,12 @@ async def test_losing_the_membership_ends_the_session(api: Api, database_urls: D
 
 
 async def test_when_too_many_sign_in_at_once_some_are_told_to_wait(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    await api.person("ana@example.com")
-    login = {"email": "ana@example.com", "password": PASSWORD}
-    assert (await api.http.post("/api/v1/auth/login", json=login)).status_code == 200
+    logins = [{"email": f"ana{number}@example.com", "password": PASSWORD} for number in range(4)]
+    for login in logins:
+        await api.person(login["email"])
+    assert (await api.http.post("/api/v1/auth/login", json=logins[0])).status_code == 200
     monkeypatch.setattr("dumont.identity.passwords._MAX_WAITING", 1)
-    answers = await asyncio.gather(*(api.http.post("/api/v1/auth/login", json=login) for _ in range(4)))
+    answers = await asyncio.gather(*(api.http.post("/api/v1/auth/login", json=login) for login in logins))
     told = sorted(answer.status_code for answer in answers)
     assert told[0] == 200 and told[-1] == 429 and set(told) == {200, 429}
     waiting = next(answer for answer in answers if answer.status_code == 429)

@@ -101,10 +101,40 @@ async def test_a_token_cannot_become_more_than_it_is(api: Api) -> None:
         refused(answer, 403, "session-required")
     line = asyncssh.generate_private_key("ssh-ed25519").export_public_key().decode()
     body = {"name": "way in", "public_key": line}
-    refused(await api.http.post("/api/v1/ssh-keys", headers=bearing(token), json=body), 403, "forbidden")
-    launcher = await make(api, ana, scopes=["gpu.provision"])
-    assert (await api.http.post("/api/v1/ssh-keys", headers=bearing(launcher), json=body)).status_code == 201
+    own = await api.http.post("/api/v1/ssh-keys", headers=ana.headers, json={**body, "name": "own"})
+    everything = await make(api, ana)
+    for program in (token, everything):
+        asked = await api.http.post("/api/v1/ssh-keys", headers=bearing(program), json=body)
+        refused(asked, 403, "session-required")
+        gone = await api.http.delete(f"/api/v1/ssh-keys/{own.json()['id']}", headers=bearing(program))
+        refused(gone, 403, "session-required")
+    listed = (await api.http.get("/api/v1/ssh-keys", headers=bearing(everything))).json()
+    assert [key["name"] for key in listed["ssh_keys"]] == ["own"]
     assert (await api.http.get(ME, headers=ana.headers)).status_code == 200
+
+
+async def test_nobody_gives_a_role_that_holds_more_than_he_does(api: Api, sql: Rows) -> None:
+    ana, bob = await api.person("ana@example.com"), await api.person("bob@example.com")
+    members = f"/api/v1/teams/{ana.team_id}/members"
+    viewing = ["gpu.view", "cost.view_own", "ledger.view"]
+    inviter = await make(api, ana, scopes=["team.invite", *viewing])
+    bare = await make(api, ana, scopes=["team.invite"])
+    for token, role in ((inviter, "admin"), (inviter, "developer"), (bare, "viewer")):
+        body = {"email": "bob@example.com", "role": role}
+        refused(await api.http.post(members, headers=bearing(token), json=body), 403, "forbidden")
+    assert sql("SELECT count(*) FROM membership WHERE user_id = %s", bob.user_id) == [(1,)]
+    body = {"email": "bob@example.com", "role": "viewer"}
+    assert (await api.http.post(members, headers=bearing(inviter), json=body)).status_code == 201
+    manager = await make(api, ana, scopes=["team.manage", *viewing])
+    where = f"{members}/{bob.user_id}/role"
+    asked = await api.http.put(where, headers=bearing(manager), json={"role": "admin"})
+    refused(asked, 403, "forbidden")
+    assert asked.json()["permission"] not in ("team.manage", *viewing)
+    assert (await api.http.put(where, headers=bearing(manager), json={"role": "viewer"})).status_code == 200
+    assert sql("SELECT role FROM membership WHERE team_id = %s AND user_id = %s", ana.team_id, bob.user_id) == [
+        ("viewer",)
+    ]
+    assert (await api.http.put(where, headers=ana.headers, json={"role": "admin"})).json()["role"] == "admin"
 
 
 async def test_a_token_is_for_one_team(api: Api) -> None:

@@ -1,16 +1,20 @@
 """Sessions: refreshed by tokens of one use, listed, ended, moved between teams; passwords and profiles."""
 
 import asyncio
+import threading
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy.exc import ProgrammingError
 from tests.identity.conftest import Rows
 from tests.support.api import PASSWORD, Api, Person, running_api
 
 from dumont.core import Settings, new_id
-from dumont.db import DatabaseUrls
+from dumont.db import Database, DatabaseUrls
+from dumont.identity import forget_access
 
 pytestmark = pytest.mark.requires_postgres
 AUTH = "/api/v1/auth"
@@ -203,6 +207,78 @@ async def test_a_new_password_ends_the_other_sessions(api: Api) -> None:
     wrong = await api.http.post(f"{AUTH}/login", json={"email": "ana@example.com", "password": PASSWORD})
     refused(wrong, 401, "invalid-credentials")
     assert await works(api, await sign_in(api, "ana@example.com", new))
+
+
+async def test_a_password_is_hashed_without_a_connection(api: Api, sql: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the password's threads are held up, no connection of the API is in a transaction."""
+    ana = await api.person("ana@example.com")
+    held, go = threading.Event(), threading.Event()
+    body = {"current_password": PASSWORD, "new_password": "quite another battery"}
+    headers = {**ana.headers, "Idempotency-Key": "change"}
+    api.identity.passwords._threads.submit(lambda: (held.set(), go.wait(20)))
+    api.identity.passwords._threads.submit(lambda: go.wait(20))
+    changing = asyncio.create_task(api.http.post(f"{AUTH}/password", headers=headers, json=body))
+    try:
+        assert await asyncio.to_thread(held.wait, 10)
+        for _ in range(200):
+            if api.identity.passwords._waiting:
+                break
+            await asyncio.sleep(0.02)
+        assert api.identity.passwords._waiting == 1
+        idle = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'test-api' AND state <> 'idle'"
+        assert sql(f"{idle} AND datname = current_database()") == [(0,)]
+    finally:
+        go.set()
+        answer = await changing
+    assert answer.status_code == 200, answer.text
+    again = await api.http.post(f"{AUTH}/password", headers=headers, json=body)
+    assert again.json() == answer.json() and again.headers["idempotency-replayed"] == "true"
+
+
+async def test_two_changes_of_a_password_at_once_are_one_change(api: Api) -> None:
+    ana = await api.person("ana@example.com")
+    body = {"current_password": PASSWORD, "new_password": "quite another battery"}
+    keyed = {**ana.headers, "Idempotency-Key": "change"}
+
+    async def change(headers: dict[str, str], new: str) -> httpx.Response:
+        sent = {**body, "new_password": new}
+        return await api.http.post(f"{AUTH}/password", headers=headers, json=sent)
+
+    answers = await asyncio.gather(*(change(keyed, body["new_password"]) for _ in range(2)))
+    codes = sorted(answer.status_code for answer in answers)
+    assert codes == [200, 200] and len({answer.text for answer in answers}) == 1
+    body["current_password"] = body["new_password"]
+    answers = await asyncio.gather(*(change(ana.headers, f"{word} horse stable") for word in ("blue", "green")))
+    assert sorted(answer.status_code for answer in answers) == [200, 401]
+
+
+async def test_what_ended_long_ago_is_forgotten(api: Api, sql: Rows, database_urls: DatabaseUrls) -> None:
+    ana = await api.person("ana@example.com")
+    for _ in range(3):
+        await sign_in(api, "ana@example.com")
+    for name in ("dated", "ended", "kept"):
+        assert (await api.http.post("/api/v1/tokens", headers=ana.headers, json={"name": name})).status_code == 201
+    old = "clock_timestamp() - interval '40 days'"
+    mine = str((await api.http.get(f"{AUTH}/me", headers=ana.headers)).json()["session"]["id"])
+    others = [str(row[0]) for row in sql("SELECT id FROM login_session WHERE id <> %s", mine)]
+    sql(f"UPDATE login_session SET expires_at = {old} WHERE id = %s", others[0])
+    sql(f"UPDATE login_session SET revoked_at = {old} WHERE id = %s", others[1])
+    sql(f"UPDATE api_token SET expires_at = {old} WHERE name = 'dated'")
+    sql(f"UPDATE api_token SET revoked_at = {old} WHERE name = 'ended'")
+    sql(f"UPDATE refresh_token SET expires_at = {old} WHERE session_id = %s", others[2])
+    worker = Database(database_urls.worker)
+    try:
+        async with worker.begin() as session:
+            assert await forget_access(session, datetime.now(timezone.utc) - timedelta(days=30)) == 5
+    finally:
+        await worker.close()
+    assert {str(row[0]) for row in sql("SELECT id FROM login_session")} == {others[2], mine}
+    assert sql("SELECT name FROM api_token") == [("kept",)]
+    assert sql("SELECT DISTINCT session_id FROM refresh_token") == [(mine,)]
+    with pytest.raises(ProgrammingError, match="permission denied"):
+        async with api.database.begin() as session:
+            await forget_access(session, datetime.now(timezone.utc))
+    assert await works(api, ana.session)
 
 
 @pytest.mark.checklist("AUTH-11", "AUTH-12")

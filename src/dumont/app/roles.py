@@ -1,6 +1,7 @@
 """The two roles of the product, API and worker, as parts that one process or many can run."""
 
 import asyncio
+import ipaddress
 import os
 import signal
 import socket
@@ -13,7 +14,7 @@ from fastapi import FastAPI
 from sqlalchemy import text
 
 from dumont.app.wiring import build_api, build_world
-from dumont.core import Settings
+from dumont.core import Settings, SettingsError
 from dumont.db import Database, DatabaseUrls, Listener, Subscriptions, set_sweep
 from dumont.durable import REGISTRY, Worker, raise_alarms
 from dumont.identity import IdentityService, build_authenticator
@@ -58,20 +59,37 @@ async def serve_http(
     api: FastAPI, listening: socket.socket, settings: Settings, on_ready: Callable[[], Awaitable[None]]
 ) -> None:
     """Answer HTTP until SIGINT or SIGTERM; calls `on_ready` once when the first request can be answered."""
-    config = uvicorn.Config(
-        api,
-        log_level=settings.log_level if settings.log_level != "info" else "warning",
-        access_log=False,
-        lifespan="off",
-        timeout_graceful_shutdown=3,
-    )
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(server_config(api, settings))
     serving = asyncio.create_task(server.serve(sockets=[listening]))
     while not server.started and not serving.done():  # noqa: ASYNC110 - uvicorn offers no event to wait for
         await asyncio.sleep(0.01)
     if server.started:
         await on_ready()
     await serving
+
+
+def server_config(api: FastAPI, settings: Settings) -> uvicorn.Config:
+    """Return how the HTTP server runs: whose word about a caller's address it takes is a setting, by default nobody's.
+
+    Errors: SettingsError for proxies that are neither addresses nor networks.
+    """
+    proxies = _proxies(settings.trusted_proxies)
+    return uvicorn.Config(
+        api,
+        log_level=settings.log_level if settings.log_level != "info" else "warning",
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=3,
+        proxy_headers=bool(proxies),
+        forwarded_allow_ips=proxies,
+    )
+
+
+def _proxies(named: str | None) -> list[str]:
+    try:
+        return [str(ipaddress.ip_network(one.strip())) for one in (named or "").split(",") if one.strip()]
+    except ValueError as error:
+        raise SettingsError(f"DUMONT_TRUSTED_PROXIES takes addresses and networks, with commas: {error}.") from error
 
 
 async def list_workflows(owner_url: str) -> None:

@@ -9,12 +9,14 @@ import platform
 import secrets
 import shutil
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 from dumont.cli.exit import CliError
 from dumont.cli.profile import Place, token_is_given
 from dumont.cli.session import Signed
+from dumont.client import ApiProblem
 
 
 def private_key(place: Place) -> Path:
@@ -48,7 +50,8 @@ def fingerprint(public_key: str) -> str:
 def register_key(signed: Signed) -> None:
     """See to it that machines rented from now on accept this person's key.
 
-    Guarantees: asks the server once per account and key; later calls only read the profile.
+    Guarantees: asks the server once per account and key; later calls only read the profile. An API token may not add
+    keys: then a sentence says so, and machines accept the keys that the account has.
     """
     public_key = private_key(signed.place).with_suffix(".pub").read_text(encoding="ascii").strip()
     mark = f"{signed.profile.user or ''}@{signed.profile.url} {fingerprint(public_key)}"
@@ -57,7 +60,13 @@ def register_key(signed: Signed) -> None:
     prints = {key.fingerprint for key in signed.client.ssh_keys()}
     if fingerprint(public_key) not in prints:
         tail = fingerprint(public_key)[7:15]
-        signed.client.add_ssh_key(f"dumont cli on {platform.node() or 'this computer'} ({tail})", public_key)
+        try:
+            signed.client.add_ssh_key(f"dumont cli on {platform.node() or 'this computer'} ({tail})", public_key)
+        except ApiProblem as error:
+            if error.code != "session-required":
+                raise
+            print("An API token cannot register this computer's SSH key: sign in once to do it.", file=sys.stderr)
+            return
     signed.keep(replace(signed.profile, ssh_key=mark))
 
 

@@ -41,6 +41,7 @@ class Settings:
     start_timeout_minutes: float = 10.0
     access_token_seconds: int = 3600
     refresh_token_seconds: int = 2_592_000
+    trusted_proxies: str | None = None
     limits_url: str | None = None
     limit_open_requests_minute: int = 300
     limit_token_requests_minute: int = 600

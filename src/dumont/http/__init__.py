@@ -8,8 +8,8 @@ from dumont.http.edge import foreseen
 from dumont.http.idempotency import IdempotencyRecord, forget_keys
 from dumont.http.openapi import raises
 from dumont.http.pages import Page, list_document, page_params
-from dumont.http.rates import Limits, LimitsDep, Rule, address_of, spend
-from dumont.http.routing import Route, Router
+from dumont.http.rates import Limits, LimitsDep, Rule, address_of, refusal, spend
+from dumont.http.routing import Route, Router, apart
 from dumont.http.seal import seal, unseal
 from dumont.http.shapes import MomentText, MoneyDocument, ProblemDocument, money
 from dumont.http.text import Line, Lines
@@ -34,6 +34,7 @@ __all__ = [
     "Router",
     "Rule",
     "address_of",
+    "apart",
     "create_app",
     "foreseen",
     "forget_keys",
@@ -45,6 +46,7 @@ __all__ = [
     "problems",
     "public",
     "raises",
+    "refusal",
     "seal",
     "signed_in",
     "spend",

@@ -40,6 +40,13 @@ class Authenticator(Protocol):
         """Every permission that exists: a route that asks for another one stops the start."""
         ...
 
+    def may_be_good(self, bearer_token: str) -> bool:
+        """Tell without the database whether a token is worth a look-up.
+
+        Asked only while too many bad ones come from an address: False for a good token costs its owner a wait.
+        """
+        ...
+
     async def enter(self, session: AsyncSession, bearer_token: str, team_id: str | None) -> CallerFacts:
         """Look the token up and set the team for row-level security, in one round trip.
 
@@ -90,11 +97,7 @@ class Caller(CallerFacts):
 
         Errors: SessionRequired for an API token where a person is asked for, Forbidden without the permission.
         """
-        if self.door.person and self.session_id is None:
-            raise problems.SessionRequired("This concerns a person and his sessions. Sign in and use the access token.")
-        wanted = self.door.permission
-        if wanted is not None and wanted not in self.permissions:
-            raise problems.Forbidden(wanted)
+        _allow(self.door, self)
 
     async def release(self) -> None:
         """Commit and give the connection back, before waiting or talking to the world. Idempotent.
@@ -111,6 +114,16 @@ class Caller(CallerFacts):
             scope, _ = self._held.pop()
             await scope.__aexit__(type(error) if error else None, error, error.__traceback__ if error else None)
 
+    async def come_back(self) -> None:
+        """Start a new transaction in place of the one that was finished; everything is looked up and checked again.
+
+        Errors: the 401 problems, SessionRequired and Forbidden, when the caller lost his right in the meantime.
+        """
+        scope = self.door.open()
+        session, facts = await scope.__aenter__()
+        self._held.append((scope, session))
+        _allow(self.door, facts)
+
     @asynccontextmanager
     async def reenter(self) -> AsyncIterator[AsyncSession]:
         """Run one more transaction after `release()`, with token, session, team and permission checked again.
@@ -118,10 +131,15 @@ class Caller(CallerFacts):
         Errors: the 401 problems and Forbidden, when the caller lost his right in the meantime.
         """
         async with self.door.open() as (session, facts):
-            wanted = self.door.permission
-            if wanted is not None and wanted not in facts.permissions:
-                raise problems.Forbidden(wanted)
+            _allow(self.door, facts)
             yield session
+
+
+def _allow(door: Door, facts: CallerFacts) -> None:
+    if door.person and facts.session_id is None:
+        raise problems.SessionRequired("This concerns a person and his sessions. Sign in and use the access token.")
+    if door.permission is not None and door.permission not in facts.permissions:
+        raise problems.Forbidden(door.permission)
 
 
 async def come_in(door: Door, *, request_id: str, writes: bool) -> Caller:

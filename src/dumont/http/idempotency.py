@@ -60,6 +60,7 @@ class Claim:
 
         Errors: IdempotencyInProgress while another request holds the key, IdempotencyKeyReused for another body.
         """
+        self.taken = False
         number = int.from_bytes(bytes.fromhex(self.scope)[:8], "big", signed=True)
         if not await session.scalar(select(func.pg_try_advisory_xact_lock(number))):
             raise problems.IdempotencyInProgress(retry_after=1)

@@ -88,10 +88,14 @@ class Rules:
 
 
 class Counters(Protocol):
-    """Where counts are kept; the three verbs of a storage of `limits` that are used here."""
+    """Where counts are kept; the four verbs of a storage of `limits` that are used here."""
 
-    async def incr(self, key: str, expiry: int, amount: int = 1) -> int:
-        """Add to a count, which begins at zero and ends `expiry` seconds after its first; return it."""
+    async def incr(self, key: str, expiry: int) -> int:
+        """Add one to a count, which begins at zero and ends `expiry` seconds after its first; return it."""
+        ...
+
+    async def get(self, key: str) -> int:
+        """Return a count, which is zero for one that is not there."""
         ...
 
     async def get_expiry(self, key: str) -> float:
@@ -113,16 +117,21 @@ class OwnCounters:
     def __init__(self) -> None:
         self._counts: dict[str, tuple[int, float]] = {}
 
-    async def incr(self, key: str, expiry: int, amount: int = 1) -> int:
-        """Add to a count."""
+    async def incr(self, key: str, expiry: int) -> int:
+        """Add one to a count."""
         now = time.time()
         used, ends = self._counts.get(key, (0, 0.0))
         if ends <= now:
             self._counts.pop(key, None)
             used, ends = 0, now + expiry
             self._make_room(now)
-        self._counts[key] = (used + amount, ends)
-        return used + amount
+        self._counts[key] = (used + 1, ends)
+        return used + 1
+
+    async def get(self, key: str) -> int:
+        """Return a count whose time is not over."""
+        used, ends = self._counts.get(key, (0, 0.0))
+        return used if ends > time.time() else 0
 
     async def get_expiry(self, key: str) -> float:
         """Return the end of a count, which is now for one that is not there."""
@@ -153,6 +162,7 @@ class Limits:
         self._pool = _connections(settings.limits_url) if settings.limits_url else None
         self._redis = _shared_store(settings.limits_url, self._pool) if settings.limits_url and self._pool else None
         self._ask_again_at = 0.0
+        self._over: dict[str, Count] = {}
 
     async def count(self, rule: Rule, *who: str) -> Count | None:
         """Count one and return how far `who` is; None where the rule is off. Does not refuse."""
@@ -164,12 +174,30 @@ class Limits:
             used = await counters.incr(key, rule.seconds)
             return Count(rule, used, await counters.get_expiry(key))
 
-        return await self._with(rule, add)
+        found = await self._with(rule, add)
+        if found.used > rule.amount:
+            self._remember_over(key, found)
+        return found
 
-    async def take_back(self, rule: Rule, *who: str) -> None:
-        """Uncount one."""
-        if rule.amount:
-            await self._with(rule, lambda counters: counters.incr(_key(rule, who), rule.seconds, -1))
+    async def look(self, rule: Rule, *who: str) -> Count | None:
+        """Return how far `who` is without counting; None where the rule is off."""
+        if rule.amount == 0:
+            return None
+        key = _key(rule, who)
+
+        async def read(counters: Counters) -> Count:
+            return Count(rule, await counters.get(key), await counters.get_expiry(key))
+
+        return await self._with(rule, read)
+
+    def seen_over(self, rule: Rule, *who: str) -> Count | None:
+        """Return the count that this process saw pass its rule and that has not ended; asks no store."""
+        key = _key(rule, who)
+        found = self._over.get(key)
+        if found is not None and found.ends <= time.time():
+            del self._over[key]
+            return None
+        return found
 
     async def forget(self, rule: Rule, *who: str) -> None:
         """Begin anew for `who`."""
@@ -180,6 +208,11 @@ class Limits:
         """Close the connections to the shared store."""
         if self._pool is not None:
             await self._pool.aclose()
+
+    def _remember_over(self, key: str, found: Count) -> None:
+        while len(self._over) >= _KEPT:
+            del self._over[next(iter(self._over))]
+        self._over[key] = found
 
     async def _with(self, rule: Rule, work: Callable[[Any], Awaitable[T]]) -> T:
         if self._redis is not None and time.monotonic() >= self._ask_again_at:
@@ -203,12 +236,17 @@ async def spend(request: Request, rule: Rule, *who: str, shown: bool = False) ->
     found = await limits.count(rule, *who)
     if found is None:
         return
-    over = found.used > rule.amount
-    if over or shown:
+    if shown:
         request.state.rate_limit = found
-    if over:
-        wait = found.reset_seconds
-        raise rule.problem(f"{rule.problem.title}. Try again in {wait} seconds.", retry_after=wait)
+    if found.used > rule.amount:
+        raise refusal(request, found)
+
+
+def refusal(request: Request, found: Count) -> problems.RateLimited:
+    """Return the problem of a rule that was met, and put the rule's state on the answer."""
+    request.state.rate_limit = found
+    wait = found.reset_seconds
+    return found.rule.problem(f"{found.rule.problem.title}. Try again in {wait} seconds.", retry_after=wait)
 
 
 def address_of(request: Request) -> str:

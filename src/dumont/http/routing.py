@@ -8,7 +8,8 @@ import functools
 import inspect
 import types
 import typing
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Union
@@ -22,7 +23,7 @@ from dumont.http import idempotency, problems
 from dumont.http.access import read_access
 from dumont.http.body import Body, read_body
 from dumont.http.caller import Caller, Door, bearer_token, come_in
-from dumont.http.rates import Limits, address_of, spend
+from dumont.http.rates import Limits, address_of, refusal, spend
 
 _WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
@@ -40,6 +41,13 @@ class _Visit:
         if self.claim is None:
             return None
         return await self.claim.take(self.caller.session)
+
+
+class _Repeated(Exception):
+    """The request was answered before, which was seen only after it came back in."""
+
+    def __init__(self, stored: Response) -> None:
+        self.stored = stored
 
 
 _visit: ContextVar[_Visit | None] = ContextVar("dumont_http_visit", default=None)
@@ -89,6 +97,7 @@ class Route(APIRoute):
         limits: Limits = state.limits
         try:
             token = bearer_token(request)
+            _refuse_unlikely(request, token)
             await spend(request, limits.rules.token_requests, token, shown=True)
             body = await read_body(request, wanted=self.body_field is not None)
             team = request.path_params["team_id"] if self.access.path_team else request.headers.get("x-team-id")
@@ -125,6 +134,32 @@ class Router(APIRouter):
         super().__init__(prefix=prefix, tags=list(tags or []), route_class=Route, redirect_slashes=False)
 
 
+@asynccontextmanager
+async def apart() -> AsyncIterator[None]:
+    """Give the request's connection back for slow work, in a route that has written nothing yet, and come in again.
+
+    Guarantees: afterwards token, team, permission and Idempotency-Key were checked again in a new transaction; what was
+    read before may have changed. After an error inside there is no transaction any more.
+    """
+    visit = _visit.get()
+    if visit is None:
+        raise RuntimeError("a public route holds no transaction")
+    await visit.caller.finish(None)
+    yield
+    await visit.caller.come_back()
+    stored = await visit.admit()
+    if stored is not None:
+        raise _Repeated(stored)
+
+
+def _refuse_unlikely(request: Request, token: str) -> None:
+    """Refuse a token that is hardly good, without a look-up, while its address has sent too many bad ones."""
+    limits: Limits = request.app.state.limits
+    found = limits.seen_over(limits.rules.open_requests, address_of(request))
+    if found is not None and not request.app.state.authenticator.may_be_good(token):
+        raise refusal(request, found)
+
+
 async def _spend_open(request: Request) -> None:
     limits: Limits = request.app.state.limits
     await spend(request, limits.rules.open_requests, address_of(request), shown=True)
@@ -137,7 +172,12 @@ def _guarded(endpoint: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable
     async def guarded(*args: Any, **arguments: Any) -> Any:
         visit = _visit.get()
         stored = await visit.admit() if visit is not None else None
-        return stored if stored is not None else await endpoint(*args, **arguments)
+        if stored is not None:
+            return stored
+        try:
+            return await endpoint(*args, **arguments)
+        except _Repeated as repeated:
+            return repeated.stored
 
     return guarded
 

@@ -13,7 +13,7 @@ from dumont.identity.model import (
     SshKey,
     Team,
 )
-from dumont.identity.queries import find_user, ssh_keys_of
+from dumont.identity.queries import find_user, forget_access, ssh_keys_of
 from dumont.identity.service import IdentityService, TeamHook, build_authenticator
 from dumont.identity.sessions import SignedIn, Visitor
 from dumont.identity.team_api import team_routes, token_routes, users
@@ -38,6 +38,7 @@ __all__ = [
     "Visitor",
     "build_authenticator",
     "find_user",
+    "forget_access",
     "routers",
     "ssh_keys_of",
 ]

@@ -6,10 +6,10 @@ from typing import Annotated, Any, Literal, Self
 from fastapi import Depends, Request
 from pydantic import BaseModel, Field, StringConstraints, field_validator, model_validator
 
-from dumont.http import CallerDep, DatabaseDep, Line, Router, address_of, problems, public, signed_in, spend
+from dumont.http import CallerDep, DatabaseDep, Line, Router, address_of, apart, problems, public, signed_in, spend
 from dumont.identity import queries, service
 from dumont.identity.addresses import EmailText, IdentifierText, UsernameText
-from dumont.identity.guard import guessing
+from dumont.identity.guard import check_address
 from dumont.identity.keys import PublicKey, read_public_key
 from dumont.identity.model import SshKey
 from dumont.identity.service import IdentityService
@@ -17,7 +17,6 @@ from dumont.identity.sessions import SignedIn, Visitor, real_now
 
 auth = Router(prefix="/api/v1/auth", tags=["auth"])
 ssh_keys = Router(prefix="/api/v1/ssh-keys", tags=["ssh-keys"])
-_LAUNCH = "gpu.provision"
 NameText = Annotated[Line, StringConstraints(strip_whitespace=True, min_length=1, max_length=100)]
 
 
@@ -225,7 +224,10 @@ async def login(
 ) -> SessionDocument:
     """Sign in with an e-mail address or a username."""
     identifier = body.email or body.username or ""
-    async with guessing(request, identifier):
+    await check_address(request)
+    async with database.begin() as session:
+        user = await queries.find_user(session, identifier)
+    async with identity.guard.guessing(request, user.id if user else f"name {identifier.lower()}"):
         return _session_document(await identity.sign_in(database, identifier, body.password, visitor))
 
 
@@ -277,9 +279,10 @@ async def change_password(
     body: PasswordBody, request: Request, caller: CallerDep, identity: ServiceDep
 ) -> DoneDocument:
     """Change the caller's password and end all his other sessions."""
-    session_id = caller.session_id or ""
-    async with guessing(request, caller.email):
-        ended = await identity.change_password(caller.session, session_id, body.current_password, body.new_password)
+    email, before = await queries.own_password(caller.session)
+    async with apart(), identity.guard.guessing(request, caller.user_id):
+        after = await identity.prepare_password(email, before, body.current_password, body.new_password)
+    ended = await service.replace_password(caller.session, caller.session_id or "", before, after)
     return DoneDocument(message=f"The password was changed. Other sessions that were ended: {ended}.")
 
 
@@ -298,22 +301,15 @@ async def list_ssh_keys(caller: CallerDep) -> SshKeysDocument:
     return SshKeysDocument(ssh_keys=[_key_document(row) for row in rows], count=len(rows))
 
 
-@ssh_keys.post("", status_code=201, **signed_in())
+@ssh_keys.post("", status_code=201, **signed_in(person=True))
 async def add_ssh_key(body: SshKeyBody, caller: CallerDep, identity: ServiceDep) -> SshKeyDocument:
-    """Store a public key; machines that are launched afterwards accept it.
-
-    An API token may do it if it may launch machines: it would reach no more of them than it can.
-    """
-    if caller.api_token_id is not None and _LAUNCH not in caller.permissions:
-        raise problems.Forbidden(_LAUNCH)
+    """Store a public key; machines that the caller launches afterwards accept it, in whichever of his teams."""
     return _key_document(await identity.add_ssh_key(caller.session, caller.user_id, body.name, body.key()))
 
 
-@ssh_keys.delete("/{key_id}", **signed_in())
+@ssh_keys.delete("/{key_id}", **signed_in(person=True))
 async def delete_ssh_key(key_id: str, caller: CallerDep) -> SuccessDocument:
     """Forget a public key; machines that have it already keep it."""
-    if caller.api_token_id is not None and _LAUNCH not in caller.permissions:
-        raise problems.Forbidden(_LAUNCH)
     await service.remove_ssh_key(caller.session, caller.user_id, key_id)
     return SuccessDocument()
 

@@ -45,6 +45,7 @@ _CREATE_TEAM = text("SELECT dumont_create_team(:team_id, :name, :user_id, :now)"
 _MEMBERS = text("SELECT * FROM dumont_members()")
 _END_ACCESS = text("SELECT dumont_end_access(:user_id, :now)")
 _CLOSE_SESSIONS = text("SELECT dumont_close_sessions(:user_id, :session_id, :now)")
+_FORGET_ACCESS = text("SELECT dumont_forget_access(:before)")
 _SSH_KEYS = text("SELECT public_key FROM dumont_ssh_keys(:user_id)")
 
 
@@ -267,6 +268,11 @@ async def close_sessions(session: AsyncSession, user_id: str, session_id: str | 
     """End one session of a user, or all of them for None; return how many were open."""
     named = {"user_id": user_id, "session_id": session_id, "now": now}
     return int(await session.scalar(_CLOSE_SESSIONS, named) or 0)
+
+
+async def forget_access(session: AsyncSession, before: datetime) -> int:
+    """Delete sessions, refresh tokens and API tokens that ended before a time; return how many. The worker's alone."""
+    return int(await session.scalar(_FORGET_ACCESS, {"before": before}) or 0)
 
 
 async def ssh_keys_of(session: AsyncSession, user_id: str) -> list[str]:

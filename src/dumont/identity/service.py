@@ -1,5 +1,6 @@
 """The verbs of accounts: register, sign in, enter, sign out, passwords, SSH keys; teams made and closed."""
 
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 
@@ -11,6 +12,7 @@ from dumont.db import Database
 from dumont.http import CallerFacts, problems
 from dumont.identity import queries
 from dumont.identity.addresses import check_email, check_username
+from dumont.identity.guard import Guard
 from dumont.identity.keys import PublicKey
 from dumont.identity.model import (
     PERMISSIONS,
@@ -29,6 +31,7 @@ from dumont.identity.opaque import API_TOKEN_PREFIX, digest
 from dumont.identity.passwords import Passwords, is_weak
 from dumont.identity.sessions import Sessions, SignedIn, Visitor, real_now
 
+_KNOWN_TOKENS = 10_000
 TeamHook = Callable[[AsyncSession, str], Awaitable[None]]
 """Called with the session and the id of a team that was just made or is about to be closed, in that transaction."""
 
@@ -42,6 +45,8 @@ class IdentityService:
         self._close_hooks: list[TeamHook] = []
         self.sessions = Sessions(secret, settings)
         self.passwords = Passwords()
+        self.guard = Guard()
+        self._known_tokens: OrderedDict[bytes, None] = OrderedDict()
 
     @property
     def clock(self) -> Clock:
@@ -65,6 +70,19 @@ class IdentityService:
         """End the threads that check passwords."""
         self.passwords.close()
 
+    def may_be_good(self, bearer_token: str) -> bool:
+        """Tell without the database whether a token is worth a look-up.
+
+        An access token is that by its signature and time, an API token by having been good in this process before.
+        """
+        if bearer_token.startswith(API_TOKEN_PREFIX):
+            return digest(bearer_token) in self._known_tokens
+        try:
+            self.sessions.tokens.read(bearer_token, real_now())
+        except problems.Unauthenticated:
+            return False
+        return True
+
     async def enter(self, session: AsyncSession, bearer_token: str, team_id: str | None) -> CallerFacts:
         """Look a token up and set its team for row-level security: one round trip.
 
@@ -72,7 +90,7 @@ class IdentityService:
         """
         now = real_now()
         if bearer_token.startswith(API_TOKEN_PREFIX):
-            return await _enter_token(session, bearer_token, team_id, now)
+            return await self._enter_token(session, bearer_token, team_id, now)
         claims = self.sessions.tokens.read(bearer_token, now)
         if team_id is not None and not is_id(team_id, "team"):
             raise TeamNotFound()
@@ -185,17 +203,16 @@ class IdentityService:
         await session.flush()
         await queries.end_access(session, None, real_now())
 
-    async def change_password(self, session: AsyncSession, session_id: str, current: str, new: str) -> int:
-        """Replace the caller's password and end his other sessions; return how many were open.
+    async def prepare_password(self, email: str, hashed: str, current: str, new: str) -> str:
+        """Check the present password against its hash and return the hash of the new one; needs no transaction.
 
         Errors: InvalidCredentials for a wrong present password, WeakPassword.
         """
-        email, hashed = await queries.own_password(session)
         if not await self.passwords.matches(current, hashed):
             raise InvalidCredentials("The present password is not this one.")
         if is_weak(new, email):
             raise WeakPassword("/new_password")
-        return await queries.change_password(session, await self.passwords.hash(new), session_id, real_now())
+        return await self.passwords.hash(new)
 
     async def add_ssh_key(self, session: AsyncSession, user_id: str, name: str, key: PublicKey) -> SshKey:
         """Store a public key of the caller.
@@ -217,10 +234,32 @@ class IdentityService:
             raise NameTaken("You have stored this key already.") from error
         return row
 
+    async def _enter_token(self, session: AsyncSession, token: str, team_id: str | None, now: datetime) -> CallerFacts:
+        hashed = digest(token)
+        found = await queries.enter_token(session, hashed, team_id, now)
+        self._known_tokens.pop(hashed, None)
+        if found.outcome != "welcome":
+            raise _refusal(found.outcome, asked_for_team=team_id is not None)
+        self._known_tokens[hashed] = None
+        if len(self._known_tokens) > _KNOWN_TOKENS:
+            self._known_tokens.popitem(last=False)
+        return _token_facts(found)
+
 
 def build_authenticator(secret: bytes, settings: Settings) -> IdentityService:
     """Build the authenticator that `http.create_app` takes and the routes of this room use."""
     return IdentityService(secret, settings)
+
+
+async def replace_password(session: AsyncSession, session_id: str, before: str, after: str) -> int:
+    """Store the hash of the caller's new password and end his other sessions; return how many were open.
+
+    Errors: InvalidCredentials where `before` is not the hash of his password any more.
+    """
+    _, hashed = await queries.own_password(session)
+    if hashed != before:
+        raise InvalidCredentials("The password was changed by another request at this moment.")
+    return await queries.change_password(session, after, session_id, real_now())
 
 
 async def sign_out(session: AsyncSession, user_id: str, session_id: str | None) -> int:
@@ -246,10 +285,7 @@ async def remove_ssh_key(session: AsyncSession, user_id: str, key_id: str) -> No
         raise SshKeyNotFound()
 
 
-async def _enter_token(session: AsyncSession, token: str, team_id: str | None, now: datetime) -> CallerFacts:
-    found = await queries.enter_token(session, digest(token), team_id, now)
-    if found.outcome != "welcome":
-        raise _refusal(found.outcome, asked_for_team=team_id is not None)
+def _token_facts(found: queries.EnteredToken) -> CallerFacts:
     return CallerFacts(
         user_id=found.user_id,
         email=found.email,

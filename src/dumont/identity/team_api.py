@@ -13,7 +13,7 @@ from dumont.http import CallerDep, Line, Page, Router, list_document, page_param
 from dumont.identity import api_tokens, queries, teams
 from dumont.identity.addresses import EmailText
 from dumont.identity.api import DoneDocument, NameText, ServiceDep, SessionDocument, SuccessDocument
-from dumont.identity.guard import guessing
+from dumont.identity.guard import searching
 from dumont.identity.model import PERMISSIONS, ROLE_PERMISSIONS, ApiToken, Member, OwnTeam, Role
 
 users = Router(prefix="/api/v1/users/me", tags=["users"])
@@ -275,18 +275,20 @@ async def list_members(team_id: str, caller: CallerDep) -> MembersDocument:
 async def add_member(
     team_id: str, body: MemberBody, request: Request, caller: CallerDep, identity: ServiceDep
 ) -> MemberDocument:
-    """Put somebody who has an account into a team.
+    """Put somebody who has an account into a team, with a role whose permissions the caller holds all himself.
 
     An address without an account is answered with 404 and counts as a failed sign-in of the caller's address.
     """
-    async with guessing(request, None):
+    teams.check_grant(caller.permissions, body.role)
+    async with searching(request):
         found = await teams.add_member(caller.session, team_id, body.email, body.role, identity.clock)
     return _member(found)
 
 
 @team_routes.put("/{team_id}/members/{user_id}/role", **permit("team.manage", path_team=True))
 async def change_role(team_id: str, user_id: str, body: RoleBody, caller: CallerDep) -> MemberDocument:
-    """Give a member another role; a team keeps at least one admin."""
+    """Give a member another role whose permissions the caller holds all himself; a team keeps at least one admin."""
+    teams.check_grant(caller.permissions, body.role)
     return _member(await teams.change_role(caller.session, team_id, user_id, body.role))
 
 

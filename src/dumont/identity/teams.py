@@ -3,9 +3,19 @@
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dumont.core import Clock, is_id
+from dumont.http import problems
 from dumont.identity import queries
 from dumont.identity.addresses import check_email
-from dumont.identity.model import LastAdmin, Member, MemberNotFound, Membership, NameTaken, OwnTeam, UserNotFound
+from dumont.identity.model import (
+    ROLE_PERMISSIONS,
+    LastAdmin,
+    Member,
+    MemberNotFound,
+    Membership,
+    NameTaken,
+    OwnTeam,
+    UserNotFound,
+)
 from dumont.identity.sessions import real_now
 
 
@@ -34,6 +44,16 @@ async def rename_team(session: AsyncSession, team_id: str, name: str) -> OwnTeam
     team.name = name
     await session.flush()
     return await own_team(session, team_id)
+
+
+def check_grant(held: frozenset[str], role: str) -> None:
+    """Refuse a role that holds a permission which whoever gives it does not hold, or his token does not.
+
+    Errors: Forbidden, with the first such permission.
+    """
+    missing = sorted(ROLE_PERMISSIONS[role] - held)
+    if missing:
+        raise problems.Forbidden(missing[0])
 
 
 async def add_member(session: AsyncSession, team_id: str, email: str, role: str, clock: Clock) -> Member:

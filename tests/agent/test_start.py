@@ -1,8 +1,10 @@
 """The agent is brought to a machine once, runs from its own bundle, and says clearly where it cannot."""
 
 import asyncio
+import os
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 
 from dumont.agent import AgentFailed, AgentLink, start_agent
 from dumont.agent.bundle import DISTRIBUTIONS, LOCK
+from dumont.agent.start import probe
 
 
 @dataclass
@@ -92,6 +95,30 @@ async def test_a_machine_without_a_fit_python_is_told_so(machines: Callable[[str
         await start_agent(hands, cache=tmp_path / "cache")
     assert failed.value.code == "no_python" and "3.8" in failed.value.detail
     assert hands.pushed == []
+
+
+async def test_the_first_fit_python_is_the_last_one_asked(machines: Callable[[str], Any]) -> None:
+    """One that is too old is passed over; the first that fits ends the search, so later ones are not even started."""
+    machine = machines("many")
+    places = machine.home / "bin"
+    places.mkdir()
+    for name, script in (
+        ("python3", 'echo \'["/old/python3", 3, 8, "x86_64", "glibc", "2.31", true]\'; exit 1'),
+        ("python3.13", f'exec {sys.executable} "$@"'),
+        ("python3.12", f"touch {machine.home}/asked; exec {sys.executable} \"$@\""),
+    ):
+        (places / name).write_text(f"#!/bin/sh\n{script}\n")
+        (places / name).chmod(0o755)
+    hands = ShellHands(machine, path=f"{places}:{os.environ['PATH']}")
+    run = hands.run
+
+    async def only_ours(command: str, *, timeout: float, input: bytes | None = None) -> Ran:  # noqa: A002
+        return await run(re.sub(r"for p in .*?;", "for p in python3 python3.13 python3.12;", command), timeout=timeout)
+
+    hands.run = only_ours  # type: ignore[method-assign]
+    found = await probe(hands)
+    assert (found.version, Path(found.path).resolve()) == (sys.version_info[:2], Path(sys.executable).resolve())
+    assert not (machine.home / "asked").exists()
 
 
 def test_the_agents_lock_is_part_of_the_whole_lock() -> None:

@@ -19,8 +19,9 @@ _PYTHONS = (
 )
 _PROBE = (
     "import sys,platform,json,sysconfig;n,v=platform.libc_ver();"
-    "print(json.dumps([sys.executable,sys.version_info[0],sys.version_info[1],platform.machine(),n or 'musl',v,"
-    "sys.implementation.name=='cpython' and not sysconfig.get_config_var('Py_GIL_DISABLED')]))"
+    "u=sys.implementation.name=='cpython' and not sysconfig.get_config_var('Py_GIL_DISABLED');"
+    "print(json.dumps([sys.executable,sys.version_info[0],sys.version_info[1],platform.machine(),n or 'musl',v,u]));"
+    f"sys.exit(not u or sys.version_info[:2]<{OLDEST_PYTHON})"
 )
 _UNPACK = (
     "import sys,tarfile,os;a,t,d=sys.argv[1:];k={'filter':'data'} if hasattr(tarfile,'data_filter') else {};"
@@ -66,12 +67,13 @@ async def start_agent(hands: HandsLike, *, cache: Path) -> WireLike:
 
 
 async def probe(hands: HandsLike) -> Interpreter:
-    """Find a Python on the machine that can run the agent.
+    """Find a Python on the machine that can run the agent; those after the first fit one are not started.
 
     Errors: AgentFailed `no_python`.
     """
     tries = " ".join(shlex.quote(path) for path in _PYTHONS)
-    command = f'for p in {tries}; do command -v "$p" >/dev/null 2>&1 && "$p" -I -c {shlex.quote(_PROBE)}; done; true'
+    asked = f'"$p" -I -c {shlex.quote(_PROBE)} && break'
+    command = f'for p in {tries}; do command -v "$p" >/dev/null 2>&1 && {asked}; done; true'
     done = await hands.run(command, timeout=_PROBE_SECONDS)
     found = []
     for line in done.stdout.splitlines():

@@ -14,21 +14,28 @@ pytest_plugins = [f"tests.support.{name}" for name in _PLUGINS if (_ROOT / "test
 
 _LONGEST_FIRST = (
     "e2e/test_kills",
-    "workflows/test_turning_back",
-    "workflows/test_failures",
-    "scale/test_scale_out",
     "e2e/test_starts",
+    "scale/test_scale_out",
+    "workflows/test_failures",
+    "workflows/test_faults",
+    "api/test_fuzz",
     "workflows/test_crashes",
-    "tidy/test_types_and_style",
     "e2e/test_answers",
-    "bench",
-    "tidy",
+    "workflows/test_worker",
+    "workflows/test_freezing",
+    "tidy/test_types_and_style",
+    "workflows/test_turning_back",
+    "e2e/test_demo",
     "app",
-    "scale/test_database_down",
+    "scale",
+    "tidy/test_bootstrap",
+    "bench",
+    "api",
     "e2e",
     "workflows",
-    "scale",
-    "api",
+    "http",
+    "identity",
+    "db",
 )
 """Folders and files whose tests take longest, so that no process is left with one of them at the end of a run."""
 
@@ -39,7 +46,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     tests = Path(__file__).parent
 
     def rank(item: pytest.Item) -> int:
-        place = item.path.relative_to(tests).with_suffix("").as_posix()
+        place = item.path.with_suffix("").as_posix().removeprefix(f"{tests.as_posix()}/")
         return next((n for n, name in enumerate(_LONGEST_FIRST) if place.startswith(name)), len(_LONGEST_FIRST))
 
     items.sort(key=rank)

@@ -105,7 +105,7 @@ async def test_the_first_fit_python_is_the_last_one_asked(machines: Callable[[st
     for name, script in (
         ("python3", 'echo \'["/old/python3", 3, 8, "x86_64", "glibc", "2.31", true]\'; exit 1'),
         ("python3.13", f'exec {sys.executable} "$@"'),
-        ("python3.12", f"touch {machine.home}/asked; exec {sys.executable} \"$@\""),
+        ("python3.12", f'touch {machine.home}/asked; exec {sys.executable} "$@"'),
     ):
         (places / name).write_text(f"#!/bin/sh\n{script}\n")
         (places / name).chmod(0o755)

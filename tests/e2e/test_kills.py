@@ -44,20 +44,6 @@ def test_a_launch_killed_while_it_rents_rents_one_machine(survivor: Product) -> 
 
 
 @pytest.mark.checklist("VAL-03")
-def test_a_launch_killed_while_it_boots_keeps_its_machine(survivor: Product) -> None:
-    survivor.control.add_fault("slow_loading", {"s": 60})
-    instance_id, operation_id = begin_launch(survivor, "two")
-    kill_in(survivor, operation_id, "boot")
-    survivor.restart()
-    done = survivor.ended(operation_id)
-    assert (done.status, interrupted(done)) == ("succeeded", {"boot"}), done.raw
-    assert survivor.client.instance(instance_id).status == "running"
-    assert [line.running for line in survivor.bills(instance_id)] == [True]
-    survivor.ended(survivor.client.destroy_instance(instance_id).operation_id)
-    assert survivor.bills(instance_id) == []
-
-
-@pytest.mark.checklist("VAL-03")
 def test_a_hibernation_goes_on_after_three_kills(survivor: Product) -> None:
     """Kills while it saves, while it reads back, and while the machine stops."""
     survivor.run_on("one", MAKE_FILES)

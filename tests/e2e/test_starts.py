@@ -78,18 +78,9 @@ def test_a_port_in_use_is_named(first: Product, tmp_path: Path) -> None:
     assert first.cli("whoami").code == 0, "the first one is unharmed"
 
 
-def test_the_profile_follows_the_port(first: Product) -> None:
-    """The port is a setting: after a start on another one, the command line finds the server there."""
-    known = first.cli("ps", "--json").document["count"]
+def test_another_secret_key_does_not_open_the_home_and_the_profile_follows_the_port(first: Product) -> None:
+    """Wrong keys are refused; with the right one and on another port, the command line finds the server there."""
     assert first.stop(signal.SIGTERM) == 0
-    first.port = free_port()
-    assert first.url in first.restart()
-    said = first.cli("ps", "--json")
-    assert (said.code, said.document["count"]) == (0, known), said
-
-
-def test_another_secret_key_does_not_open_the_home(first: Product) -> None:
-    first.stop()
     key = first.home / "secret.key"
     right = key.read_bytes()
     for wrong in (b"not base64 at all\n", b"c2hvcnQ=\n", b"QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE=\n"):
@@ -97,8 +88,10 @@ def test_another_secret_key_does_not_open_the_home(first: Product) -> None:
         said = refused(first)
         assert "key" in said.err
     key.write_bytes(right)
-    first.restart()
-    assert first.cli("ps", "--json").document["count"] == 1
+    first.port = free_port()
+    assert first.url in first.restart()
+    said = first.cli("ps", "--json")
+    assert (said.code, said.document["count"]) == (0, 1), said
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ async def test_wrong_password_and_unknown_account_get_the_same_answer(api: Api, 
 
 async def test_an_unknown_account_costs_as_much_work_as_a_known_one(api: Api) -> None:
     """Measured in processor time of this process, which the load of the machine does not change."""
-    await api.person("ana@example.com")
+    await api.register("ana@example.com")
 
     async def work(email: str) -> float:
         begin = time.process_time()

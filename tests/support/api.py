@@ -79,7 +79,8 @@ class Api:
 
 @cache
 def _shared_hash() -> str:
-    return PasswordHash((Argon2Hasher(),)).hash(PASSWORD)
+    """Hash the password of all persons with little work, which is what each check of it then takes."""
+    return PasswordHash((Argon2Hasher(time_cost=1, memory_cost=1024, parallelism=1),)).hash(PASSWORD)
 
 
 @asynccontextmanager

@@ -8,7 +8,7 @@ from tests.support.world import Stage
 from dumont.durable import REGISTRY
 
 from .engine import Trial
-from .scenarios import SCENARIOS, Scenario, check_asleep, check_running, hibernate, running
+from .scenarios import SCENARIOS, WIDEST, Scenario, check_asleep, check_running, hibernate, running
 
 
 def test_every_workflow_is_tried() -> None:
@@ -31,7 +31,7 @@ class EachStepTwice:
         return "die"
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
+@pytest.mark.parametrize("scenario", WIDEST, ids=str)
 async def test_each_step_twice(stage: Stage, scenario: Scenario) -> None:
     """Every step dies before it is done and again before it is recorded; the operation succeeds all the same."""
     case = await scenario.ready(stage, None)

@@ -9,8 +9,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from tests.support.world import Stage
+
+from dumont.db import psycopg_url
 
 from .conftest import Place
 
@@ -61,14 +64,15 @@ def workers(place: Place) -> Iterator[Workers]:
 
 
 async def until(stage: Stage, statement: str, value: str, wanted: Callable[[Any], bool], seconds: float) -> None:
-    """Read one value again and again until it is as wanted."""
+    """Read one value again and again, over one connection, until it is as wanted."""
     deadline = time.monotonic() + seconds
-    while True:
-        found = await stage.rows(statement, value)
-        if found and wanted(found[0][0]):
-            return
-        assert time.monotonic() < deadline, f"still {found} after {seconds:g} s: {statement}"
-        await asyncio.sleep(0.01)
+    async with await psycopg.AsyncConnection.connect(psycopg_url(stage.urls.owner), autocommit=True) as connection:
+        while True:
+            found = await (await connection.execute(statement.encode(), [value])).fetchall()
+            if found and wanted(found[0][0]):
+                return
+            assert time.monotonic() < deadline, f"still {found} after {seconds:g} s: {statement}"
+            await asyncio.sleep(0.01)
 
 
 STATUS = "SELECT status FROM operation WHERE id = %s"

@@ -85,6 +85,7 @@ class Worker:
     on_fenced: Callable[[], None] = lambda: None
     _presence: Presence | None = field(default=None, init=False)
     _watch: "asyncio.Task[None] | None" = field(default=None, init=False)
+    _lost: "asyncio.Task[None] | None" = field(default=None, init=False)
 
     async def start(self) -> None:
         """Take a slot, bind every recorded workflow, resume what the slot's last holder left, and listen."""
@@ -116,6 +117,7 @@ class Worker:
         await self._apply_schedules()
         takeover = TakeOver(self._presence, self._executors_with_work, _recover)
         self._watch = asyncio.create_task(takeover.run(), name="take-over")
+        self._lost = asyncio.create_task(_find_lost(executor), name="lost-claims")
         log.info("worker is ready", executor=executor, workflows=len(REGISTRY.definitions))
 
     def _config(self, executor: str) -> "DBOSConfig":
@@ -180,11 +182,45 @@ class Worker:
         """Stop taking work and leave the rest to the next worker; running steps are abandoned, not undone."""
         from dbos import DBOS
 
-        if self._watch is not None:
-            self._watch.cancel()
+        for task in (self._watch, self._lost):
+            if task is not None:
+                task.cancel()
         await asyncio.to_thread(lambda: DBOS.destroy(destroy_registry=True))
         if self._presence is not None:
             await self._presence.release()
+
+
+async def _find_lost(executor: str) -> None:
+    """Queue again what this worker claimed and does not run: the database died between the claim and the start.
+
+    A claim counts as lost when it is not running here in two looks, three seconds apart.
+    """
+    suspects: set[str] = set()
+    while True:
+        await asyncio.sleep(3.0)
+        try:
+            seen = await asyncio.to_thread(_claimed_not_running, executor)
+            for workflow_id in seen & suspects:
+                log.warning("a claimed workflow was never started and is queued again", workflow_id=workflow_id)
+                await asyncio.to_thread(_queue_again, workflow_id, executor)
+            suspects = seen - suspects
+        except Exception as error:  # noqa: BLE001 - the watch outlives every error; each is logged
+            log.warning("lost claims will be looked for again", error=repr(error))
+
+
+def _claimed_not_running(executor: str) -> set[str]:
+    from dbos._dbos import _get_dbos_instance
+
+    dbos = _get_dbos_instance()
+    claimed = {entry.workflow_id for entry in dbos._sys_db.get_pending_workflows(executor, VERSION)}
+    return claimed - set(dbos._active_workflows_set.activeList())
+
+
+def _queue_again(workflow_id: str, executor: str) -> None:
+    from dbos._dbos import _get_dbos_instance
+    from dbos._utils import INTERNAL_QUEUE_NAME
+
+    _get_dbos_instance()._sys_db.reenqueue_for_recovery(workflow_id, [executor], INTERNAL_QUEUE_NAME)
 
 
 async def _recover(executor: str) -> int:

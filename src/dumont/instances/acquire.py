@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from dumont.core import Problem, new_id
 from dumont.durable import Retry, Run
 from dumont.identity import ssh_keys_of
-from dumont.instances import machines, queries
+from dumont.instances import machines
 from dumont.instances.model import Rental
 from dumont.instances.world import World
 from dumont.market import ProviderDown, best_like, offer_from_json, offer_to_json
@@ -125,8 +125,3 @@ async def _other(world: World, wish: Wish, offer: dict[str, Any], avoid: list[st
         avoid=avoid,
     )
     return offer_to_json(found)
-
-
-async def current_rental(session: AsyncSession, instance_rental_id: str | None) -> Rental | None:
-    """Read the rental that an instance holds now, if it holds one."""
-    return await queries.get_rental(session, instance_rental_id) if instance_rental_id else None

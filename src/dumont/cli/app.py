@@ -7,7 +7,7 @@ _HISTORY, _ACCOUNT = "What happened", "Account"
 
 COMMANDS = {
     "offers": Entry("dumont.cli.market:offers", _RENT),
-    "launch": Entry("dumont.cli.market:launch", _RENT),
+    "launch": Entry("dumont.cli.launch:launch", _RENT),
     "ps": Entry("dumont.cli.instances:ps", _RENT),
     "show": Entry("dumont.cli.instances:show", _RENT),
     "destroy": Entry("dumont.cli.verbs:destroy", _RENT),

@@ -1,4 +1,4 @@
-"""Commands that find and rent: offers, launch."""
+"""The command that finds what can be rented: offers."""
 
 import sys
 from typing import Any
@@ -6,18 +6,12 @@ from typing import Any
 import click
 
 from dumont.cli import options as o
-from dumont.cli.exit import CliError, ends_well
-from dumont.cli.find import find_offer
-from dumont.cli.keys import register_key
+from dumont.cli.exit import ends_well
 from dumont.cli.session import sign_in
 from dumont.cli.tables import Column, show_json, show_table
-from dumont.cli.verbs import settle
 from dumont.cli.words import gpus, memory, number, percent, price, short, text
-from dumont.client import ApiProblem, Client, Instance, Offer, OfferPage
-from dumont.core import is_id
+from dumont.client import Offer, OfferPage
 
-_OFFERS_LOOKED_AT = 5000
-_TRIES = 3
 _COLUMNS = (
     Column("OFFER"),
     Column("GPU"),
@@ -44,96 +38,11 @@ def offers(sort: str | None, limit: int, as_json: bool, **filters: Any) -> None:
     if as_json:
         show_json(page.raw)
         return
-    _warn_of_sources(page)
+    warn_of_sources(page)
     show_table(_COLUMNS, (_row(offer) for offer in page.offers), empty="No offer fits these filters.")
     if page.next_cursor or (page.total or 0) > len(page.offers):
         total = f" of {page.total}" if page.total is not None else ""
         print(f"The first {len(page.offers)}{total}; --limit shows more.", file=sys.stderr)
-
-
-@click.command()
-@click.argument("offer", metavar="[OFFER]", required=False)
-@o.offer_filters
-@click.option("--image", help="Container image.")
-@click.option("--disk", type=click.FloatRange(min=1), metavar="GB", help="Disk to rent.")
-@click.option("--label", help="A name of your own.")
-@click.option("--env", multiple=True, metavar="NAME=VALUE", help="May be given again.")
-@click.option("--onstart", metavar="COMMAND", help="To run when the machine starts.")
-@o.no_wait
-@o.as_json
-@ends_well
-def launch(
-    offer: str | None,
-    image: str | None,
-    disk: float | None,
-    label: str | None,
-    env: tuple[str, ...],
-    onstart: str | None,
-    no_wait: bool,
-    as_json: bool,
-    **filters: Any,
-) -> None:
-    """Rent a machine: the OFFER named, or the cheapest that fits the filters."""
-    if offer is not None and any(value is not None for name, value in filters.items() if name != "max_price"):
-        raise CliError("Name an offer or give filters, not both.")
-    rooms = [gb for gb in (filters["min_disk"], disk) if gb is not None]
-    filters["min_disk"] = max(rooms, default=None)
-    wanted: dict[str, Any] = {"image": image, "disk_size": disk, "label": label, "max_price": filters["max_price"]}
-    wanted |= {"env": _environment(env), "onstart_cmd": onstart}
-    signed = sign_in()
-    register_key(signed)
-    if offer is None:
-        instance = _launch_cheapest(signed.client, filters, wanted)
-    else:
-        instance = signed.client.create_instance(_offer_id(signed.client, offer), **wanted)
-    settle(signed.client, instance, "is running", no_wait=no_wait, as_json=as_json)
-
-
-def _launch_cheapest(client: Client, query: dict[str, Any], wanted: dict[str, Any]) -> Instance:
-    page = client.offers(**query, sort="price_hour", limit=_TRIES)
-    if not page.offers:
-        _warn_of_sources(page)
-        raise CliError("No offer fits. Loosen the filters, or see `dumont offers`.", code="no-matching-offer")
-    for offer in page.offers[:-1]:
-        instance = _rented(client, offer, wanted)
-        if instance is not None:
-            return instance
-    _say_which(page.offers[-1])
-    return client.create_instance(page.offers[-1].id, **wanted)
-
-
-def _rented(client: Client, offer: Offer, wanted: dict[str, Any]) -> Instance | None:
-    _say_which(offer)
-    try:
-        return client.create_instance(offer.id, **wanted)
-    except ApiProblem as problem:
-        if problem.code not in ("offer-gone", "offer-not-found"):
-            raise
-    print("That offer is gone; taking the next.", file=sys.stderr)
-    return None
-
-
-def _say_which(offer: Offer) -> None:
-    place = text(offer.geolocation or offer.country)
-    card = gpus(offer.gpu_name, offer.num_gpus)
-    print(f"Cheapest that fits: {card} at {price(offer.price_hour)} in {place}, offer {offer.id}.", file=sys.stderr)
-
-
-def _offer_id(client: Client, name: str) -> str:
-    if is_id(name, "off"):
-        return name
-    looked_at = (offer for _, offer in zip(range(_OFFERS_LOOKED_AT), client.iter_offers(limit=100), strict=False))
-    return find_offer(looked_at, name).id
-
-
-def _environment(pairs: tuple[str, ...]) -> dict[str, str]:
-    found = {}
-    for pair in pairs:
-        name, sign, value = pair.partition("=")
-        if not sign or not name:
-            raise CliError(f"--env {text(name)} is not NAME=VALUE.")
-        found[name] = value
-    return found
 
 
 def _row(offer: Offer) -> list[str]:
@@ -151,7 +60,8 @@ def _row(offer: Offer) -> list[str]:
     ]
 
 
-def _warn_of_sources(page: OfferPage) -> None:
+def warn_of_sources(page: OfferPage) -> None:
+    """Say on stderr which marketplaces did not answer just now."""
     for source in page.sources:
         if source.status not in ("ok", None):
             told = f" ({text(source.detail)})" if source.detail else ""

@@ -3,7 +3,7 @@
 from dumont.instances.acquire import PATIENT, Wish, acquire, named
 from dumont.instances.api import read_instance, router, show
 from dumont.instances.documents import InstanceDocument
-from dumont.instances.machines import boot, release, start, stop
+from dumont.instances.machines import boot, start, stop
 from dumont.instances.model import (
     HostLost,
     Instance,
@@ -14,6 +14,7 @@ from dumont.instances.model import (
     Status,
 )
 from dumont.instances.queries import close_spans, get_rental, rentals_of
+from dumont.instances.release import release
 from dumont.instances.service import find_instance, move
 from dumont.instances.service import start as start_operation
 from dumont.instances.shell import drop_link, explain_remote, hold_link

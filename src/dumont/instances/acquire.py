@@ -10,8 +10,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from dumont.core import Problem, new_id
 from dumont.durable import Retry, Run
 from dumont.identity import ssh_keys_of
-from dumont.instances import machines
+from dumont.instances.machines import boot
 from dumont.instances.model import Rental
+from dumont.instances.release import release
+from dumont.instances.renting import rent
 from dumont.instances.world import World
 from dumont.market import ProviderDown, best_like, offer_from_json, offer_to_json
 
@@ -69,9 +71,7 @@ async def acquire(run: Run, world: World, wish: Wish, prepare: Prepare) -> str:
             if attempt == wish.attempts or not again:
                 raise
             reason = problem.code
-        await run.call(
-            named("give back", attempt), partial(machines.release, run, world, rental_id, reason), retry=PATIENT
-        )
+        await run.call(named("give back", attempt), partial(release, run, world, rental_id, reason), retry=PATIENT)
         if reason != SAME_AGAIN:
             avoid.append(offer["machine_id"])
             offer = await run.call(named("search again", attempt), partial(_other, world, wish, offer, avoid))
@@ -87,11 +87,11 @@ async def _attempt(run: Run, world: World, wish: Wish, intent: dict[str, Any], a
     rental_id = intent["rental_id"]
     await run.call(
         named("rent", attempt),
-        partial(machines.rent, run, world, rental_id, wish.terms()),
+        partial(rent, run, world, rental_id, wish.terms()),
         retry=PATIENT,
-        undo=partial(machines.release, run, world, rental_id, "the operation was undone"),
+        undo=partial(release, run, world, rental_id, "the operation was undone"),
     )
-    await run.call(named("boot", attempt), partial(machines.boot, run, world, rental_id, intent["public_keys"]))
+    await run.call(named("boot", attempt), partial(boot, run, world, rental_id, intent["public_keys"]))
 
 
 async def _intend(

@@ -1,4 +1,4 @@
-"""What we do with one rented machine: rent it by its label, see it up, log in, stop it, see it gone.
+"""What we do with one rented machine: see it up, log in, stop it and start it.
 
 Every function may be called again after a crash and finds out what is already done. Absence is believed only when
 seen twice through calls that worked; errors and time-outs mean unknown.
@@ -6,135 +6,19 @@ seen twice through calls that worked; errors and time-outs mean unknown.
 
 import asyncio
 import time
-from collections.abc import Sequence
-from datetime import datetime
 from typing import Any
 
 import structlog
-from sqlalchemy import func
 
-from dumont.core import money_document
 from dumont.durable import Run
 from dumont.instances import queries
-from dumont.instances.model import CreationTimeout, HostLost, Rental, RentInDoubt
+from dumont.instances.model import CreationTimeout, HostLost, Rental
 from dumont.instances.shell import knock
 from dumont.instances.world import Patience, World
-from dumont.market import OfferTaken, PriceMoved, ProviderSaidNo, explain, offer_from_json, offer_to_json
-from dumont.providers import (
-    Machine,
-    MachineAbsent,
-    MachineState,
-    NoCapacity,
-    Offer,
-    OfferQuery,
-    Provider,
-    ProviderError,
-    ProviderUnreachable,
-    RentRequest,
-)
+from dumont.market import ProviderSaidNo, explain, offer_from_json
+from dumont.providers import Machine, MachineAbsent, MachineState, NoCapacity, Provider, ProviderError
 
 log = structlog.get_logger()
-UNASKED_RISE = 1.02
-"""How much dearer an offer may have become since it was chosen where no limit was set: rounding, not a rise."""
-
-
-async def rent(run: Run, world: World, rental_id: str, wish: dict[str, Any]) -> dict[str, Any]:
-    """Rent the machine that a rental row intends, at most once per label, and write down which one it is.
-
-    Errors: OfferTaken, PriceMoved, RentInDoubt (release the rental and try under a new label), `explain`'s problems.
-    """
-    async with world.session(run.team_id) as session:
-        rental = await queries.get_rental(session, rental_id)
-        already_asked = rental.state == "asked"
-    if rental.provider_machine_id is not None:
-        return {"machine": rental.provider_machine_id}
-    provider = world.provider(rental.provider)
-    try:
-        machine_id = await _found_by_label(run, world, provider, rental, patient=already_asked)
-        if machine_id is None and already_asked:
-            raise RentInDoubt("The rent was interrupted, and no machine of its label appeared. A new try is safe.")
-        if machine_id is None:
-            machine_id = await _ask(run, world, provider, rental, wish)
-    except ProviderError as error:
-        raise explain(error) from error
-    await _rented(run, world, rental, machine_id)
-    return {"machine": machine_id}
-
-
-async def _ask(run: Run, world: World, provider: Provider, rental: Rental, wish: dict[str, Any]) -> str:
-    await provider.ensure_key(world.ssh.public_key)
-    offer = await _fresh(provider, offer_from_json(rental.offer), wish)
-    async with world.session(run.team_id) as session:
-        await queries.change_rental(session, rental.id, state="asked", offer=offer_to_json(offer))
-    request = RentRequest(
-        label=rental.label,
-        offer=offer,
-        image=wish["image"],
-        disk_gb=wish["disk_gb"],
-        env=wish["env"],
-        onstart=wish["onstart_cmd"],
-    )
-    try:
-        return await provider.rent(request)
-    except ProviderUnreachable as error:
-        raise RentInDoubt(f"The provider's answer was lost: {error}") from error
-
-
-async def _fresh(provider: Provider, offer: Offer, wish: dict[str, Any]) -> Offer:
-    query = OfferQuery(
-        num_gpus=offer.num_gpus,
-        machine_id=offer.machine_id,
-        machine_type=offer.machine_type,
-        disk_gb=wish["disk_gb"],
-    )
-    found = [candidate for candidate in await provider.offers(query) if candidate.machine_id == offer.machine_id]
-    if not found:
-        raise OfferTaken("The offer was rented by somebody else. Search again and choose another one.")
-    _check_price(found[0], offer, wish["max_price_hour_nano"])
-    return found[0]
-
-
-def _check_price(fresh: Offer, chosen: Offer, limit: int | None) -> None:
-    """Refuse a price above the limit; without a limit, one that has risen since the offer was chosen.
-
-    The disk's part follows the wanted size and is not a rise. Errors: PriceMoved.
-    """
-    highest = round(chosen.gpu_hour_nano * UNASKED_RISE) + fresh.disk_hour_nano if limit is None else limit
-    if fresh.price_hour_nano > highest:
-        raise PriceMoved(
-            "The offer costs more now than when it was chosen. Choose again, or set the most that you would pay.",
-            price_hour=money_document(fresh.price_hour_nano),
-            price_hour_max=money_document(highest),
-        )
-
-
-async def _found_by_label(run: Run, world: World, provider: Provider, rental: Rental, *, patient: bool) -> str | None:
-    patience = world.patience_with(rental.provider)
-    until = time.monotonic() + (patience.doubt_seconds if patient else 0.0)
-    while True:
-        machines = sorted(await provider.find_by_label(rental.label), key=lambda machine: machine.id)
-        if machines:
-            await _destroy_twins(provider, rental, machines[1:])
-            return machines[0].id
-        if time.monotonic() >= until:
-            return None
-        await run.check()
-        await asyncio.sleep(patience.poll_seconds)
-
-
-async def _rented(run: Run, world: World, rental: Rental, machine_id: str) -> None:
-    now = world.clock.now()
-    async with world.session(run.team_id) as session:
-        offer = offer_from_json((await queries.get_rental(session, rental.id)).offer)
-        await queries.change_rental(session, rental.id, state="rented", provider_machine_id=machine_id, rented_at=now)
-        await queries.open_span(
-            session,
-            team_id=run.team_id,
-            rental_id=rental.id,
-            kind="disk",
-            rate_hour_nano=offer.disk_hour_nano,
-            at=now,
-        )
 
 
 async def boot(run: Run, world: World, rental_id: str, public_keys: list[str]) -> dict[str, Any]:
@@ -299,67 +183,3 @@ async def start(run: Run, world: World, rental_id: str) -> dict[str, Any]:
             at=world.clock.now(),
         )
     return {"started": True}
-
-
-async def release(run: Run, world: World, rental_id: str, reason: str) -> dict[str, Any]:
-    """Give a machine back and see it gone twice; then, and only then, the rental is released.
-
-    Errors: the problems of `explain` while the provider gives no certain answer; call again.
-    """
-    async with world.session(run.team_id) as session:
-        rental = await queries.get_rental(session, rental_id)
-    if rental.state == "released":
-        return {"released": True}
-    provider = world.provider(rental.provider)
-    ended = world.clock.now()
-    try:
-        machine_id = rental.provider_machine_id
-        if machine_id is None and rental.state == "asked":
-            machine_id = await _found_by_label(run, world, provider, rental, patient=True)
-        if machine_id is not None:
-            ended = await _destroy_and_see(run, world, provider, rental, machine_id)
-    except ProviderError as error:
-        raise explain(error) from error
-    async with world.session(run.team_id) as session:
-        await queries.close_spans(session, rental_id, ["gpu", "disk"], ended)
-        await queries.change_rental(
-            session,
-            rental_id,
-            state="released",
-            released_at=ended,
-            released_real_at=func.clock_timestamp(),
-            reason=reason,
-        )
-    return {"released": True}
-
-
-async def _destroy_twins(provider: Provider, rental: Rental, twins: Sequence[Machine]) -> None:
-    """Destroy machines that share a label with one that we hold or have given up: a rent was answered twice."""
-    for twin in twins:
-        log.error("a second machine has the label of a rental", label=rental.label, machine=twin.id)
-        await provider.destroy(twin.id)
-
-
-async def _destroy_and_see(run: Run, world: World, provider: Provider, rental: Rental, machine_id: str) -> datetime:
-    """Destroy until the machine is seen gone twice; returns the product time at which it stopped costing."""
-    patience = world.patience_with(rental.provider)
-    await provider.destroy(machine_id)
-    ended = world.clock.now()
-    absent_since: float | None = None
-    while True:
-        machine = await provider.get(machine_id)
-        now = time.monotonic()
-        if machine is not None:
-            absent_since = None
-            await provider.destroy(machine_id)
-            ended = world.clock.now()
-        elif absent_since is None:
-            absent_since = now
-        elif now - absent_since >= patience.absence_seconds:
-            twins = await provider.find_by_label(rental.label)
-            if not twins:
-                return ended
-            absent_since = None
-            await _destroy_twins(provider, rental, twins)
-        await run.check()
-        await asyncio.sleep(min(patience.poll_seconds, patience.absence_seconds))

@@ -13,9 +13,10 @@ from dumont.core import Problem
 from dumont.db import set_sweep
 from dumont.durable import Retry, Run, schedule, workflow
 from dumont.durable import live_of_instance as live_operation
-from dumont.instances import machines, queries, service
+from dumont.instances import queries, service
 from dumont.instances.acquire import PATIENT, Wish, acquire
 from dumont.instances.model import Instance, OperationInProgress, Status
+from dumont.instances.release import release
 from dumont.instances.world import World
 from dumont.providers import ProviderError
 
@@ -88,8 +89,8 @@ async def destroy(run: Run, world: World) -> dict[str, Any]:
     patient = Retry(on=PATIENT.on, for_seconds=float("inf"), most_seconds=15.0)
     for number, rental_id in enumerate(rentals, start=1):
         name = "destroy" if number == 1 else f"destroy ({number})"
-        release = partial(machines.release, run, world, rental_id, run.input["reason"])
-        await run.call(name, release, retry=patient)
+        give_back = partial(release, run, world, rental_id, run.input["reason"])
+        await run.call(name, give_back, retry=patient)
     return await run.record("gone", partial(_gone, run, world, rentals))  # type: ignore[no-any-return]
 
 

@@ -1,0 +1,100 @@
+"""Rent a machine at most once per label, at a price that was agreed to, and write down which one it is."""
+
+from typing import Any
+
+from dumont.core import money_document
+from dumont.durable import Run
+from dumont.instances import queries
+from dumont.instances.model import Rental, RentInDoubt
+from dumont.instances.release import found_by_label
+from dumont.instances.world import World
+from dumont.market import OfferTaken, PriceMoved, explain, offer_from_json, offer_to_json
+from dumont.providers import Offer, OfferQuery, Provider, ProviderError, ProviderUnreachable, RentRequest
+
+UNASKED_RISE = 1.02
+"""How much dearer an offer may have become since it was chosen where no limit was set: rounding, not a rise."""
+
+
+async def rent(run: Run, world: World, rental_id: str, wish: dict[str, Any]) -> dict[str, Any]:
+    """Rent the machine that a rental row intends, at most once per label, and write down which one it is.
+
+    Errors: OfferTaken, PriceMoved, RentInDoubt (release the rental and try under a new label), `explain`'s problems.
+    """
+    async with world.session(run.team_id) as session:
+        rental = await queries.get_rental(session, rental_id)
+        already_asked = rental.state == "asked"
+    if rental.provider_machine_id is not None:
+        return {"machine": rental.provider_machine_id}
+    provider = world.provider(rental.provider)
+    try:
+        machine_id = await found_by_label(run, world, provider, rental, patient=already_asked)
+        if machine_id is None and already_asked:
+            raise RentInDoubt("The rent was interrupted, and no machine of its label appeared. A new try is safe.")
+        if machine_id is None:
+            machine_id = await _ask(run, world, provider, rental, wish)
+    except ProviderError as error:
+        raise explain(error) from error
+    await _rented(run, world, rental, machine_id)
+    return {"machine": machine_id}
+
+
+async def _ask(run: Run, world: World, provider: Provider, rental: Rental, wish: dict[str, Any]) -> str:
+    await provider.ensure_key(world.ssh.public_key)
+    offer = await _fresh(provider, offer_from_json(rental.offer), wish)
+    async with world.session(run.team_id) as session:
+        await queries.change_rental(session, rental.id, state="asked", offer=offer_to_json(offer))
+    request = RentRequest(
+        label=rental.label,
+        offer=offer,
+        image=wish["image"],
+        disk_gb=wish["disk_gb"],
+        env=wish["env"],
+        onstart=wish["onstart_cmd"],
+    )
+    try:
+        return await provider.rent(request)
+    except ProviderUnreachable as error:
+        raise RentInDoubt(f"The provider's answer was lost: {error}") from error
+
+
+async def _fresh(provider: Provider, offer: Offer, wish: dict[str, Any]) -> Offer:
+    query = OfferQuery(
+        num_gpus=offer.num_gpus,
+        machine_id=offer.machine_id,
+        machine_type=offer.machine_type,
+        disk_gb=wish["disk_gb"],
+    )
+    found = [candidate for candidate in await provider.offers(query) if candidate.machine_id == offer.machine_id]
+    if not found:
+        raise OfferTaken("The offer was rented by somebody else. Search again and choose another one.")
+    _check_price(found[0], offer, wish["max_price_hour_nano"])
+    return found[0]
+
+
+def _check_price(fresh: Offer, chosen: Offer, limit: int | None) -> None:
+    """Refuse a price above the limit; without a limit, one that has risen since the offer was chosen.
+
+    The disk's part follows the wanted size and is not a rise. Errors: PriceMoved.
+    """
+    highest = round(chosen.gpu_hour_nano * UNASKED_RISE) + fresh.disk_hour_nano if limit is None else limit
+    if fresh.price_hour_nano > highest:
+        raise PriceMoved(
+            "The offer costs more now than when it was chosen. Choose again, or set the most that you would pay.",
+            price_hour=money_document(fresh.price_hour_nano),
+            price_hour_max=money_document(highest),
+        )
+
+
+async def _rented(run: Run, world: World, rental: Rental, machine_id: str) -> None:
+    now = world.clock.now()
+    async with world.session(run.team_id) as session:
+        offer = offer_from_json((await queries.get_rental(session, rental.id)).offer)
+        await queries.change_rental(session, rental.id, state="rented", provider_machine_id=machine_id, rented_at=now)
+        await queries.open_span(
+            session,
+            team_id=run.team_id,
+            rental_id=rental.id,
+            kind="disk",
+            rate_hour_nano=offer.disk_hour_nano,
+            at=now,
+        )

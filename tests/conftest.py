@@ -1,5 +1,6 @@
 """Make what tests share importable, and load the plugins that exist."""
 
+import signal
 import sys
 from pathlib import Path
 
@@ -8,6 +9,10 @@ import pytest
 _ROOT = Path(__file__).resolve().parents[1]
 if str(_ROOT) not in sys.path:
     sys.path.insert(0, str(_ROOT))
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell without job control starts what runs in its background deaf to Ctrl-C, and every child inherits it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _PLUGINS = ("postgres", "checklist", "sandbox")
 pytest_plugins = [f"tests.support.{name}" for name in _PLUGINS if (_ROOT / "tests/support" / f"{name}.py").is_file()]

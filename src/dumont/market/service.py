@@ -1,11 +1,12 @@
 """Find offers on the configured marketplaces and remember them under stable ids."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import select
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dumont.core import new_id
@@ -13,6 +14,10 @@ from dumont.market.model import KnownOffer, NoMatchingOffer, OfferNotFound, expl
 from dumont.providers import Offer, OfferQuery, Provider, ProviderError
 
 Providers = Mapping[str, Provider]
+_KEEP = text(
+    "SELECT machine_id, num_gpus, id "
+    "FROM dumont_keep_offers(:id, :provider, :machine_type, :wish, :as_of, :complete, CAST(:offers AS jsonb))"
+)
 
 
 @dataclass(frozen=True)
@@ -39,26 +44,17 @@ async def remember(session: AsyncSession, offers: Sequence[Offer], as_of: dateti
     """Store offers and return them with their stable ids, in the same order."""
     if not offers:
         return []
-    rows = [
-        {
-            "id": new_id("off"),
-            "provider": offer.provider,
-            "machine_id": offer.machine_id,
-            "num_gpus": offer.num_gpus,
-            "machine_type": offer.machine_type,
-            "document": offer_to_json(offer),
-            "as_of": as_of,
-        }
-        for offer in offers
-    ]
-    rows.sort(key=lambda row: (str(row["machine_id"]), str(row["num_gpus"])))
-    statement = insert(KnownOffer).values(rows)
-    upsert = statement.on_conflict_do_update(
-        constraint="uq_offer_provider",
-        set_={"document": statement.excluded.document, "as_of": statement.excluded.as_of},
-    ).returning(KnownOffer.id, KnownOffer.machine_id, KnownOffer.num_gpus, KnownOffer.machine_type)
-    ids = {(row[1], row[2], row[3]): row[0] for row in (await session.execute(upsert)).all()}
-    return [Listed(ids[(offer.machine_id, offer.num_gpus, offer.machine_type)], offer) for offer in offers]
+    documents = [{**offer_to_json(offer), "id": new_id("off")} for offer in offers]
+    values: dict[str, Any] = {"id": new_id("lst"), "provider": offers[0].provider}
+    values |= {
+        "machine_type": offers[0].machine_type,
+        "wish": "unshared",
+        "as_of": as_of,
+        "complete": False,
+        "offers": json.dumps(documents),
+    }
+    ids = {(row[0], row[1]): row[2] for row in (await session.execute(_KEEP, values)).all()}
+    return [Listed(ids[(offer.machine_id, offer.num_gpus)], offer) for offer in offers]
 
 
 async def known_offer(session: AsyncSession, offer_id: str) -> Offer:

@@ -10,7 +10,7 @@ from tests.support.world import Stage, tree_digest
 
 from dumont.durable import Operation
 from dumont.hibernation import service as hibernation
-from dumont.instances import Instance, find_instance
+from dumont.instances import Instance, begin_stopping, find_instance, get_rental
 from dumont.instances import service as instances
 
 from .engine import FIXED, Moment, Trial
@@ -269,6 +269,22 @@ async def _wake_elsewhere(stage: Stage, case: Case) -> str:
     return await wake(stage, case, elsewhere=True)
 
 
+async def _started_outside(stage: Stage, case: Case) -> str:
+    """Start the kept machine as a person does in the marketplace's console, and begin to stop it."""
+    number = (await stage.rental(case.instance_id)).provider_machine_id
+    stage.sandbox.call("PUT", f"/api/v0/instances/{number}/", {"state": "running"})
+    await asyncio.to_thread(stage.sandbox.wait_for, int(number or 0), "running")
+    async with stage.world.session(stage.person.team_id) as session:
+        instance = await find_instance(session, case.instance_id, lock=True)
+        rental = await get_rental(session, instance.rental_id or "")
+        return (await begin_stopping(session, instance, rental, stage.world.clock.now())).id
+
+
+async def _not_stopped(stage: Stage, case: Case, operation: Operation) -> None:
+    """Asleep by its word; where the machine still runs its cost is written, and the next sweep begins again."""
+    assert (await stage.instance(case.instance_id)).status == "hibernated"
+
+
 SCENARIOS = (
     Scenario("launch", "instances.launch", _launch_ready, _launch_begin, _launched, _launch_failed, "boot"),
     Scenario("destroy", "instances.destroy", _to_destroy, destroy, _destroyed, _destroy_failed, "destroy"),
@@ -284,6 +300,8 @@ SCENARIOS = (
     ),
     Scenario("wake", "hibernation.wake", kept, wake, _woken, _wake_failed, "compare kept disk"),
     Scenario("wake-elsewhere", "hibernation.wake", kept, _wake_elsewhere, _woken, _wake_failed, "restore"),
+    Scenario("stop-unasked", "instances.stop_unasked", kept, _started_outside, _sleeps_kept, _not_stopped, "stop"),
 )
+BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
 WIDEST = tuple(scenario for scenario in SCENARIOS if scenario.name != "hibernate")
 """Enough to meet every step: to hibernate and destroy goes through all the steps of to hibernate."""

@@ -7,9 +7,8 @@ import pytest
 from tests.support.world import Stage
 
 from .engine import Trial
-from .scenarios import SCENARIOS, Case, Scenario, check_asleep, kept, wake
+from .scenarios import BY_NAME, SCENARIOS, Case, Scenario, check_asleep, kept, wake
 
-BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
 LOST = {
     "launch": ["create"],
     "destroy": ["destroy"],
@@ -17,6 +16,7 @@ LOST = {
     "hibernate-and-destroy": ["destroy"],
     "wake": ["start"],
     "wake-elsewhere": ["create", "destroy"],
+    "stop-unasked": ["stop"],
 }
 """Which orders of each scenario go wrong."""
 

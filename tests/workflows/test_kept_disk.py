@@ -9,7 +9,7 @@ from tests.support.world import Stage
 
 from dumont.durable import NotCancellable, cancel_operation, get_operation
 from dumont.hibernation import service as hibernation
-from dumont.instances import destroy_late_machines, find_instance, finish_destroying
+from dumont.instances import Sweep, find_instance, finish_destroying
 from dumont.snapshots import SnapshotIncomplete
 
 from .engine import Trial
@@ -114,7 +114,7 @@ async def test_a_destroy_that_gave_up_is_begun_again(stage: Stage) -> None:
             await cancel_operation(session, operation)
     await stage.write("UPDATE operation SET status = 'failed', finished_at = now() WHERE id = %s", given_up)
     assert len((await stage.bills(case.instance_id)).billed) == 1
-    await finish_destroying(stage.world, stage.world.clock.now())
+    await finish_destroying(stage.world)
     begun = await stage.rows(
         "SELECT id FROM operation WHERE instance_id = %s AND status = 'queued' AND input->>'reason' = 'sweep'",
         case.instance_id,
@@ -178,6 +178,6 @@ async def test_a_machine_under_a_label_that_was_given_up_is_destroyed(stage: Sta
     await stage.write(
         "UPDATE rental SET state = 'released', released_real_at = now() - interval '2 minutes' WHERE id = %s", rental.id
     )
-    await destroy_late_machines(stage.world, stage.world.clock.now())
+    await Sweep(stage.world).run()
     assert stage.sandbox.instance(int(rental.provider_machine_id or 0)) is None
     assert stage.sandbox.instance(stranger) is not None

@@ -18,6 +18,7 @@ from dumont.core import Settings, SettingsError
 from dumont.db import Database, DatabaseUrls, Listener, Subscriptions, set_sweep
 from dumont.durable import REGISTRY, Worker, raise_alarms
 from dumont.identity import IdentityService, build_authenticator
+from dumont.instances import keep_watch
 from dumont.providers import Provider
 
 log = structlog.get_logger()
@@ -36,6 +37,7 @@ async def start_worker(
     await worker.start()
     parts.push_async_callback(worker.stop)
     parts.push_async_callback(_end, asyncio.create_task(_sweep(database)))
+    parts.push_async_callback(_end, asyncio.create_task(keep_watch(world)))
 
 
 async def start_api(

@@ -48,12 +48,13 @@ async def wake(
 ) -> Operation | None:
     """Begin to wake a locked instance: on its kept machine, or on another one when asked or when none is kept.
 
+    One that was interrupted or is offline wakes from its last snapshot; its machine may hold newer files.
     `accept_loss` is the owner's waiver for files that could not be saved and lie on the kept machine only.
     None: it is running already. Errors: WrongState, OperationInProgress, SnapshotIncomplete.
     """
     if instance.status == Status.RUNNING:
         return None
-    _expect(instance, Status.HIBERNATED)
+    _expect_saved(instance)
     elsewhere = elsewhere or offer is not None or instance.rental_id is None
     snapshot = await get_snapshot(session, instance.last_snapshot_id or "")
     if elsewhere and instance.rental_id is not None and snapshot is not None and not accept_loss:
@@ -98,6 +99,14 @@ def refuse_loss(unsaved: list[str], *, disk_newer: bool) -> None:
         )
 
 
-def _expect(instance: Instance, status: Status) -> None:
-    if instance.status != status:
-        raise problems.WrongState(instance.status, [status.value], f"The instance is {instance.status}.")
+def _expect_saved(instance: Instance) -> None:
+    _expect(instance, Status.HIBERNATED, Status.INTERRUPTED, Status.OFFLINE)
+    if instance.last_snapshot_id is None:
+        detail = f"The instance is {instance.status} and has no snapshot to wake from. Wait for its machine."
+        raise problems.WrongState(instance.status, [Status.HIBERNATED.value], detail)
+
+
+def _expect(instance: Instance, *statuses: Status) -> None:
+    if instance.status not in statuses:
+        allowed = [status.value for status in statuses]
+        raise problems.WrongState(instance.status, allowed, f"The instance is {instance.status}.")

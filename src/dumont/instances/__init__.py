@@ -3,6 +3,7 @@
 from dumont.instances.acquire import PATIENT, Wish, acquire, named
 from dumont.instances.api import read_instance, router, show
 from dumont.instances.documents import InstanceDocument
+from dumont.instances.losses import Losses
 from dumont.instances.machines import boot, start, stop
 from dumont.instances.model import (
     HostLost,
@@ -18,7 +19,9 @@ from dumont.instances.release import release
 from dumont.instances.service import find_instance, move
 from dumont.instances.service import start as start_operation
 from dumont.instances.shell import drop_link, explain_remote, hold_link
-from dumont.instances.workflows import destroy_late_machines, finish_destroying, take_machine, wish_of
+from dumont.instances.sweeps import Sweep, begin_stopping, finish_destroying
+from dumont.instances.watch import keep_watch
+from dumont.instances.workflows import take_machine, wish_of
 from dumont.instances.world import Held, Patience, World
 
 __all__ = [
@@ -28,23 +31,26 @@ __all__ = [
     "Instance",
     "InstanceDocument",
     "InstanceNotFound",
+    "Losses",
     "OperationInProgress",
     "Patience",
     "Rental",
     "SshUnreachable",
     "Status",
+    "Sweep",
     "Wish",
     "World",
     "acquire",
+    "begin_stopping",
     "boot",
     "close_spans",
-    "destroy_late_machines",
     "drop_link",
     "explain_remote",
     "find_instance",
     "finish_destroying",
     "get_rental",
     "hold_link",
+    "keep_watch",
     "move",
     "named",
     "read_instance",

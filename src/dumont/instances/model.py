@@ -13,10 +13,15 @@ from dumont.db import Base
 
 
 class Status(str, Enum):
-    """Where an instance stands. `running` means that the machine answered on SSH, not that somebody said so."""
+    """Where an instance stands. `running` means that the machine answered on SSH, not that somebody said so.
+
+    `interrupted`: the provider took the GPU away, the disk may be there. `offline`: the host is cut off or lost.
+    """
 
     CREATING = "creating"
     RUNNING = "running"
+    INTERRUPTED = "interrupted"
+    OFFLINE = "offline"
     PAUSING = "pausing"
     PAUSED = "paused"
     RESUMING = "resuming"
@@ -31,9 +36,20 @@ class Status(str, Enum):
 
 NEXT: dict[Status, frozenset[Status]] = {
     Status.CREATING: frozenset({Status.RUNNING, Status.FAILED, Status.DESTROYING}),
-    Status.RUNNING: frozenset({Status.PAUSING, Status.HIBERNATING, Status.MIGRATING, Status.DESTROYING}),
+    Status.RUNNING: frozenset(
+        {
+            *(Status.PAUSING, Status.HIBERNATING, Status.MIGRATING, Status.DESTROYING),
+            *(Status.INTERRUPTED, Status.OFFLINE, Status.PAUSED),
+        }
+    ),
+    Status.INTERRUPTED: frozenset(
+        {Status.RUNNING, Status.OFFLINE, Status.PAUSED, Status.RESUMING, Status.WAKING, Status.DESTROYING}
+    ),
+    Status.OFFLINE: frozenset(
+        {Status.RUNNING, Status.INTERRUPTED, Status.PAUSED, Status.RESUMING, Status.WAKING, Status.DESTROYING}
+    ),
     Status.PAUSING: frozenset({Status.PAUSED, Status.RUNNING, Status.DESTROYING}),
-    Status.PAUSED: frozenset({Status.RESUMING, Status.HIBERNATED, Status.DESTROYING}),
+    Status.PAUSED: frozenset({Status.RESUMING, Status.HIBERNATED, Status.OFFLINE, Status.DESTROYING}),
     Status.RESUMING: frozenset({Status.RUNNING, Status.PAUSED, Status.FAILED, Status.DESTROYING}),
     Status.HIBERNATING: frozenset({Status.HIBERNATED, Status.RUNNING, Status.DESTROYING}),
     Status.HIBERNATED: frozenset({Status.WAKING, Status.DESTROYING}),

@@ -53,29 +53,6 @@ async def get_locked(session: AsyncSession, instance_id: str) -> Instance | None
     return (await session.scalars(statement)).one_or_none()
 
 
-async def left_destroying(session: AsyncSession) -> Sequence[tuple[str, str]]:
-    """Read (team, instance) of instances of all teams that are destroying while no operation works on them."""
-    found = await session.execute(
-        text(
-            "SELECT team_id, id FROM instance i WHERE status = 'destroying' AND NOT EXISTS (SELECT FROM operation o "
-            "WHERE o.instance_id = i.id AND o.status IN ('queued', 'running', 'cancelling')) ORDER BY id"
-        )
-    )
-    return [(str(row[0]), str(row[1])) for row in found]
-
-
-async def given_up_labels(session: AsyncSession, labels: Sequence[str]) -> set[str]:
-    """Read which of these labels, of all teams, belong to rentals that were released a minute ago or earlier."""
-    found = await session.execute(
-        text(
-            "SELECT label FROM rental WHERE label = ANY(:labels) AND state = 'released' "
-            "AND released_real_at < clock_timestamp() - interval '1 minute'"
-        ),
-        {"labels": list(labels)},
-    )
-    return {str(row[0]) for row in found}
-
-
 async def get_rental(session: AsyncSession, rental_id: str) -> Rental:
     """Read one rental, as it is now."""
     statement = select(Rental).where(Rental.id == rental_id).execution_options(populate_existing=True)

@@ -1,26 +1,19 @@
 """What takes longer than a request: launch a machine and destroy it."""
 
 import asyncio
-from contextlib import suppress
-from datetime import datetime
 from functools import partial
 from typing import Any
 
-import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dumont.core import Problem
-from dumont.db import set_sweep
-from dumont.durable import Retry, Run, schedule, workflow
+from dumont.durable import Retry, Run, workflow
 from dumont.durable import live_of_instance as live_operation
 from dumont.instances import queries, service
 from dumont.instances.acquire import PATIENT, Wish, acquire
-from dumont.instances.model import Instance, OperationInProgress, Status
+from dumont.instances.model import Instance, Status
 from dumont.instances.release import release
 from dumont.instances.world import World
-from dumont.providers import ProviderError
-
-log = structlog.get_logger()
 
 
 async def launch_failed(session: AsyncSession, run: Run, problem: Problem) -> None:
@@ -92,40 +85,6 @@ async def destroy(run: Run, world: World) -> dict[str, Any]:
         give_back = partial(release, run, world, rental_id, run.input["reason"])
         await run.call(name, give_back, retry=patient)
     return await run.record("gone", partial(_gone, run, world, rentals))  # type: ignore[no-any-return]
-
-
-@schedule("instances.finish_destroying", cron="*/2 * * * *")
-async def finish_destroying(world: World, at: datetime) -> None:
-    """Begin again to destroy what is still destroying after its operation gave up: it may still cost money."""
-    async with world.database.begin() as session:
-        await set_sweep(session)
-        left = await queries.left_destroying(session)
-    for team_id, instance_id in left:
-        with suppress(OperationInProgress):  # somebody asked again in this moment
-            async with world.session(team_id) as session:
-                instance = await service.find_instance(session, instance_id, lock=True)
-                await service.start_destroying(session, instance, reason="sweep", user_id=None)
-
-
-@schedule("instances.destroy_late_machines", cron="* * * * *")
-async def destroy_late_machines(world: World, at: datetime) -> None:
-    """Destroy machines that appeared under a label that was given up: an answer that came too late still costs.
-
-    Machines without a label of ours, or with one that no row knows, are another's and only told of.
-    """
-    for provider in world.providers.values():
-        try:
-            machines = await provider.list()
-        except ProviderError as error:
-            log.warning("machines could not be listed; looking again in a minute", error=str(error))
-            continue
-        async with world.database.begin() as session:
-            await set_sweep(session)
-            given_up = await queries.given_up_labels(session, [machine.label for machine in machines if machine.label])
-        for machine in machines:
-            if machine.label in given_up:
-                log.error("a machine appeared under a label that was given up", label=machine.label, machine=machine.id)
-                await provider.destroy(machine.id)
 
 
 async def _wait_for_others(run: Run, world: World) -> dict[str, Any]:

@@ -1,0 +1,155 @@
+"""What the watch over machines reads and writes, of all teams, one named function each."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from psycopg.types.json import Jsonb
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from dumont.core import new_id
+from dumont.providers import Machine
+
+_TAKE = text(
+    "INSERT INTO watch_turn AS t (name, next_at) VALUES (:name, clock_timestamp() + :seconds * interval '1 second') "
+    "ON CONFLICT (name) DO UPDATE SET next_at = excluded.next_at "
+    "WHERE t.next_at <= clock_timestamp() OR t.next_at > excluded.next_at RETURNING 1"
+)
+"""A turn further away than one period was set by a longer period, or by another clock: it is taken at once."""
+_LEFT = text(
+    "SELECT greatest(0, extract(epoch FROM next_at - clock_timestamp()))::float FROM watch_turn WHERE name = :name"
+)
+_KEEP = text(
+    "UPDATE watch_turn SET next_at = greatest(next_at, clock_timestamp() + :seconds * interval '1 second') "
+    "WHERE name = :name"
+)
+_END = text("UPDATE watch_turn SET ended_at = clock_timestamp(), detail = :detail WHERE name = :name")
+_OPEN = text(
+    "SELECT r.id AS rental_id, r.team_id, r.instance_id, r.operation_id, r.provider, r.label, r.state, "
+    "r.provider_machine_id, r.host_key, r.offer->>'machine_type' = 'interruptible' AS interruptible, "
+    "i.status, i.rental_id IS NOT DISTINCT FROM r.id AS held, i.last_snapshot_id IS NOT NULL AS saved, "
+    "EXISTS (SELECT FROM operation o WHERE o.instance_id = i.id AND o.status IN ('queued', 'running', 'cancelling')) "
+    "AS busy, "
+    "coalesce((SELECT extract(epoch FROM clock_timestamp() - max(o.finished_at)) FROM operation o "
+    "WHERE o.instance_id = i.id), 0)::float AS quiet_seconds "
+    "FROM rental r JOIN instance i ON i.id = r.instance_id WHERE r.state <> 'released' ORDER BY r.id"
+)
+_BY_LABEL = text(
+    "SELECT id, team_id, provider, label, state, provider_machine_id FROM rental WHERE label = ANY(:labels)"
+)
+_NOTE_STRAY = text(
+    "INSERT INTO stray_machine AS s (id, team_id, provider, provider_machine_id, label, rental_id, kind, action, "
+    "state, price_hour_nano, first_seen_at, last_seen_at) "
+    "VALUES (:id, :team_id, :provider, :machine, :label, :rental_id, :kind, :action, :state, :price, :at, :at) "
+    "ON CONFLICT (provider, provider_machine_id) DO UPDATE SET kind = excluded.kind, action = excluded.action, "
+    "team_id = excluded.team_id, rental_id = excluded.rental_id, label = excluded.label, state = excluded.state, "
+    "price_hour_nano = excluded.price_hour_nano, last_seen_at = excluded.last_seen_at "
+    "RETURNING xmax = 0 AS is_new"
+)
+_LEFT_DESTROYING = text(
+    "SELECT team_id, id FROM instance i WHERE status = 'destroying' AND NOT EXISTS (SELECT FROM operation o "
+    "WHERE o.instance_id = i.id AND o.status IN ('queued', 'running', 'cancelling')) ORDER BY id"
+)
+
+
+@dataclass(frozen=True)
+class OpenRental:
+    """A rental that is not released, with its instance: `held` is the instance's machine, `busy` has an operation.
+
+    `quiet_seconds` is the real time since the instance's last operation ended.
+    """
+
+    rental_id: str
+    team_id: str
+    instance_id: str
+    operation_id: str
+    provider: str
+    label: str
+    state: str
+    provider_machine_id: str | None
+    host_key: str | None
+    interruptible: bool
+    status: str
+    held: bool
+    saved: bool
+    busy: bool
+    quiet_seconds: float
+
+
+@dataclass(frozen=True)
+class KnownLabel:
+    """A rental of any state by its label."""
+
+    id: str
+    team_id: str
+    provider: str
+    label: str
+    state: str
+    provider_machine_id: str | None
+
+
+@dataclass(frozen=True)
+class Stray:
+    """A machine of the account that no row owns, and what was done about it."""
+
+    machine: Machine
+    provider: str
+    kind: str
+    action: str
+    known: KnownLabel | None
+
+
+async def take_turn(session: AsyncSession, name: str, seconds: float) -> float:
+    """Take the turn of that name if it is due, and set the next; returns 0, or the seconds until it is due."""
+    values = {"name": name, "seconds": seconds}
+    if (await session.execute(_TAKE, values)).first() is not None:
+        return 0.0
+    return max(0.01, float((await session.execute(_LEFT, {"name": name})).scalar_one()))
+
+
+async def keep_turn(session: AsyncSession, name: str, seconds: float) -> None:
+    """Let nobody else take the turn for so long."""
+    await session.execute(_KEEP, {"name": name, "seconds": seconds})
+
+
+async def end_turn(session: AsyncSession, name: str, detail: dict[str, Any]) -> None:
+    """Write when a turn ended and what it found."""
+    await session.execute(_END, {"name": name, "detail": Jsonb(detail)})
+
+
+async def open_rentals(session: AsyncSession) -> list[OpenRental]:
+    """Read every rental that is not released; one statement, so that no operation is seen half begun."""
+    return [OpenRental(**row._mapping) for row in await session.execute(_OPEN)]
+
+
+async def by_label(session: AsyncSession, labels: Sequence[str]) -> dict[str, KnownLabel]:
+    """Read the rentals that have these labels, whatever became of them."""
+    if not labels:
+        return {}
+    found = await session.execute(_BY_LABEL, {"labels": list(labels)})
+    return {row.label: KnownLabel(**row._mapping) for row in found}
+
+
+async def note_stray(session: AsyncSession, stray: Stray, at: datetime) -> bool:
+    """Write down a stray machine; tells whether it was never seen before."""
+    values = {
+        "id": new_id("str"),
+        "team_id": stray.known.team_id if stray.known else None,
+        "provider": stray.provider,
+        "machine": stray.machine.id,
+        "label": stray.machine.label,
+        "rental_id": stray.known.id if stray.known else None,
+        "kind": stray.kind,
+        "action": stray.action,
+        "state": stray.machine.state.value,
+        "price": stray.machine.price_hour_nano,
+        "at": at,
+    }
+    return bool((await session.execute(_NOTE_STRAY, values)).scalar_one())
+
+
+async def left_destroying(session: AsyncSession) -> list[tuple[str, str]]:
+    """Read (team, instance) of instances that are destroying while no operation works on them."""
+    return [(str(row[0]), str(row[1])) for row in await session.execute(_LEFT_DESTROYING)]

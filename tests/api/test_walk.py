@@ -19,6 +19,8 @@ PUBLIC = {
     *("GET /api/v1/wake/{wake_token}", "POST /api/v1/wallet/pix/callback"),
 }
 """The complete list of section 1.2 of the contract; anything else needs a token."""
+SHARED = {"GET /api/v1/offers/{offer_id}"}
+"""What is named by an id and belongs to nobody: offers are the marketplace's."""
 FORGED = (
     "Bearer garbage",
     "Bearer eyJhbGciOiJub25lIiwidHlwIjoiSldUIn0.eyJzdWIiOiJ1c3JfMSJ9.",
@@ -106,7 +108,7 @@ async def test_another_teams_ids_lead_nowhere(api: WholeApi, team: Furnished, re
         answer = await requests.send(op, stranger)
         after = await api.dump()
         assert answer.status_code not in (401, 403) and answer.status_code < 500, (op.name, answer.text)
-        if op.path_parameters:
+        if op.path_parameters and op.name not in SHARED:
             assert answer.status_code == 404 and answer.json()["code"].endswith("-not-found"), (op.name, answer.text)
             assert after == before, f"{op.name} changed something"
         assert rows_of(after, team) == rows_of(before, team), f"{op.name} changed rows of another team"

@@ -92,6 +92,7 @@ def build_api(
     app.state.settings = settings
     app.state.clock = settings.clock
     app.state.providers = providers
+    app.state.offers = market.Offers(providers, database, settings.clock)
     app.state.listener = listener
     return app
 

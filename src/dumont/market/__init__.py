@@ -1,6 +1,7 @@
 """Offers: what can be rented now, at which price, under ids that stay."""
 
 from dumont.market.api import router
+from dumont.market.cache import Offers
 from dumont.market.model import (
     NoCapacityNow,
     NoMatchingOffer,
@@ -14,14 +15,14 @@ from dumont.market.model import (
     offer_from_json,
     offer_to_json,
 )
-from dumont.market.service import Listed, Providers, best_like, known_offer, remember, search
+from dumont.market.service import Providers, best_like, known_offer
 
 __all__ = [
-    "Listed",
     "NoCapacityNow",
     "NoMatchingOffer",
     "OfferNotFound",
     "OfferTaken",
+    "Offers",
     "PriceMoved",
     "ProviderDown",
     "ProviderNotConfigured",
@@ -32,7 +33,5 @@ __all__ = [
     "known_offer",
     "offer_from_json",
     "offer_to_json",
-    "remember",
     "router",
-    "search",
 ]

@@ -1,177 +1,189 @@
-"""The routes of the market: list offers."""
+"""The routes of the market: list offers, show one."""
 
-from datetime import datetime, timezone
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import datetime
 from typing import Annotated, Literal
 
 from fastapi import Depends, Query, Request
-from pydantic import BaseModel, Field
+from fastapi.responses import Response
+from pydantic import BaseModel, ConfigDict, Field
 
-from dumont.core import nanousd
-from dumont.http import CallerDep, MoneyDocument, Router, money, permit, problems, raises
-from dumont.market import service
-from dumont.market.model import ProviderDown, ProviderNotConfigured, ProviderSaidNo
-from dumont.market.service import Listed
-from dumont.providers import OfferQuery
+from dumont.core import NANO, nanousd
+from dumont.http import CallerDep, Router, permit, problems, raises
+from dumont.market import queries, service
+from dumont.market.documents import KnownOfferDocument, OffersDocument, PriceDocument, offer_document, offers_json
+from dumont.market.listing import Listed
+from dumont.market.model import OfferNotFound, ProviderDown, ProviderNotConfigured, ProviderSaidNo
+from dumont.market.order import Order, read_cursor, read_order
+from dumont.providers import Offer, OfferQuery, countries_in, country_of, cuda_version
 
 router = Router(prefix="/api/v1", tags=["offers"])
 _REFUSALS = raises(ProviderNotConfigured, ProviderSaidNo, ProviderDown)
-_SORTS = {
-    "price_hour": lambda listed: listed.offer.price_hour_nano,
-    "reliability": lambda listed: listed.offer.reliability or 0.0,
-    "gpu_ram": lambda listed: listed.offer.gpu_memory_mib,
-    "cpu_ram": lambda listed: listed.offer.cpu_ram_gb or 0.0,
-    "cpu_cores": lambda listed: listed.offer.cpu_cores or 0.0,
-    "disk_space": lambda listed: listed.offer.disk_gb or 0.0,
-    "inet_down": lambda listed: listed.offer.inet_down_mbps or 0.0,
-    "num_gpus": lambda listed: listed.offer.num_gpus,
-}
+_MOST_NAMES = 10
+_Gigabytes = Annotated[float | None, Field(ge=0, le=1_000_000, allow_inf_nan=False)]
+_Dollars = Annotated[float | None, Field(ge=0, le=10_000, allow_inf_nan=False, description="USD per hour.")]
+_NOWHERE = "nowhere"
+"""A country that no offer is in: what is left of a region and a country that exclude each other."""
+
+_PLACES = "Continents (Europe, EU, South America, SA ...) and countries by ISO code or English name, with commas."
+_CUDA = r"^[0-9]{1,3}(\.[0-9]{1,3})?$"
 
 
-class PerformanceDocument(BaseModel):
-    """What the marketplace measured of a machine."""
+class OfferWishes(BaseModel):
+    """The query of the list; a filter on a value that an offer does not state leaves the offer out."""
 
-    tflops: float | None
-    dlperf: float | None
+    model_config = ConfigDict(extra="ignore")
 
-
-class OfferDocument(BaseModel):
-    """An offer; what its host does not state is null. Memory and disk in GB, network in Mbps."""
-
-    id: str
-    provider: str
-    provider_offer_id: str
-    machine_id: str
-    host_id: str | None
-    gpu_name: str
-    num_gpus: int
-    gpu_ram: int = Field(description="GB of one GPU, rounded.")
-    gpu_memory_mib: int
-    cpu_cores: float | None
-    cpu_name: str | None
-    cpu_ram: float | None
-    disk_space: float | None
-    inet_down: float | None
-    inet_up: float | None
-    price_hour: MoneyDocument
-    disk_price_hour: MoneyDocument
-    machine_type: str
-    geolocation: str | None
-    country: str | None
-    reliability: float | None = Field(ge=0, le=1)
-    verified: bool
-    static_ip: bool
-    cuda_version: str | None
-    driver_version: str | None
-    performance: PerformanceDocument
-    available_until: datetime | None
-    as_of: datetime
+    gpu_name: Annotated[
+        str | None,
+        Field(max_length=400, description="Names with commas; each matches whole consecutive words, `_` is a space."),
+    ] = None
+    gpu_match: Annotated[Literal["words", "exact"], Field(description="`exact`: the whole name.")] = "words"
+    num_gpus: Annotated[int | None, Field(ge=0, le=16)] = None
+    min_gpu_ram: Annotated[_Gigabytes, Field(description="GB of one GPU.")] = None
+    max_gpu_ram: _Gigabytes = None
+    min_cpu_cores: Annotated[float | None, Field(ge=0, le=10_000, allow_inf_nan=False)] = None
+    min_cpu_ram: _Gigabytes = None
+    min_disk: _Gigabytes = None
+    min_inet_down: Annotated[float | None, Field(ge=0, allow_inf_nan=False, description="Mbps.")] = None
+    min_inet_up: Annotated[float | None, Field(ge=0, allow_inf_nan=False, description="Mbps.")] = None
+    cuda_version: Annotated[str | None, Field(pattern=_CUDA, description="At least this one.")] = None
+    min_cuda: Annotated[str | None, Field(pattern=_CUDA, description="The same as `cuda_version`.")] = None
+    static_ip: bool | None = None
+    min_price: _Dollars = None
+    max_price: _Dollars = None
+    region: Annotated[
+        str | None, Field(max_length=400, description="Continents and countries with commas; SA is South America.")
+    ] = None
+    country: Annotated[str | None, Field(max_length=400, description="ISO codes or names with commas.")] = None
+    min_reliability: Annotated[float | None, Field(ge=0, le=1)] = None
+    verified_only: bool = False
+    machine_type: Literal["on-demand", "interruptible"] = "on-demand"
+    provider: Annotated[str | None, Field(max_length=100, description="Names with commas.")] = None
+    disk_size: Annotated[float, Field(ge=8, le=10_000, description="GB of disk in each price.")] = 20
 
 
-class SourceDocument(BaseModel):
-    """A marketplace that was asked."""
+class OfferPaging(BaseModel):
+    """The order and the page; a cursor goes on where a page ended, through the same listings."""
 
-    provider: str
-    status: Literal["ok"]
-    as_of: datetime
-
-
-class OffersDocument(BaseModel):
-    """A page of offers."""
-
-    offers: list[OfferDocument]
-    count: int
-    total: int
-    page: int
-    next_cursor: str | None
-    as_of: datetime
-    sources: list[SourceDocument]
+    sort: Annotated[str, Field(max_length=200)] = "price_hour"
+    limit: Annotated[int, Field(ge=1, le=100)] = 50
+    page: Annotated[int | None, Field(ge=1, le=100_000)] = None
+    cursor: Annotated[str | None, Field(max_length=2000)] = None
+    max_age_seconds: Annotated[float, Field(ge=0, le=600, description="How old the listing may be.")] = 60
 
 
-_SAME = (
-    *("provider", "provider_offer_id", "machine_id", "host_id", "gpu_name", "num_gpus", "gpu_memory_mib"),
-    *("cpu_cores", "cpu_name", "machine_type", "geolocation", "country", "reliability", "verified", "static_ip"),
-    *("cuda_version", "driver_version", "available_until"),
-)
+class OfferParameters(OfferWishes, OfferPaging):
+    """All that the list can be asked."""
 
 
-def offer_document(listed: Listed, as_of: datetime) -> OfferDocument:
-    """Show an offer."""
-    offer = listed.offer
-    return OfferDocument(
-        **{name: getattr(offer, name) for name in _SAME},
-        id=listed.id,
-        gpu_ram=round(offer.gpu_memory_mib / 1024),
-        cpu_ram=offer.cpu_ram_gb,
-        disk_space=offer.disk_gb,
-        inet_down=offer.inet_down_mbps,
-        inet_up=offer.inet_up_mbps,
-        price_hour=money(offer.price_hour_nano),
-        disk_price_hour=money(offer.disk_hour_nano),
-        performance=PerformanceDocument(tflops=offer.tflops, dlperf=offer.dlperf),
-        as_of=as_of,
+async def _read_query(wishes: Annotated[OfferParameters, Query()]) -> tuple[OfferParameters, OfferQuery, Order]:
+    wrong = [*_crossed(wishes)]
+    names = _parts(wishes.gpu_name)
+    if len(names) > _MOST_NAMES:
+        wrong.append(_wrong("gpu_name", f"At most {_MOST_NAMES} names, with commas.", "too-long"))
+    countries = _countries(wishes, wrong)
+    if wrong:
+        raise problems.InvalidRequest(wrong)
+    asked = {name: getattr(wishes, name) for name in ("num_gpus", "static_ip", "verified_only", "min_reliability")}
+    query = OfferQuery(
+        **asked,
+        gpu_names=names,
+        gpu_exact=wishes.gpu_match == "exact",
+        min_gpu_ram_gb=wishes.min_gpu_ram,
+        max_gpu_ram_gb=wishes.max_gpu_ram,
+        min_cpu_cores=wishes.min_cpu_cores,
+        min_cpu_ram_gb=wishes.min_cpu_ram,
+        min_disk_gb=wishes.min_disk,
+        min_inet_down_mbps=wishes.min_inet_down,
+        min_inet_up_mbps=wishes.min_inet_up,
+        min_cuda=max((wishes.cuda_version, wishes.min_cuda), key=cuda_version),
+        min_price_hour_nano=None if wishes.min_price is None else nanousd(wishes.min_price),
+        max_price_hour_nano=None if wishes.max_price is None else nanousd(wishes.max_price),
+        countries=countries,
+        disk_gb=wishes.disk_size,
+        machine_type=wishes.machine_type,
     )
+    return wishes, query, read_order(wishes.sort)
 
 
-async def _read_query(
-    gpu_name: Annotated[str | None, Query(max_length=200)] = None,
-    num_gpus: Annotated[int | None, Query(ge=0, le=16)] = None,
-    min_gpu_ram: Annotated[float | None, Query(ge=0, le=1_000_000, allow_inf_nan=False)] = None,
-    max_price: Annotated[float | None, Query(ge=0, le=10_000)] = None,
-    region: Annotated[str | None, Query(max_length=200)] = None,
-    min_reliability: Annotated[float | None, Query(ge=0, le=1)] = None,
-    min_disk: Annotated[float | None, Query(ge=0, le=1_000_000, allow_inf_nan=False)] = None,
-    disk_size: Annotated[float, Query(ge=8, le=10_000)] = 20,
-    verified_only: bool = False,
-) -> OfferQuery:
-    return OfferQuery(
-        gpu_name=gpu_name,
-        num_gpus=num_gpus,
-        min_gpu_ram_gb=min_gpu_ram,
-        max_price_hour_nano=None if max_price is None else nanousd(max_price),
-        min_reliability=min_reliability,
-        verified_only=verified_only,
-        countries=tuple(part.strip().upper() for part in region.split(",") if part.strip()) if region else (),
-        min_disk_gb=min_disk,
-        disk_gb=disk_size,
-    )
-
-
-async def _read_order(sort: Annotated[str, Query(max_length=100)] = "price_hour") -> list[tuple[str, bool]]:
-    orders = [(name.strip().removeprefix("-"), name.strip().startswith("-")) for name in sort.split(",")]
-    if any(name not in _SORTS for name, _ in orders):
-        detail = f"Sort by {', '.join(_SORTS)}; a minus sign for descending."
-        raise problems.InvalidRequest([problems.field_error("/query/sort", detail, "unknown-sort")])
-    return orders
+Asked = Annotated[tuple[OfferParameters, OfferQuery, Order], Depends(_read_query)]
 
 
 @router.get("/instances/offers", **permit("gpu.view"), responses=_REFUSALS)
 @router.get("/offers", **permit("gpu.view"), responses=_REFUSALS)
-async def list_offers(
-    request: Request,
-    caller: CallerDep,
-    query: Annotated[OfferQuery, Depends(_read_query)],
-    orders: Annotated[list[tuple[str, bool]], Depends(_read_order)],
-    limit: Annotated[int, Query(ge=1, le=100)] = 50,
-    page: Annotated[int, Query(ge=1, le=1000)] = 1,
-    cursor: Annotated[str | None, Query(pattern=r"^[0-9]{1,6}$")] = None,
-) -> OffersDocument:
-    """List what can be rented now, cheapest first; prices include a disk of `disk_size` GB."""
-    provider = request.app.state.providers[request.app.state.settings.provider]
+async def list_offers(request: Request, caller: CallerDep, asked: Asked) -> Response | OffersDocument:
+    """List what can be rented, from a cache that says its age; prices include `disk_size` GB of disk."""
+    wishes, query, order = asked
+    state = request.app.state
+    cursor = None if wishes.cursor is None else read_cursor(wishes.cursor, query, order)
     await caller.release()
-    found = await service.search(provider, query)
-    as_of = datetime.now(timezone.utc)
-    async with caller.reenter() as session:
-        listed = await service.remember(session, found, as_of)
-    for name, descending in reversed(orders):
-        listed.sort(key=_SORTS[name], reverse=descending)
-    first = int(cursor) if cursor is not None else (page - 1) * limit
-    shown = listed[first : first + limit]
-    return OffersDocument(
-        offers=[offer_document(entry, as_of) for entry in shown],
-        count=len(shown),
-        total=len(listed),
-        page=page,
-        next_cursor=str(first + limit) if first + limit < len(listed) else None,
-        as_of=as_of,
-        sources=[SourceDocument(provider=provider.name, status="ok", as_of=as_of)],
-    )
+    if cursor is not None:
+        sources, start = await service.same_sources(state.offers, cursor), cursor.start
+    else:
+        names = _parts(wishes.provider) or (state.settings.provider,)
+        sources = await service.first_sources(state.offers, names, query, wishes.max_age_seconds)
+        start = ((wishes.page or 1) - 1) * wishes.limit
+    found = service.choose(sources, query, order, start=start, limit=wishes.limit)
+    page = None if cursor is not None else wishes.page or 1
+    body = offers_json(found.shown, found.sources, total=found.total, page=page, cursor=found.next_cursor)
+    return Response(body, media_type="application/json")
+
+
+@router.get("/offers/{offer_id}", **permit("gpu.view"), responses=raises(OfferNotFound))
+async def show_offer(
+    request: Request,
+    offer_id: str,
+    caller: CallerDep,
+    disk_size: Annotated[float, Query(ge=8, le=10_000, description="GB of disk in each price.")] = 20,
+) -> KnownOfferDocument:
+    """Show one offer as it was last seen, with its prices of the last 24 hours."""
+    offer, as_of = await service.find_offer(caller.session, offer_id)
+    changes = await queries.price_changes(caller.session, offer_id, request.app.state.clock.now())
+    history = [_price(offer, change, disk_size) for change in changes]
+    shown = offer_document(Listed(offer_id, offer.with_disk(disk_size), as_of))
+    return KnownOfferDocument(**shown, price_history_24h=history)
+
+
+def _price(offer: Offer, change: tuple[datetime, int, int | None], disk_size: float) -> PriceDocument:
+    at, gpu, storage = change
+    then = replace(offer, gpu_hour_nano=gpu, price_hour_nano=gpu, storage_gb_month_nano=storage)
+    return PriceDocument(at=at, price_hour_usd=then.with_disk(disk_size).shown_price_nano / NANO)
+
+
+def _parts(text: str | None) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(part.strip() for part in (text or "").split(",") if part.strip()))
+
+
+def _crossed(wishes: OfferParameters) -> Iterable[dict[str, str]]:
+    """Name the parameters that contradict each other."""
+    for low, high in (("min_gpu_ram", "max_gpu_ram"), ("min_price", "max_price")):
+        least, most = getattr(wishes, low), getattr(wishes, high)
+        if least is not None and most is not None and least > most:
+            yield _wrong(low, f"Must not be more than {high}.", "min-over-max")
+    if wishes.cursor is not None and wishes.page is not None:
+        yield _wrong("page", "A cursor and a page exclude each other.", "excluded")
+
+
+def _countries(wishes: OfferParameters, wrong: list[dict[str, str]]) -> tuple[str, ...]:
+    """Return the countries that the region and the country leave over; those of both where both are given."""
+    sets: list[frozenset[str]] = []
+    for name, text, read in (("region", wishes.region, countries_in), ("country", wishes.country, _one_country)):
+        found = [read(part) for part in _parts(text)]
+        if None in found:
+            wrong.append(_wrong(name, _PLACES, "unknown-value"))
+        elif found:
+            sets.append(frozenset().union(*(part for part in found if part is not None)))
+    if not sets:
+        return ()
+    return tuple(sorted(frozenset.intersection(*sets))) or (_NOWHERE,)
+
+
+def _one_country(word: str) -> frozenset[str] | None:
+    code = country_of(word)
+    return None if code is None else frozenset({code})
+
+
+def _wrong(name: str, detail: str, code: str) -> dict[str, str]:
+    return problems.field_error(f"/query/{name}", detail, code)

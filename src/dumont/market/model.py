@@ -1,6 +1,6 @@
 """Offers as the product knows them, and what can go wrong between us and a marketplace."""
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import datetime
 from typing import Any
 
@@ -34,6 +34,9 @@ class KnownOffer(Base):
     machine_type: Mapped[str] = mapped_column(Text)
     document: Mapped[dict[str, Any]] = mapped_column(JSONB)
     as_of: Mapped[datetime]
+
+
+_FIELDS = frozenset(field.name for field in fields(Offer))
 
 
 class OfferNotFound(Problem):
@@ -117,6 +120,7 @@ def offer_to_json(offer: Offer) -> dict[str, Any]:
 
 
 def offer_from_json(document: dict[str, Any]) -> Offer:
-    """Read an offer back from plain JSON."""
+    """Read an offer back from plain JSON, also one that another version wrote."""
     until = document.get("available_until")
-    return Offer(**{**document, "available_until": datetime.fromisoformat(until) if until else None})
+    known = {name: value for name, value in document.items() if name in _FIELDS}
+    return Offer(**{**known, "available_until": datetime.fromisoformat(until) if until else None})

@@ -20,7 +20,8 @@ from dumont.providers.contract import (
     RateLimited,
     RentRequest,
 )
-from dumont.providers.geolocation import country_of
+from dumont.providers.fitting import checks, cuda_version, fits, machine_type_of
+from dumont.providers.geolocation import countries_in, country_of
 from dumont.providers.vast import VastProvider
 
 __all__ = [
@@ -43,5 +44,10 @@ __all__ = [
     "RateLimited",
     "RentRequest",
     "VastProvider",
+    "checks",
+    "countries_in",
     "country_of",
+    "cuda_version",
+    "fits",
+    "machine_type_of",
 ]

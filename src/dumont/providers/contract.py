@@ -2,10 +2,14 @@
 
 import builtins
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import Enum
 from typing import Protocol
+
+from dumont.core import NANO
+
+HOURS_IN_MONTH = 720
 
 
 class ProviderError(Exception):
@@ -71,23 +75,37 @@ class Capabilities:
     interruptible: bool
     attach_key_to_running: bool
     states_charges: bool
+    whole_market: bool = False
+    """Whether all offers may be asked for again and again, without coming too often."""
 
 
 @dataclass(frozen=True, slots=True)
 class OfferQuery:
     """What an offer must fulfil; `None`, `False` and `()` ask for nothing.
 
+    `gpu_name` is one exact name. `gpu_names` are several, of which one must match: as whole consecutive words of the
+    offer's name, or as the name itself where `gpu_exact`.
     Units: GB are 1000^3 bytes; prices are nano-dollars per hour, all GPUs and `disk_gb` included.
     """
 
     gpu_name: str | None = None
+    gpu_names: tuple[str, ...] = ()
+    gpu_exact: bool = False
     num_gpus: int | None = None
     min_gpu_ram_gb: float | None = None
+    max_gpu_ram_gb: float | None = None
+    min_cpu_cores: float | None = None
+    min_cpu_ram_gb: float | None = None
+    min_disk_gb: float | None = None
+    min_inet_down_mbps: float | None = None
+    min_inet_up_mbps: float | None = None
+    min_cuda: str | None = None
+    static_ip: bool | None = None
+    min_price_hour_nano: int | None = None
     max_price_hour_nano: int | None = None
     min_reliability: float | None = None
     verified_only: bool = False
     countries: tuple[str, ...] = ()
-    min_disk_gb: float | None = None
     disk_gb: float = 20
     machine_type: str = "on-demand"
     machine_id: str | None = None
@@ -131,6 +149,34 @@ class Offer:
     dlperf: float | None
     tflops: float | None
     available_until: datetime | None
+    inet_down_gb_nano: int | None = None
+    inet_up_gb_nano: int | None = None
+
+    @property
+    def gpu_ram_gb(self) -> int:
+        """Memory of one GPU as its maker states it, in whole GB."""
+        return round(self.gpu_memory_mib / 1024)
+
+    @property
+    def shown_price_nano(self) -> int:
+        """The price as people see it: to the micro-dollar, half to even."""
+        return round(self.price_hour_nano, -3)
+
+    @property
+    def performance_per_usd(self) -> float | None:
+        """The marketplace's benchmark for each dollar of an hour."""
+        price = self.shown_price_nano
+        return None if self.dlperf is None or price <= 0 else round(self.dlperf * NANO / price, 3)
+
+    def with_disk(self, gigabytes: float) -> "Offer":
+        """Return the offer with the price of that much disk; unchanged where the marketplace states no rate for disk.
+
+        Source: a month has 720 hours; total = GPU part + rate x GB / 720.
+        """
+        if self.storage_gb_month_nano is None:
+            return self
+        disk = round(self.storage_gb_month_nano * gigabytes / HOURS_IN_MONTH)
+        return replace(self, disk_hour_nano=disk, price_hour_nano=self.gpu_hour_nano + disk)
 
 
 class MachineState(str, Enum):
@@ -234,7 +280,10 @@ class Provider(Protocol):
         ...
 
     async def offers(self, query: OfferQuery) -> builtins.list[Offer]:
-        """Search the market, cheapest first; each filter is checked again on the reply and repeats are dropped."""
+        """Search the market, cheapest first; each filter is checked again on the reply and repeats are dropped.
+
+        Guarantees: fewer than `query.limit` are all that fit.
+        """
         ...
 
     async def rent(self, request: RentRequest) -> str:

@@ -1,5 +1,6 @@
 """Read the country out of the places that marketplaces write, such as "Texas, US"."""
 
+from dumont.providers.continents import CONTINENT_NAMES, CONTINENTS
 from dumont.providers.countries import COUNTRIES, OTHER_NAMES
 
 _REGION_TAGS = frozenset({"AF", "AN", "AS", "EU", "NA", "OC", "SA"})
@@ -23,6 +24,19 @@ def country_of(place: str | None) -> str | None:
     if last in COUNTRIES:
         return last
     return _NAMES.get(parts[-1].lower())
+
+
+def countries_in(region: str) -> frozenset[str] | None:
+    """Return the countries of a continent (name or code), or the one country that is named; None for anything else.
+
+    Guarantees: where a code names both, it is the continent: SA is South America and not Saudi Arabia.
+    """
+    word = " ".join(region.replace("_", " ").replace("-", " ").lower().split())
+    continent = CONTINENT_NAMES.get(word, word.upper())
+    if continent in CONTINENTS:
+        return CONTINENTS[continent]
+    country = word.upper() if word.upper() in COUNTRIES else _NAMES.get(region.strip().lower(), _NAMES.get(word))
+    return frozenset({country}) if country else None
 
 
 def _code_like(part: str) -> str | None:

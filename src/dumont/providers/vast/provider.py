@@ -36,10 +36,6 @@ class VastProvider:
     Guarantees: see Provider. `enforce_gaps` keeps Vast's minimum gaps within this process; a local server needs none.
     """
 
-    capabilities = Capabilities(
-        stop_keeps_disk=True, interruptible=True, attach_key_to_running=True, states_charges=True
-    )
-
     def __init__(
         self,
         name: str,
@@ -50,6 +46,13 @@ class VastProvider:
         enforce_gaps: bool = True,
     ) -> None:
         self.name = name
+        self.capabilities = Capabilities(
+            stop_keeps_disk=True,
+            interruptible=True,
+            attach_key_to_running=True,
+            states_charges=True,
+            whole_market=not enforce_gaps,
+        )
         self._doubt_delays = tuple(doubt_delays)
         self._client = VastClient(base_url, api_key, enforce_gaps=enforce_gaps)
 

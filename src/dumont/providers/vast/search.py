@@ -1,11 +1,27 @@
 """Search Vast's market beyond the one page that it answers, and believe only what fulfils the query."""
 
-from dumont.providers.contract import Offer, OfferQuery, ProviderUnreachable
+from dataclasses import dataclass, replace
+
+from dumont.providers.contract import HOURS_IN_MONTH, Offer, OfferQuery, ProviderUnreachable
+from dumont.providers.fitting import checks
 from dumont.providers.vast.client import VastClient
-from dumont.providers.vast.query import PAGE_ROWS, fulfils, search_body
+from dumont.providers.vast.query import PAGE_ROWS, search_body
 from dumont.providers.vast.translate import offer_from
 
-_MOST_PAGES = 20
+_DRY_PAGES = 2
+"""A marketplace that ignores our bounds sends the same page for ever."""
+
+
+@dataclass(frozen=True)
+class _Page:
+    """One reply: its usable offers, and whether it was as long as replies can be."""
+
+    offers: list[Offer]
+    rows: int
+
+    @property
+    def full(self) -> bool:
+        return self.rows >= PAGE_ROWS
 
 
 async def search(client: VastClient, query: OfferQuery, *, provider: str) -> list[Offer]:
@@ -13,34 +29,41 @@ async def search(client: VastClient, query: OfferQuery, *, provider: str) -> lis
 
     Guarantees: an empty answer is believed only when given twice.
     Source: Vast answers 64 rows at most, so the next page asks for prices from the last one on; offer numbers churn,
-    so a machine and its number of GPUs are the identity.
+    so a machine and its number of GPUs are the identity. A page that brings nothing new, because so many offers cost
+    the same, is passed over.
     """
-    found: dict[tuple[str, int], Offer] = {}
-    rows, junk = await _page(client, query, provider, None)
-    if not rows and not junk:
-        rows, junk = await _page(client, query, provider, None)
-    for _ in range(_MOST_PAGES):
-        before = len(found)
-        for offer in rows:
-            found.setdefault((offer.machine_id, offer.num_gpus), offer)
-        good = [offer for offer in found.values() if fulfils(offer, query)]
-        if len(rows) + junk < PAGE_ROWS or len(found) == before or len(good) >= query.limit:
+    wishes = checks(query)
+    seen: set[tuple[str, int]] = set()
+    good: list[Offer] = []
+    page = await _page(client, query, provider, None)
+    if not page.rows:
+        page = await _page(client, query, provider, None)
+    dry = 0
+    for _ in range(4 + 2 * query.limit // PAGE_ROWS):
+        fresh = {(offer.machine_id, offer.num_gpus): offer for offer in reversed(page.offers)}
+        fresh = {key: offer for key, offer in fresh.items() if key not in seen}
+        seen |= fresh.keys()
+        good += [offer for offer in fresh.values() if all(check(offer) for check in wishes)]
+        dry = 0 if fresh else dry + 1
+        if not page.full or not page.offers or dry > _DRY_PAGES or len(good) >= query.limit:
             break
-        rows, junk = await _page(client, query, provider, max(offer.price_hour_nano for offer in rows))
-    offers = [offer for offer in found.values() if fulfils(offer, query)]
-    return sorted(offers, key=lambda offer: (offer.price_hour_nano, offer.provider_offer_id))[: query.limit]
+        dearest = max(offer.price_hour_nano for offer in page.offers)
+        page = await _page(client, query, provider, dearest if fresh else dearest + 2)
+    return sorted(good, key=lambda offer: (offer.price_hour_nano, offer.provider_offer_id))[: query.limit]
 
 
-async def _page(
-    client: VastClient, query: OfferQuery, provider: str, from_price_nano: int | None
-) -> tuple[list[Offer], int]:
-    """Return one page's offers and how many junk rows were dropped from it."""
-    reply = await client.ask(
-        "search", "POST", "/api/v0/bundles/", body=search_body(query, from_price_nano=from_price_nano)
-    )
+async def _page(client: VastClient, query: OfferQuery, provider: str, from_price_nano: int | None) -> _Page:
+    body = search_body(query, from_price_nano=from_price_nano)
+    reply = await client.ask("search", "POST", "/api/v0/bundles/", body=body)
     rows = reply.get("offers") if isinstance(reply, dict) else None
     if not isinstance(rows, list):
         raise ProviderUnreachable("Vast.ai's answer holds no list of offers; the market is unknown.")
     offers = [offer_from(row, provider=provider) if isinstance(row, dict) else None for row in rows]
-    kept = [offer for offer in offers if offer is not None]
-    return kept, len(rows) - len(kept)
+    return _Page([_with_rate(offer, query.disk_gb) for offer in offers if offer is not None], len(rows))
+
+
+def _with_rate(offer: Offer, gigabytes: float) -> Offer:
+    """Take the rate of disk from the total that was asked for, where the offer states only that."""
+    if offer.storage_gb_month_nano is not None or gigabytes <= 0:
+        return offer
+    return replace(offer, storage_gb_month_nano=round(offer.disk_hour_nano * HOURS_IN_MONTH / gigabytes))

@@ -8,24 +8,27 @@ from dumont.core import nanousd
 from dumont.providers.contract import Account, Address, Charge, Machine, Offer
 from dumont.providers.geolocation import country_of
 from dumont.providers.vast.states import state_of
-from dumont.providers.vast.values import Row, finite, inner, moment, money, number, text, whole
+from dumont.providers.vast.values import Row, finite, inner, line, moment, money, number, text, whole
 
 _CHARGE_KINDS = {"gpu": "gpu", "disk": "disk", "bwd": "bandwidth", "bwu": "bandwidth"}
+
+_MOST_GPUS, _MOST_MIB, _MOST_NANO = 1024, 2**30, 10**15
+"""Beyond these a number is junk: no machine has so many GPUs, no GPU such memory, no hour costs a million."""
 
 
 def offer_from(row: Row, *, provider: str) -> Offer | None:
     """Return one offer, or None for a junk row: no id, no GPU, no memory, or no usable price."""
-    offer_id, machine, name = text(row, "ask_contract_id", "id"), text(row, "machine_id"), text(row, "gpu_name")
+    offer_id, machine, name = line(row, "ask_contract_id", "id"), line(row, "machine_id"), line(row, "gpu_name")
     gpus, memory = whole(row, "num_gpus"), whole(row, "gpu_ram")
     total = money(row, "dph_total")
     if offer_id is None or machine is None or name is None or gpus is None or memory is None or total is None:
         return None
-    if gpus < 1 or memory < 1 or total <= 0:
+    if not (1 <= gpus <= _MOST_GPUS and 1 <= memory <= _MOST_MIB and 0 < total <= _MOST_NANO):
         return None
     disk = money(row, "storage_total_cost")
     if disk is None:
         disk = money(inner(row, "search"), "diskHour")
-    gpu = money(row, "dph_base")
+    disk, gpu = _possible(disk), _possible(money(row, "dph_base"))
     return Offer(
         provider=provider,
         provider_offer_id=offer_id,
@@ -34,7 +37,7 @@ def offer_from(row: Row, *, provider: str) -> Offer | None:
         num_gpus=gpus,
         gpu_memory_mib=memory,
         price_hour_nano=total,
-        gpu_hour_nano=gpu if gpu is not None else total - (disk or 0),
+        gpu_hour_nano=gpu if gpu is not None else max(0, total - (disk or 0)),
         disk_hour_nano=disk if disk is not None else max(0, total - (gpu if gpu is not None else total)),
         machine_type="interruptible" if row.get("is_bid") is True else "on-demand",
         **_offer_hardware(row),
@@ -42,28 +45,30 @@ def offer_from(row: Row, *, provider: str) -> Offer | None:
 
 
 def _offer_hardware(row: Row) -> dict[str, Any]:
-    place = text(row, "geolocation")
-    memory, share = number(row, "cpu_ram"), number(row, "gpu_frac")
-    cores = number(row, "cpu_cores_effective") or _times(number(row, "cpu_cores"), share)
+    place = line(row, "geolocation")
+    memory, share = _amount(row, "cpu_ram"), _amount(row, "gpu_frac")
+    cores = _amount(row, "cpu_cores_effective") or _times(_amount(row, "cpu_cores"), share) or None
     return {
-        "host_id": text(row, "host_id"),
+        "host_id": line(row, "host_id"),
         "cpu_cores": cores,
-        "cpu_name": text(row, "cpu_name"),
-        "cpu_ram_gb": _times(_times(memory, share), 0.001),
-        "disk_gb": number(row, "disk_space"),
-        "inet_down_mbps": number(row, "inet_down"),
-        "inet_up_mbps": number(row, "inet_up"),
-        "storage_gb_month_nano": money(row, "storage_cost"),
+        "cpu_name": line(row, "cpu_name"),
+        "cpu_ram_gb": _rounded(_times(_times(memory, share), 0.001)) or None,
+        "disk_gb": _amount(row, "disk_space"),
+        "inet_down_mbps": _amount(row, "inet_down"),
+        "inet_up_mbps": _amount(row, "inet_up"),
+        "storage_gb_month_nano": _possible(money(row, "storage_cost")),
+        "inet_down_gb_nano": money(row, "inet_down_cost"),
+        "inet_up_gb_nano": money(row, "inet_up_cost"),
         "min_bid_hour_nano": money(row, "min_bid"),
         "geolocation": place,
         "country": country_of(place),
-        "reliability": number(row, "reliability", "reliability2"),
+        "reliability": _share(number(row, "reliability", "reliability2")),
         "verified": row.get("verification") == "verified",
         "static_ip": row.get("static_ip") is True,
-        "cuda_version": text(row, "cuda_max_good") or _short(number(row, "cuda_max_good")),
-        "driver_version": text(row, "driver_version"),
-        "dlperf": number(row, "dlperf"),
-        "tflops": number(row, "total_flops"),
+        "cuda_version": line(row, "cuda_max_good") or _short(number(row, "cuda_max_good")),
+        "driver_version": line(row, "driver_version"),
+        "dlperf": _amount(row, "dlperf"),
+        "tflops": _amount(row, "total_flops"),
         "available_until": moment(row, "end_date"),
     }
 
@@ -155,6 +160,23 @@ def _workspace_root(row: Row) -> str:
 
 def _times(value: float | None, factor: float | None) -> float | None:
     return None if value is None or factor is None else value * factor
+
+
+def _amount(row: Row, name: str) -> float | None:
+    found = number(row, name)
+    return None if found is None or found < 0 else found
+
+
+def _share(value: float | None) -> float | None:
+    return None if value is None or not 0 <= value <= 1 else value
+
+
+def _possible(nano: int | None) -> int | None:
+    return None if nano is None or nano > _MOST_NANO else nano
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)
 
 
 def _short(value: float | None) -> str | None:

@@ -25,6 +25,12 @@ def text(row: Row, *names: str) -> str | None:
     return None
 
 
+def line(row: Row, *names: str) -> str | None:
+    """Return the first of the named texts on one line, without signs that cannot be shown or stored."""
+    found = text(row, *names)
+    return None if found is None else " ".join("".join(s if s.isprintable() else " " for s in found).split()) or None
+
+
 def number(row: Row, *names: str) -> float | None:
     """Return the first of the named fields that holds a finite number."""
     for name in names:

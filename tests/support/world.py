@@ -69,7 +69,9 @@ class Stage:
         commonest = machines.most_common(1)[0][0]
         return sorted((o for o in found if o.gpu_name == commonest), key=lambda offer: offer.price_hour_nano)
 
-    async def begin_launch(self, offer: Offer | None = None, **wishes: Any) -> tuple[str, str]:
+    async def begin_launch(
+        self, offer: Offer | None = None, *, attempts: int = 3, minutes: float | None = None, **wishes: Any
+    ) -> tuple[str, str]:
         """Begin a launch as the API does and return the ids of instance and operation."""
         chosen = offer or (await self.offers())[0]
         terms: dict[str, Any] = {
@@ -88,8 +90,9 @@ class Stage:
                 user_id=self.person.user_id,
                 offer=chosen,
                 wishes=terms,
-                start_timeout_minutes=self.settings.start_timeout_minutes,
+                start_timeout_minutes=minutes or self.settings.start_timeout_minutes,
                 now=self.world.clock.now(),
+                attempts=attempts,
             )
             return instance.id, operation.id
 

@@ -126,13 +126,55 @@ async def destroy(stage: Stage, case: Case) -> str:
         return begun.id
 
 
+async def pause(stage: Stage, case: Case) -> str:
+    """Begin to pause as the API does."""
+    async with stage.world.session(stage.person.team_id) as session:
+        instance = await find_instance(session, case.instance_id, lock=True)
+        begun = await instances.pause(session, instance, user_id=stage.person.user_id)
+        assert begun is not None
+        return begun.id
+
+
+async def resume(stage: Stage, case: Case, wait_minutes: float = 0.5) -> str:
+    """Begin to resume as the API does."""
+    async with stage.world.session(stage.person.team_id) as session:
+        instance = await find_instance(session, case.instance_id, lock=True)
+        begun = await instances.resume(
+            session,
+            instance,
+            wait_minutes=wait_minutes,
+            start_timeout_minutes=stage.settings.start_timeout_minutes,
+            user_id=stage.person.user_id,
+        )
+        assert begun is not None
+        return begun.id
+
+
+async def reboot(stage: Stage, case: Case) -> str:
+    """Begin to reboot as the API does."""
+    async with stage.world.session(stage.person.team_id) as session:
+        instance = await find_instance(session, case.instance_id, lock=True)
+        minutes = stage.settings.start_timeout_minutes
+        begun = await instances.reboot(session, instance, start_timeout_minutes=minutes, user_id=stage.person.user_id)
+        return begun.id
+
+
 async def running(stage: Stage, case: Case | None) -> Case:
     """A running instance with its files."""
     if case is None:
         return await new_instance(stage)
-    instance = await stage.instance(case.instance_id)
-    if instance.status == "hibernated":
-        done = await Trial(stage, await wake(stage, case)).run()
+    begin = {"hibernated": wake, "paused": resume}.get((await stage.instance(case.instance_id)).status)
+    if begin is not None:
+        done = await Trial(stage, await begin(stage, case)).run()
+        assert done.status == "succeeded", done.problem
+    return case
+
+
+async def paused(stage: Stage, case: Case | None) -> Case:
+    """A paused instance."""
+    case = await running(stage, case) if case is None else case
+    if (await stage.instance(case.instance_id)).status == "running":
+        done = await Trial(stage, await pause(stage, case)).run()
         assert done.status == "succeeded", done.problem
     return case
 
@@ -191,6 +233,18 @@ async def check_asleep(stage: Stage, case: Case, *, keeps: bool | None = None) -
     return instance
 
 
+async def check_paused(stage: Stage, case: Case) -> Instance:
+    """Paused on its one machine, whose disk is kept with every file and whose processes are all gone."""
+    instance = await stage.instance(case.instance_id)
+    assert instance.status == "paused", (instance.status, instance.status_detail)
+    bills = await stage.bills(case.instance_id)
+    assert (bills.running, len(bills.billed)) == (set(), 1), bills
+    machine = (await stage.rental(case.instance_id)).provider_machine_id
+    assert stage.sandbox.processes(int(machine or 0)) == []
+    assert tree_digest(await workspace(stage, case.instance_id)) == case.digest, "the workspace has changed"
+    return instance
+
+
 async def _launch_ready(stage: Stage, case: Case | None) -> Case:
     return Case("")
 
@@ -227,6 +281,24 @@ async def _hibernate_failed(stage: Stage, case: Case, operation: Operation) -> N
     await check_running(stage, case)
     states = await stage.rows("SELECT status FROM snapshot WHERE operation_id = %s", operation.id)
     assert ("creating",) not in states
+
+
+async def _paused(stage: Stage, case: Case) -> None:
+    await check_paused(stage, case)
+
+
+async def _running(stage: Stage, case: Case) -> None:
+    await check_running(stage, case)
+
+
+async def _running_or_paused(stage: Stage, case: Case, operation: Operation) -> None:
+    """Running as before, or paused where the machine had stopped already or did not come up: never in between."""
+    status = (await stage.instance(case.instance_id)).status
+    await (check_paused if status == "paused" else check_running)(stage, case)
+
+
+async def _paused_again(stage: Stage, case: Case, operation: Operation) -> None:
+    await check_paused(stage, case)
 
 
 async def _woken(stage: Stage, case: Case) -> None:
@@ -299,6 +371,9 @@ SCENARIOS = (
         "stop",
     ),
     Scenario("wake", "hibernation.wake", kept, wake, _woken, _wake_failed, "compare kept disk"),
+    Scenario("pause", "instances.pause", running, pause, _paused, _running_or_paused, "stop"),
+    Scenario("resume", "instances.resume", paused, resume, _running, _paused_again, "boot"),
+    Scenario("reboot", "instances.reboot", running, reboot, _running, _running_or_paused, "boot"),
     Scenario("wake-elsewhere", "hibernation.wake", kept, _wake_elsewhere, _woken, _wake_failed, "restore"),
     Scenario("stop-unasked", "instances.stop_unasked", kept, _started_outside, _sleeps_kept, _not_stopped, "stop"),
 )

@@ -149,6 +149,10 @@ class Run:
         self._tell("operation.progress", entry)
         await self._write()
 
+    def note(self, step: str, detail: str) -> None:
+        """Say something to people about a step; it is shown when the step next changes."""
+        self._entry(step).update(detail=detail)
+
     def percent(self) -> int:
         """How much of the planned work is done, 0..99, never falling; 100 is said only by success."""
         parts = [_share(entry) for entry in self.steps if not entry["name"].startswith("undo ")]

@@ -1,19 +1,22 @@
 """The routes of hibernation: put to sleep, wake, show."""
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from fastapi import Request
+from fastapi import Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from dumont.core import nanousd
 from dumont.hibernation import service
 from dumont.http import CallerDep, Router, permit, problems, raises
-from dumont.instances import InstanceDocument, InstanceNotFound, OperationInProgress, Status, read_instance, show
+from dumont.instances import InstanceDocument, InstanceNotFound, OperationInProgress, Status, read_instance, show_begun
 from dumont.market import OfferNotFound, known_offer
 from dumont.snapshots import SnapshotIncomplete, get_snapshot
 
 router = Router(prefix="/api/v1/instances", tags=["hibernation"])
+_DONE: dict[int | str, dict[str, Any]] = {
+    200: {"model": InstanceDocument, "description": "It was so already; nothing was begun."}
+}
 
 
 class HibernateBody(BaseModel):
@@ -50,32 +53,35 @@ class HibernationDocument(BaseModel):
     "/{instance_id}/hibernate",
     status_code=202,
     **permit("gpu.provision"),
-    responses=raises(InstanceNotFound, problems.WrongState, OperationInProgress),
+    responses={**raises(InstanceNotFound, problems.WrongState, OperationInProgress), **_DONE},
 )
 async def hibernate_instance(
-    request: Request, instance_id: str, caller: CallerDep, body: HibernateBody | None = None
+    request: Request, response: Response, instance_id: str, caller: CallerDep, body: HibernateBody | None = None
 ) -> InstanceDocument:
     """Save the workspace, verify the copy and stop the machine."""
     instance = await read_instance(caller.session, instance_id, lock=True)
     then = (body or HibernateBody()).then
-    await service.hibernate(caller.session, instance, then=then, user_id=caller.user_id)
-    return await show(caller.session, instance, request)
+    begun = await service.hibernate(caller.session, instance, then=then, user_id=caller.user_id)
+    return await show_begun(caller.session, instance, request, response, begun)
 
 
 @router.post(
     "/{instance_id}/wake",
     status_code=202,
     **permit("gpu.provision"),
-    responses=raises(InstanceNotFound, OfferNotFound, problems.WrongState, OperationInProgress, SnapshotIncomplete),
+    responses={
+        **raises(InstanceNotFound, OfferNotFound, problems.WrongState, OperationInProgress, SnapshotIncomplete),
+        **_DONE,
+    },
 )
 async def wake_instance(
-    request: Request, instance_id: str, caller: CallerDep, body: WakeBody | None = None
+    request: Request, response: Response, instance_id: str, caller: CallerDep, body: WakeBody | None = None
 ) -> InstanceDocument:
     """Bring a hibernated instance back under the same id."""
     wishes = body or WakeBody()
     instance = await read_instance(caller.session, instance_id, lock=True)
     offer = await known_offer(caller.session, wishes.offer_id) if wishes.offer_id else None
-    await service.wake(
+    begun = await service.wake(
         caller.session,
         instance,
         offer=offer,
@@ -85,7 +91,7 @@ async def wake_instance(
         start_timeout_minutes=request.app.state.settings.start_timeout_minutes,
         user_id=caller.user_id,
     )
-    return await show(caller.session, instance, request)
+    return await show_begun(caller.session, instance, request, response, begun)
 
 
 @router.get("/{instance_id}/hibernation", **permit("gpu.view"), responses=raises(InstanceNotFound))

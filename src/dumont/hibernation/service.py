@@ -7,7 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from dumont.durable import Operation
 from dumont.http import problems
-from dumont.instances import Instance, Status, move, start_operation
+from dumont.instances import Instance, Status, expect, move, same_again, start_operation
 from dumont.market import offer_to_json
 from dumont.providers import Offer
 from dumont.snapshots import SnapshotIncomplete, get_snapshot
@@ -22,7 +22,10 @@ async def hibernate(session: AsyncSession, instance: Instance, *, then: str, use
     """
     if instance.status == Status.HIBERNATED:
         return None
-    _expect(instance, Status.RUNNING)
+    again = await same_again(session, instance, Status.HIBERNATING, "hibernate")
+    if again is not None:
+        return again
+    expect(instance, Status.RUNNING)
     operation = await start_operation(
         session,
         instance,
@@ -54,6 +57,9 @@ async def wake(
     """
     if instance.status == Status.RUNNING:
         return None
+    again = await same_again(session, instance, Status.WAKING, "wake")
+    if again is not None:
+        return again
     _expect_saved(instance)
     elsewhere = elsewhere or offer is not None or instance.rental_id is None
     snapshot = await get_snapshot(session, instance.last_snapshot_id or "")
@@ -100,13 +106,7 @@ def refuse_loss(unsaved: list[str], *, disk_newer: bool) -> None:
 
 
 def _expect_saved(instance: Instance) -> None:
-    _expect(instance, Status.HIBERNATED, Status.INTERRUPTED, Status.OFFLINE)
+    expect(instance, Status.HIBERNATED, Status.INTERRUPTED, Status.OFFLINE)
     if instance.last_snapshot_id is None:
         detail = f"The instance is {instance.status} and has no snapshot to wake from. Wait for its machine."
         raise problems.WrongState(instance.status, [Status.HIBERNATED.value], detail)
-
-
-def _expect(instance: Instance, *statuses: Status) -> None:
-    if instance.status not in statuses:
-        allowed = [status.value for status in statuses]
-        raise problems.WrongState(instance.status, allowed, f"The instance is {instance.status}.")

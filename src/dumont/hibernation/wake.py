@@ -20,14 +20,12 @@ from dumont.hibernation.service import refuse_loss
 from dumont.instances import (
     PATIENT,
     Held,
-    HostLost,
     Rental,
     Status,
     Wish,
     World,
     acquire,
     boot,
-    close_spans,
     drop_link,
     explain_remote,
     find_instance,
@@ -37,7 +35,7 @@ from dumont.instances import (
     named,
     release,
     start,
-    stop,
+    stop_again,
     take_machine,
     wish_of,
 )
@@ -89,7 +87,7 @@ async def _resume(run: Run, world: World, facts: dict[str, Any], bring_back: Any
             "start kept machine",
             partial(start, run, world, rental_id),
             retry=PATIENT,
-            undo=partial(_stop_again, run, world, rental_id),
+            undo=partial(stop_again, run, world, rental_id),
         )
         await run.call("boot kept machine", partial(boot, run, world, rental_id, facts["public_keys"]))
         found = await run.call("compare kept disk", partial(_compare, run, world, rental_id, facts))
@@ -102,15 +100,6 @@ async def _resume(run: Run, world: World, facts: dict[str, Any], bring_back: Any
             refuse_loss(facts["unsaved"], disk_newer=facts["disk_newer"])
         return None, {}
     return rental_id, found
-
-
-async def _stop_again(run: Run, world: World, rental_id: str) -> dict[str, Any]:
-    try:
-        return await stop(run, world, rental_id)
-    except HostLost as problem:
-        async with world.session(run.team_id) as session:
-            await close_spans(session, rental_id, ["gpu"], world.clock.now())
-        return {"stopped": False, "problem": problem.detail}
 
 
 async def _facts(run: Run, session: AsyncSession) -> dict[str, Any]:

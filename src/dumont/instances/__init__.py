@@ -1,10 +1,10 @@
 """Rented machines from launch to destruction, under ids that outlive the machines."""
 
 from dumont.instances.acquire import PATIENT, Wish, acquire, named
-from dumont.instances.api import read_instance, router, show
+from dumont.instances.api import read_instance, router, show_begun
 from dumont.instances.documents import InstanceDocument
 from dumont.instances.losses import Losses
-from dumont.instances.machines import boot, start, stop
+from dumont.instances.machines import boot, start, stop, stop_again
 from dumont.instances.model import (
     HostLost,
     Instance,
@@ -14,9 +14,12 @@ from dumont.instances.model import (
     SshUnreachable,
     Status,
 )
-from dumont.instances.queries import close_spans, get_rental, rentals_of
+from dumont.instances.power import pause as pause_workflow
+from dumont.instances.power import reboot as reboot_workflow
+from dumont.instances.power import resume as resume_workflow
+from dumont.instances.queries import get_rental, rentals_of
 from dumont.instances.release import release
-from dumont.instances.service import find_instance, move
+from dumont.instances.service import expect, find_instance, move, same_again
 from dumont.instances.service import start as start_operation
 from dumont.instances.shell import drop_link, explain_remote, hold_link
 from dumont.instances.sweeps import Sweep, begin_stopping, finish_destroying
@@ -43,8 +46,8 @@ __all__ = [
     "acquire",
     "begin_stopping",
     "boot",
-    "close_spans",
     "drop_link",
+    "expect",
     "explain_remote",
     "find_instance",
     "finish_destroying",
@@ -53,14 +56,19 @@ __all__ = [
     "keep_watch",
     "move",
     "named",
+    "pause_workflow",
     "read_instance",
+    "reboot_workflow",
     "release",
     "rentals_of",
+    "resume_workflow",
     "router",
-    "show",
+    "same_again",
+    "show_begun",
     "start",
     "start_operation",
     "stop",
+    "stop_again",
     "take_machine",
     "wish_of",
 ]

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from dumont.core import Problem, new_id
+from dumont.core import Problem, money_document, new_id
 from dumont.durable import Retry, Run
 from dumont.identity import ssh_keys_of
 from dumont.instances.machines import boot
@@ -15,19 +15,28 @@ from dumont.instances.model import Rental
 from dumont.instances.release import release
 from dumont.instances.renting import rent
 from dumont.instances.world import World
-from dumont.market import ProviderDown, best_like, offer_from_json, offer_to_json
+from dumont.market import NoMatchingOffer, ProviderDown, best_like, offer_from_json, offer_to_json
 
 SAME_AGAIN = "rent-in-doubt"
 ELSEWHERE = frozenset(
-    {"offer-gone", "creation-timeout", "ssh-unreachable", "host-lost", "provider-refused", "no-capacity"}
+    {
+        *("offer-gone", "price-moved", "creation-timeout", "ssh-unreachable", "host-lost"),
+        *("provider-refused", "no-capacity"),
+    }
 )
+"""Problems of one machine, after which another one may do."""
 PATIENT = Retry(on=(ProviderDown,), for_seconds=120.0)
 Prepare = Callable[[str, int], Awaitable[None]]
 
 
 @dataclass
 class Wish:
-    """What to rent and how hard to try. `elsewhere` allows other machines with the same GPUs when one fails."""
+    """What to rent and how hard to try. `elsewhere` allows other machines with the same GPUs when one fails.
+
+    At most `machines` are tried, in `attempts`, which also count answers that were lost.
+    `retry_price_hour_nano` is the most that another machine may cost where `max_price_hour_nano` sets no limit.
+    `tried` collects what was tried in vain: machine, price, and the problem.
+    """
 
     offer: dict[str, Any]
     image: str
@@ -36,9 +45,20 @@ class Wish:
     onstart_cmd: str | None
     max_price_hour_nano: int | None
     requested_by: str
+    ports: list[int] = field(default_factory=list)
+    bid_hour_nano: int | None = None
+    start_timeout_minutes: float | None = None
     attempts: int = 3
+    machines: int = 3
     elsewhere: bool = False
+    retry_price_hour_nano: int | None = None
     avoid: list[str] = field(default_factory=list)
+    tried: list[dict[str, Any]] = field(default_factory=list)
+
+    def goes_on_after(self, code: str) -> bool:
+        """Whether there is another attempt after this problem: on the same machine, or on another that is allowed."""
+        machines = 1 + sum(1 for entry in self.tried if entry["code"] != SAME_AGAIN)
+        return code == SAME_AGAIN or (self.elsewhere and code in ELSEWHERE and machines < self.machines)
 
     def terms(self) -> dict[str, Any]:
         """The part of the wish that does not depend on the machine."""
@@ -48,6 +68,8 @@ class Wish:
             "env": self.env,
             "onstart_cmd": self.onstart_cmd,
             "max_price_hour_nano": self.max_price_hour_nano,
+            "ports": self.ports,
+            "bid_hour_nano": self.bid_hour_nano,
         }
 
 
@@ -55,8 +77,8 @@ async def acquire(run: Run, world: World, wish: Wish, prepare: Prepare) -> str:
     """Rent, boot and prepare a machine, over several attempts, and return the rental that holds it.
 
     Guarantees: every attempt has its own row and label before the provider is asked; an attempt that failed has been
-    given back and seen gone before the next begins; what is left is undone when the workflow fails.
-    Errors: the last attempt's problem.
+    given back and seen gone before the next begins; what is left is undone when the workflow fails. Steps say which
+    machine failed and why. Errors: the last attempt's problem.
     """
     offer, avoid = wish.offer, list(wish.avoid)
     for attempt in range(1, wish.attempts + 1):
@@ -67,15 +89,54 @@ async def acquire(run: Run, world: World, wish: Wish, prepare: Prepare) -> str:
             await prepare(rental_id, attempt)
             return str(rental_id)
         except Problem as problem:
-            again = problem.code == SAME_AGAIN or (wish.elsewhere and problem.code in ELSEWHERE)
-            if attempt == wish.attempts or not again:
+            if attempt == wish.attempts or not wish.goes_on_after(problem.code):
                 raise
-            reason = problem.code
-        await run.call(named("give back", attempt), partial(release, run, world, rental_id, reason), retry=PATIENT)
-        if reason != SAME_AGAIN:
-            avoid.append(offer["machine_id"])
-            offer = await run.call(named("search again", attempt), partial(_other, world, wish, offer, avoid))
+            failed = problem
+        offer = await _next(run, world, wish, offer, rental_id, attempt, failed, avoid)
     raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+async def _next(
+    run: Run,
+    world: World,
+    wish: Wish,
+    offer: dict[str, Any],
+    rental_id: str,
+    attempt: int,
+    failed: Problem,
+    avoid: list[str],
+) -> dict[str, Any]:
+    """Give back the machine that failed and choose the next offer: the same one after a lost answer.
+
+    Errors: `failed`, where no other machine fits.
+    """
+    said = f"{_shown(offer)} failed: {failed.detail}"
+    give_back = named("give back", attempt)
+    run.note(give_back, said)
+    await run.call(give_back, partial(release, run, world, rental_id, failed.code), retry=PATIENT)
+    wish.tried.append(
+        {
+            "rental_id": rental_id,
+            "provider": offer["provider"],
+            "machine_id": offer["machine_id"],
+            "price_hour": money_document(offer["price_hour_nano"]),
+            "code": failed.code,
+            "detail": failed.detail,
+        }
+    )
+    if failed.code == SAME_AGAIN:
+        return offer
+    avoid.append(offer["machine_id"])
+    step = named("search again", attempt)
+    found = await run.call(step, partial(_other, run, step, world, wish, avoid), retry=PATIENT)
+    if found is None:
+        raise failed
+    return dict(found)
+
+
+def _shown(offer: dict[str, Any]) -> str:
+    price = money_document(offer["price_hour_nano"])
+    return f"{offer['num_gpus']} x {offer['gpu_name']} on machine {offer['machine_id']} at {price['amount']} USD/h"
 
 
 def named(step: str, attempt: int) -> str:
@@ -85,13 +146,22 @@ def named(step: str, attempt: int) -> str:
 
 async def _attempt(run: Run, world: World, wish: Wish, intent: dict[str, Any], attempt: int) -> None:
     rental_id = intent["rental_id"]
-    await run.call(
+    rented = await run.call(
         named("rent", attempt),
         partial(rent, run, world, rental_id, wish.terms()),
         retry=PATIENT,
         undo=partial(release, run, world, rental_id, "the operation was undone"),
     )
-    await run.call(named("boot", attempt), partial(boot, run, world, rental_id, intent["public_keys"]))
+    up = partial(
+        boot,
+        run,
+        world,
+        rental_id,
+        intent["public_keys"],
+        minutes=wish.start_timeout_minutes,
+        highest_hour_nano=rented.get("highest_hour_nano"),
+    )
+    await run.call(named("boot", attempt), up)
 
 
 async def _intend(
@@ -115,13 +185,19 @@ async def _intend(
     return {"rental_id": rental.id, "label": rental.label, "public_keys": list(keys)}
 
 
-async def _other(world: World, wish: Wish, offer: dict[str, Any], avoid: list[str]) -> dict[str, Any]:
-    provider = world.provider(offer["provider"])
-    found = await best_like(
-        provider,
-        offer_from_json(offer),
-        disk_gb=wish.disk_gb,
-        max_price_hour_nano=wish.max_price_hour_nano,
-        avoid=avoid,
-    )
+async def _other(run: Run, step: str, world: World, wish: Wish, avoid: list[str]) -> dict[str, Any] | None:
+    """Find the next best machine like the one first wished for; None where nothing fits."""
+    limits = (wish.max_price_hour_nano, wish.retry_price_hour_nano)
+    try:
+        found = await best_like(
+            world.provider(wish.offer["provider"]),
+            offer_from_json(wish.offer),
+            disk_gb=wish.disk_gb,
+            max_price_hour_nano=next((limit for limit in limits if limit is not None), None),
+            avoid=avoid,
+        )
+    except NoMatchingOffer as problem:
+        run.note(step, problem.detail)
+        return None
+    run.note(step, f"Next is {_shown(offer_to_json(found))}.")
     return offer_to_json(found)

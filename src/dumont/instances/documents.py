@@ -14,6 +14,13 @@ from dumont.http import MoneyDocument, money
 from dumont.instances.model import Rental, Status
 
 
+class PortDocument(BaseModel):
+    """Where a port of the machine can be reached from outside."""
+
+    host: str
+    port: int
+
+
 class InstanceDocument(BaseModel):
     """An instance with its machine, if it has one; `ssh_host` and `ssh_port` only while it can be used."""
 
@@ -28,16 +35,24 @@ class InstanceDocument(BaseModel):
     disk_size_gb: float
     env_names: list[str] = Field(description="Names alone: values may be secrets and are never shown.")
     label: str | None
+    labels: dict[str, str]
     protected: bool
+    machine_type: str
+    bid_hour: MoneyDocument | None = Field(description="What is bid for the GPUs of an interruptible machine.")
     price_hour: MoneyDocument
     max_price_hour: MoneyDocument | None
+    paused_cost_hour: MoneyDocument | None = Field(description="What the disk of its machine costs in every state.")
     cost_to_date: MoneyDocument
+    cpu_cores: float | None
+    cpu_ram: float | None = Field(description="GB that come with the offer.")
     workspace_id: str
     last_snapshot_id: str | None
     operation_id: str | None = Field(description="The operation that runs on it now.")
     version: int
     created_at: datetime
     started_at: datetime | None
+    uptime_seconds: int | None
+    paused_at: datetime | None
     hibernated_at: datetime | None
     destroyed_at: datetime | None
     provider_machine_id: str | None
@@ -48,6 +63,9 @@ class InstanceDocument(BaseModel):
     machine_kept: bool
     ssh_host: str | None
     ssh_port: int | None
+    host_key_fingerprint: str | None
+    public_ipaddr: str | None
+    ports: dict[str, PortDocument] | None = Field(description="Open ports beside SSH's, as `8080/tcp`, while it runs.")
 
 
 class InstancesDocument(BaseModel):
@@ -57,6 +75,21 @@ class InstancesDocument(BaseModel):
     count: int
     total: int | None
     next_cursor: str | None
+
+
+class LogLine(BaseModel):
+    """One line of a log; when it was written, where the provider says so."""
+
+    at: datetime | None
+    text: str
+
+
+class LogsDocument(BaseModel):
+    """The last lines of a log, oldest first; `truncated` where there may be earlier ones."""
+
+    lines: list[LogLine]
+    source: Literal["container"]
+    truncated: bool
 
 
 class MachineDocument(BaseModel):
@@ -103,9 +136,9 @@ class SshDocument(BaseModel):
 
 
 _SHOWN_AS_IT_IS = (
-    *("id", "status", "status_detail", "provider", "gpu_name", "num_gpus", "gpu_memory_mib", "image", "label"),
-    *("protected", "workspace_id", "last_snapshot_id", "version", "operation_id"),
-    *("created_at", "started_at", "hibernated_at", "destroyed_at"),
+    *("id", "status", "status_detail", "provider", "gpu_name", "num_gpus", "gpu_memory_mib", "image", "labels"),
+    *("protected", "machine_type", "workspace_id", "last_snapshot_id", "version", "operation_id"),
+    *("created_at", "started_at", "uptime_seconds", "paused_at", "hibernated_at", "destroyed_at"),
     *("provider_machine_id", "machine_id", "geolocation", "country", "workspace_root"),
 )
 
@@ -113,19 +146,31 @@ _SHOWN_AS_IT_IS = (
 def instance_document(row: Row[Any]) -> InstanceDocument:
     """Show an instance with its machine, if it has one, and what it has cost so far: a row of `queries.shown`."""
     found = row._mapping
-    limit = found["max_price_hour_nano"]
-    address = found["address"] if found["status"] == Status.RUNNING else None
+    runs, offer = found["status"] == Status.RUNNING, found["offer"] or {}
+    address = found["address"] if runs else None
     return InstanceDocument(
         **{name: found[name] for name in _SHOWN_AS_IT_IS},
+        label=found["label"] or None,
         env_names=sorted(found["env"]),
         disk_size_gb=found["disk_gb"],
         price_hour=money(found["price_hour_nano"]),
-        max_price_hour=None if limit is None else money(limit),
+        max_price_hour=_money(found["max_price_hour_nano"]),
+        bid_hour=_money(found["bid_hour_nano"]),
+        paused_cost_hour=_money(offer.get("disk_hour_nano")),
+        cpu_cores=offer.get("cpu_cores"),
+        cpu_ram=offer.get("cpu_ram_gb"),
         cost_to_date=money(found["cost_nano"] or 0),
         machine_kept=found["rental_id"] is not None and found["status"] == Status.HIBERNATED,
         ssh_host=address["host"] if address else None,
         ssh_port=address["port"] if address else None,
+        host_key_fingerprint=fingerprint(found["host_key"]) if runs else None,
+        public_ipaddr=found["public_ip"] if runs else None,
+        ports=found["ports"] if runs else None,
     )
+
+
+def _money(nano: int | None) -> MoneyDocument | None:
+    return None if nano is None else money(nano)
 
 
 def machine_document(rental: Rental, costs: dict[str, int]) -> MachineDocument:

@@ -13,18 +13,37 @@ import structlog
 from dumont.durable import Run
 from dumont.instances import queries
 from dumont.instances.model import CreationTimeout, HostLost, Rental
+from dumont.instances.renting import too_dear
 from dumont.instances.shell import knock
 from dumont.instances.world import Patience, World
-from dumont.market import ProviderSaidNo, explain, offer_from_json
-from dumont.providers import Machine, MachineAbsent, MachineState, NoCapacity, Provider, ProviderError
+from dumont.market import NoCapacityNow, ProviderSaidNo, explain, offer_from_json
+from dumont.providers import (
+    Machine,
+    MachineAbsent,
+    MachineState,
+    NoCapacity,
+    Provider,
+    ProviderError,
+    ProviderUnreachable,
+)
 
 log = structlog.get_logger()
 
 
-async def boot(run: Run, world: World, rental_id: str, public_keys: list[str]) -> dict[str, Any]:
-    """Wait until the machine answers on SSH, pin its host key, and write down how to reach it.
+async def boot(
+    run: Run,
+    world: World,
+    rental_id: str,
+    public_keys: list[str],
+    *,
+    minutes: float | None = None,
+    highest_hour_nano: int | None = None,
+) -> dict[str, Any]:
+    """Wait until the machine answers on SSH, pin its host key, and write down how to reach it and what it costs.
 
-    Errors: CreationTimeout, HostLost, ProviderSaidNo (the machine failed to start).
+    Units: `minutes` of real time, the installation's setting where not given.
+    Errors: CreationTimeout, HostLost, ProviderSaidNo (the machine failed to start), PriceMoved where the machine says
+    that it costs more than `highest_hour_nano`.
     """
     async with world.session(run.team_id) as session:
         rental = await queries.get_rental(session, rental_id)
@@ -32,18 +51,43 @@ async def boot(run: Run, world: World, rental_id: str, public_keys: list[str]) -
     patience = world.patience_with(rental.provider)
     started = time.monotonic()
     watch = _Watch(patience.lost_seconds, patience.doubt_seconds, started)
-    keys_given = False
-    while time.monotonic() - started < world.settings.start_timeout_minutes * 60:
+    keys_given = counted = False
+    most = world.settings.start_timeout_minutes if minutes is None else minutes
+    while time.monotonic() - started < most * 60:
         await run.check()
         machine = await watch.look(provider, rental.provider_machine_id or "")
+        if machine is not None:
+            _check_price(machine, highest_hour_nano)
         if machine is not None and machine.state is MachineState.RUNNING and machine.addresses:
+            counted = counted or await _runs(run, world, rental, machine)
             keys_given = keys_given or await _give_keys(provider, machine.id, [world.ssh.public_key, *public_keys])
             login = await knock(world, machine.addresses, rental.host_key)
             if login is not None:
                 return await _up(run, world, rental, machine, login)
         await asyncio.sleep(patience.poll_seconds)
-    minutes = world.settings.start_timeout_minutes
-    raise CreationTimeout(f"The machine did not answer on SSH within {minutes:g} minutes and was given back.")
+    raise CreationTimeout(f"The machine did not answer on SSH within {most:g} minutes.")
+
+
+def _check_price(machine: Machine, highest_hour_nano: int | None) -> None:
+    """Refuse a machine that costs more than its offer said. Errors: PriceMoved."""
+    price = machine.price_hour_nano
+    if price is not None and highest_hour_nano is not None and price > highest_hour_nano:
+        raise too_dear(price, highest_hour_nano)
+
+
+async def _runs(run: Run, world: World, rental: Rental, machine: Machine) -> bool:
+    """Begin to count the GPU: it costs from the moment at which the machine runs, whether it lets us in or not."""
+    offer = offer_from_json(rental.offer)
+    async with world.session(run.team_id) as session:
+        await queries.open_span(
+            session,
+            team_id=run.team_id,
+            rental_id=rental.id,
+            kind="gpu",
+            rate_hour_nano=machine.gpu_hour_nano if machine.gpu_hour_nano is not None else offer.gpu_hour_nano,
+            at=world.clock.now(),
+        )
+    return True
 
 
 async def _give_keys(provider: Provider, machine_id: str, public_keys: list[str]) -> bool:
@@ -91,7 +135,7 @@ class _Watch:
 
 
 async def _up(run: Run, world: World, rental: Rental, machine: Machine, login: dict[str, Any]) -> dict[str, Any]:
-    offer = offer_from_json(rental.offer)
+    stated = {name: getattr(machine, name) for name in ("price_hour_nano", "gpu_hour_nano", "disk_hour_nano")}
     async with world.session(run.team_id) as session:
         await queries.change_rental(
             session,
@@ -101,16 +145,15 @@ async def _up(run: Run, world: World, rental: Rental, machine: Machine, login: d
             workspace_root=machine.workspace_root,
             geolocation=machine.geolocation,
             country=machine.country,
+            public_ip=machine.public_ip,
+            ports={name: {"host": at.host, "port": at.port} for name, at in machine.ports.items()},
+            offer={**rental.offer, **{name: nano for name, nano in stated.items() if nano is not None}},
         )
-        await queries.open_span(
-            session,
-            team_id=run.team_id,
-            rental_id=rental.id,
-            kind="gpu",
-            rate_hour_nano=machine.gpu_hour_nano if machine.gpu_hour_nano is not None else offer.gpu_hour_nano,
-            at=world.clock.now(),
-        )
-    return {"rental_id": rental.id, "price_hour_nano": machine.price_hour_nano or offer.price_hour_nano}
+        if machine.disk_hour_nano is not None and rental.address is None:
+            await queries.correct_span(session, rental.id, "disk", machine.disk_hour_nano)
+        elif machine.disk_hour_nano is not None:
+            await queries.turn_span(session, rental, "disk", machine.disk_hour_nano, world.clock.now())
+    return {"rental_id": rental.id, "price_hour_nano": machine.price_hour_nano or rental.offer["price_hour_nano"]}
 
 
 async def stop(run: Run, world: World, rental_id: str) -> dict[str, Any]:
@@ -126,30 +169,43 @@ async def stop(run: Run, world: World, rental_id: str) -> dict[str, Any]:
     machine_id = rental.provider_machine_id or ""
     try:
         await provider.stop(machine_id)
-        await _see_stopped(provider, machine_id, patience)
+        machine = await _see_stopped(provider, machine_id, patience)
     except MachineAbsent as error:
         raise HostLost("The provider does not know the machine any more.") from error
     except ProviderError as error:
         raise explain(error) from error
     async with world.session(run.team_id) as session:
-        await queries.close_spans(session, rental_id, ["gpu"], world.clock.now())
+        now = world.clock.now()
+        await queries.close_spans(session, rental_id, ["gpu"], now)
+        if machine.disk_hour_nano is not None:
+            await queries.turn_span(session, rental, "disk", machine.disk_hour_nano, now)
     return {"stopped": True}
 
 
-async def _see_stopped(provider: Provider, machine_id: str, patience: Patience) -> None:
+async def stop_again(run: Run, world: World, rental_id: str) -> dict[str, Any]:
+    """Undo a start: take it back, also where it only waits in a queue; a machine that is gone costs no GPU."""
+    try:
+        return await stop(run, world, rental_id)
+    except HostLost as problem:
+        async with world.session(run.team_id) as session:
+            await queries.close_spans(session, rental_id, ["gpu"], world.clock.now())
+        return {"stopped": False, "problem": problem.detail}
+
+
+async def _see_stopped(provider: Provider, machine_id: str, patience: Patience) -> Machine:
     cut_since: float | None = None
     absent = 0
     while True:
         machine = await provider.get(machine_id)
-        if machine is not None and machine.state in (MachineState.STOPPED, MachineState.PREEMPTED):
-            return
-        cut = machine is not None and machine.state is MachineState.UNREACHABLE
-        cut_since = (cut_since or time.monotonic()) if cut else None
-        if cut_since is not None and time.monotonic() - cut_since >= patience.lost_seconds:
-            return
         absent = absent + 1 if machine is None else 0
         if absent > 2:
             raise HostLost("The machine vanished from the provider while it was stopped.")
+        if machine is not None and machine.state in (MachineState.STOPPED, MachineState.PREEMPTED):
+            return machine
+        cut = machine is not None and machine.state is MachineState.UNREACHABLE
+        cut_since = (cut_since or time.monotonic()) if cut else None
+        if machine is not None and cut_since is not None and time.monotonic() - cut_since >= patience.lost_seconds:
+            return machine
         await asyncio.sleep(patience.poll_seconds)
 
 
@@ -159,27 +215,65 @@ async def start(run: Run, world: World, rental_id: str) -> dict[str, Any]:
     Errors: NoCapacityNow (and the queued start is cancelled, so that it never runs later); HostLost where the provider
     has no such machine any more; `explain`'s problems.
     """
-    async with world.session(run.team_id) as session:
-        rental = await queries.get_rental(session, rental_id)
-    provider = world.provider(rental.provider)
-    machine_id = rental.provider_machine_id or ""
+    provider, machine_id = await _where(run, world, rental_id)
     try:
-        try:
-            await provider.start(machine_id)
-        except NoCapacity:
+        if await _queued(provider, machine_id):
             await provider.cancel_start(machine_id)
-            raise
+            raise NoCapacityNow("The machine's GPU is rented by somebody else now. Wait, or wake elsewhere.")
     except MachineAbsent as error:
         raise HostLost("The provider does not know the machine any more.") from error
     except ProviderError as error:
         raise explain(error) from error
-    async with world.session(run.team_id) as session:
-        await queries.open_span(
-            session,
-            team_id=run.team_id,
-            rental_id=rental_id,
-            kind="gpu",
-            rate_hour_nano=offer_from_json(rental.offer).gpu_hour_nano,
-            at=world.clock.now(),
-        )
     return {"started": True}
+
+
+async def start_patiently(run: Run, world: World, rental_id: str, step: str, *, minutes: float) -> dict[str, Any]:
+    """Ask a stopped machine to start, and wait in the provider's queue while its GPU is somebody else's.
+
+    Units: `minutes` of real time. Guarantees: whoever calls undoes it by `stop_again`, which leaves the queue.
+    Errors: NoCapacityNow after the wait; HostLost where the provider has no such machine any more; Cancelled,
+    DeadlineExceeded; `explain`'s problems.
+    """
+    provider, machine_id = await _where(run, world, rental_id)
+    try:
+        if await _queued(provider, machine_id):
+            run.note(step, f"The GPU is rented by somebody else: waiting for it, for up to {minutes:g} minutes.")
+            await _wait_for_gpu(run, world, provider, machine_id, minutes)
+    except MachineAbsent as error:
+        raise HostLost("The provider does not know the machine any more.") from error
+    except ProviderError as error:
+        raise explain(error) from error
+    return {"started": True}
+
+
+async def _where(run: Run, world: World, rental_id: str) -> tuple[Provider, str]:
+    async with world.session(run.team_id) as session:
+        rental = await queries.get_rental(session, rental_id)
+    return world.provider(rental.provider), rental.provider_machine_id or ""
+
+
+async def _queued(provider: Provider, machine_id: str) -> bool:
+    """Ask for a start and tell whether it only waits in the provider's queue."""
+    try:
+        await provider.start(machine_id)
+    except NoCapacity:
+        return True
+    return False
+
+
+async def _wait_for_gpu(run: Run, world: World, provider: Provider, machine_id: str, minutes: float) -> None:
+    """Wait until a queued start is served. A call that gives no certain answer is no answer: look again."""
+    until = time.monotonic() + 60 * minutes
+    while time.monotonic() < until:
+        await run.check()
+        await asyncio.sleep(world.patience_with(provider.name).poll_seconds)
+        try:
+            machine = await provider.get(machine_id)
+        except ProviderUnreachable as error:
+            log.info("provider gave no certain answer", machine=machine_id, error=str(error))
+            continue
+        if machine is not None and machine.state in (MachineState.RUNNING, MachineState.FAILED):
+            return
+    raise NoCapacityNow(
+        f"The machine's GPU was somebody else's for {minutes:g} minutes. Its disk is kept: try again later."
+    )

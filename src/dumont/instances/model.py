@@ -38,7 +38,7 @@ NEXT: dict[Status, frozenset[Status]] = {
     Status.CREATING: frozenset({Status.RUNNING, Status.FAILED, Status.DESTROYING}),
     Status.RUNNING: frozenset(
         {
-            *(Status.PAUSING, Status.HIBERNATING, Status.MIGRATING, Status.DESTROYING),
+            *(Status.PAUSING, Status.RESUMING, Status.HIBERNATING, Status.MIGRATING, Status.DESTROYING),
             *(Status.INTERRUPTED, Status.OFFLINE, Status.PAUSED),
         }
     ),
@@ -78,9 +78,13 @@ class Instance(Base):
     status_detail: Mapped[str | None] = mapped_column(Text)
     provider: Mapped[str] = mapped_column(Text)
     label: Mapped[str | None] = mapped_column(Text)
+    labels: Mapped[dict[str, str]] = mapped_column(JSONB, default=dict)
     image: Mapped[str] = mapped_column(Text)
     env: Mapped[dict[str, str]] = mapped_column(JSONB)
     onstart_cmd: Mapped[str | None] = mapped_column(Text)
+    ports: Mapped[list[int]] = mapped_column(JSONB, default=list)
+    machine_type: Mapped[str] = mapped_column(Text, default="on-demand")
+    bid_hour_nano: Mapped[int | None] = mapped_column(BigInteger)
     disk_gb: Mapped[float]
     gpu_name: Mapped[str] = mapped_column(Text)
     num_gpus: Mapped[int]
@@ -125,6 +129,8 @@ class Rental(Base):
     address: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
     host_key: Mapped[str | None] = mapped_column(Text)
     workspace_root: Mapped[str | None] = mapped_column(Text)
+    ports: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    public_ip: Mapped[str | None] = mapped_column(Text)
     geolocation: Mapped[str | None] = mapped_column(Text)
     country: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[datetime]
@@ -174,6 +180,13 @@ class InstanceNotRunning(Problem):
 
     code, status, act = "instance-not-running", 409, Act.FIX
     title = "The instance is not running"
+
+
+class VersionMismatch(Problem):
+    """Somebody changed the resource since the caller read it; extra: version, which it has now."""
+
+    code, status, act = "version-mismatch", 412, Act.FIX
+    title = "It was changed in the meantime"
 
 
 class CreationTimeout(Problem):

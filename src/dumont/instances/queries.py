@@ -1,10 +1,11 @@
 """What is read and written of instances, rentals and their costs, one named function each."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import BigInteger, Row, Select, bindparam, cast, func, select, text, update
+from sqlalchemy import BigInteger, Row, Select, bindparam, case, cast, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dumont.core import new_id
@@ -13,7 +14,14 @@ from dumont.http import Page
 from dumont.instances.model import Instance, Rental, RentalSpan, Status
 
 _I, _R, _S = Instance.__table__.c, Rental.__table__.c, RentalSpan.__table__.c
-_SORTS = {"id": _I.id, "created_at": _I.created_at, "price_hour": _I.price_hour_nano, "status": _I.status}
+_LABEL = func.coalesce(_I.label, "")
+_SORTS = {
+    "id": _I.id,
+    "created_at": _I.created_at,
+    "price_hour": _I.price_hour_nano,
+    "status": _I.status,
+    "label": _LABEL,
+}
 _MACHINE = Rental.__table__.alias("machine")
 _SECONDS = func.extract(
     "epoch", func.greatest(func.coalesce(_S.to_at, bindparam("shown_now")) - _S.from_at, timedelta(0))
@@ -25,18 +33,47 @@ _COST = (
     .scalar_subquery()
 )
 """What an instance has cost so far on all its machines; null means nothing yet. Units: nano-dollars."""
+_AGE = cast(func.extract("epoch", bindparam("shown_now") - _I.started_at), BigInteger)
 _SHOWN: Select[Any] = select(
-    *(column for column in _I if column.name not in ("team_id", "created_by", "onstart_cmd")),
+    *(column for column in _I if column.name not in ("team_id", "created_by", "onstart_cmd", "label", "ports")),
+    _LABEL.label("label"),
     _I.price_hour_nano.label("price_hour"),
     *(
         _R[name]
         for name in ("provider_machine_id", "machine_id", "geolocation", "country", "workspace_root", "address")
     ),
+    *(_R[name] for name in ("ports", "public_ip", "offer", "host_key")),
+    case((_I.status == Status.RUNNING.value, func.greatest(_AGE, 0))).label("uptime_seconds"),
     _COST.label("cost_nano"),
     live_operation_id(_I.id).label("operation_id"),
 ).outerjoin(Rental.__table__, _R.id == _I.rental_id)
 """All that is shown of instances, by tables and not by classes: rows that are only read need no objects."""
 _SHOWN_ONE = _SHOWN.where(_I.id == bindparam("shown_id"))
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which instances a list shall hold; what is not given narrows nothing, but the destroyed are left out."""
+
+    statuses: Sequence[str] = ()
+    label: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    provider: str | None = None
+    gpu_name: str | None = None
+    include_destroyed: bool = False
+
+    def narrow(self, statement: Select[Any]) -> Select[Any]:
+        """Return the statement with these conditions."""
+        if self.statuses:
+            statement = statement.where(_I.status.in_(self.statuses))
+        elif not self.include_destroyed:
+            statement = statement.where(_I.status != Status.DESTROYED.value)
+        if self.labels:
+            statement = statement.where(_I.labels.contains(dict(self.labels)))
+        for column, value in ((_I.label, self.label), (_I.provider, self.provider), (_I.gpu_name, self.gpu_name)):
+            if value is not None:
+                statement = statement.where(column == value)
+        return statement
 
 
 async def get(session: AsyncSession, instance_id: str) -> Instance | None:
@@ -80,10 +117,7 @@ async def listing(
     session: AsyncSession,
     page: Page,
     now: datetime,
-    *,
-    statuses: Sequence[str],
-    label: str | None,
-    include_destroyed: bool,
+    wanted: "Wanted",
 ) -> Sequence[Row[Any]]:
     """Read what is shown of a page of instances, and one more to know whether there is a next, in one round trip.
 
@@ -91,12 +125,7 @@ async def listing(
     """
     statement = _SHOWN
     statement = statement.where(_I.team_id == func.current_setting("dumont.team_id", True))
-    if statuses:
-        statement = statement.where(_I.status.in_(statuses))
-    elif not include_destroyed:
-        statement = statement.where(_I.status != Status.DESTROYED.value)
-    if label is not None:
-        statement = statement.where(_I.label == label)
+    statement = wanted.narrow(statement)
     rows: Sequence[Row[Any]] = (await session.execute(page.select(statement, _SORTS), {"shown_now": now})).all()
     return rows
 
@@ -120,6 +149,32 @@ async def open_span(
             "at": at,
         },
     )
+
+
+async def correct_span(session: AsyncSession, rental_id: str, kind: str, rate_hour_nano: int) -> None:
+    """Write what an open stretch has cost from its beginning, once the machine itself says it."""
+    await session.execute(
+        text(
+            "UPDATE rental_span SET rate_hour_nano = :rate "
+            "WHERE rental_id = :rental AND kind = :kind AND to_at IS NULL AND rate_hour_nano <> :rate"
+        ),
+        {"rate": rate_hour_nano, "rental": rental_id, "kind": kind},
+    )
+
+
+async def turn_span(session: AsyncSession, rental: Rental, kind: str, rate_hour_nano: int, at: datetime) -> None:
+    """Go on at another rate from here, where an open stretch has another one."""
+    closed = await session.execute(
+        text(
+            "UPDATE rental_span SET to_at = greatest(from_at, :at) "
+            "WHERE rental_id = :rental AND kind = :kind AND to_at IS NULL AND rate_hour_nano <> :rate RETURNING id"
+        ),
+        {"at": at, "rental": rental.id, "kind": kind, "rate": rate_hour_nano},
+    )
+    if closed.first() is not None:
+        await open_span(
+            session, team_id=rental.team_id, rental_id=rental.id, kind=kind, rate_hour_nano=rate_hour_nano, at=at
+        )
 
 
 async def close_spans(session: AsyncSession, rental_id: str, kinds: Sequence[str], at: datetime) -> None:

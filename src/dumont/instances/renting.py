@@ -1,5 +1,6 @@
 """Rent a machine at most once per label, at a price that was agreed to, and write down which one it is."""
 
+from dataclasses import replace
 from typing import Any
 
 from dumont.core import money_document
@@ -18,13 +19,14 @@ UNASKED_RISE = 1.02
 async def rent(run: Run, world: World, rental_id: str, wish: dict[str, Any]) -> dict[str, Any]:
     """Rent the machine that a rental row intends, at most once per label, and write down which one it is.
 
+    Shapes: `highest_hour_nano` of the answer is what the machine may cost per hour, to be compared with what it says.
     Errors: OfferTaken, PriceMoved, RentInDoubt (release the rental and try under a new label), `explain`'s problems.
     """
     async with world.session(run.team_id) as session:
         rental = await queries.get_rental(session, rental_id)
         already_asked = rental.state == "asked"
     if rental.provider_machine_id is not None:
-        return {"machine": rental.provider_machine_id}
+        return _answer(rental.provider_machine_id, offer_from_json(rental.offer), wish)
     provider = world.provider(rental.provider)
     try:
         machine_id = await found_by_label(run, world, provider, rental, patient=already_asked)
@@ -34,8 +36,15 @@ async def rent(run: Run, world: World, rental_id: str, wish: dict[str, Any]) -> 
             machine_id = await _ask(run, world, provider, rental, wish)
     except ProviderError as error:
         raise explain(error) from error
-    await _rented(run, world, rental, machine_id)
-    return {"machine": machine_id}
+    return _answer(machine_id, await _rented(run, world, rental, machine_id), wish)
+
+
+def _answer(machine_id: str, offer: Offer, wish: dict[str, Any]) -> dict[str, Any]:
+    limit = wish["max_price_hour_nano"]
+    return {
+        "machine": machine_id,
+        "highest_hour_nano": round(offer.price_hour_nano * UNASKED_RISE) if limit is None else limit,
+    }
 
 
 async def _ask(run: Run, world: World, provider: Provider, rental: Rental, wish: dict[str, Any]) -> str:
@@ -50,6 +59,8 @@ async def _ask(run: Run, world: World, provider: Provider, rental: Rental, wish:
         disk_gb=wish["disk_gb"],
         env=wish["env"],
         onstart=wish["onstart_cmd"],
+        ports=tuple(wish["ports"]),
+        bid_hour_nano=wish["bid_hour_nano"],
     )
     try:
         return await provider.rent(request)
@@ -67,25 +78,39 @@ async def _fresh(provider: Provider, offer: Offer, wish: dict[str, Any]) -> Offe
     found = [candidate for candidate in await provider.offers(query) if candidate.machine_id == offer.machine_id]
     if not found:
         raise OfferTaken("The offer was rented by somebody else. Search again and choose another one.")
-    _check_price(found[0], offer, wish["max_price_hour_nano"])
-    return found[0]
+    _check_price(found[0], offer, wish)
+    return with_bid(found[0], wish["bid_hour_nano"])
 
 
-def _check_price(fresh: Offer, chosen: Offer, limit: int | None) -> None:
-    """Refuse a price above the limit; without a limit, one that has risen since the offer was chosen.
+def _check_price(fresh: Offer, chosen: Offer, wish: dict[str, Any]) -> None:
+    """Refuse a price above the limit, or above the bid; without either, one that has risen since the offer was chosen.
 
     The disk's part follows the wanted size and is not a rise. Errors: PriceMoved.
     """
-    highest = round(chosen.gpu_hour_nano * UNASKED_RISE) + fresh.disk_hour_nano if limit is None else limit
+    limit, bid, disk = wish["max_price_hour_nano"], wish["bid_hour_nano"], fresh.disk_hour_nano
+    stated = [most for most in (limit, None if bid is None else bid + disk) if most is not None]
+    highest = min(stated) if stated else round(chosen.gpu_hour_nano * UNASKED_RISE) + disk
     if fresh.price_hour_nano > highest:
-        raise PriceMoved(
-            "The offer costs more now than when it was chosen. Choose again, or set the most that you would pay.",
-            price_hour=money_document(fresh.price_hour_nano),
-            price_hour_max=money_document(highest),
-        )
+        raise too_dear(fresh.price_hour_nano, highest)
 
 
-async def _rented(run: Run, world: World, rental: Rental, machine_id: str) -> None:
+def with_bid(offer: Offer, bid_hour_nano: int | None) -> Offer:
+    """Return an offer at what it costs whoever bids that much for its GPUs: one pays one's own bid."""
+    if bid_hour_nano is None:
+        return offer
+    return replace(offer, gpu_hour_nano=bid_hour_nano, price_hour_nano=bid_hour_nano + offer.disk_hour_nano)
+
+
+def too_dear(price_hour_nano: int, highest_hour_nano: int) -> PriceMoved:
+    """Make the problem of a price above what was agreed to."""
+    return PriceMoved(
+        "The offer costs more now than when it was chosen. Choose again, or set the most that you would pay.",
+        price_hour=money_document(price_hour_nano),
+        price_hour_max=money_document(highest_hour_nano),
+    )
+
+
+async def _rented(run: Run, world: World, rental: Rental, machine_id: str) -> Offer:
     now = world.clock.now()
     async with world.session(run.team_id) as session:
         offer = offer_from_json((await queries.get_rental(session, rental.id)).offer)
@@ -98,3 +123,4 @@ async def _rented(run: Run, world: World, rental: Rental, machine_id: str) -> No
             rate_hour_nano=offer.disk_hour_nano,
             at=now,
         )
+    return offer

@@ -19,12 +19,18 @@ from dumont.instances.model import (
     OperationInProgress,
     Status,
 )
+from dumont.instances.renting import with_bid
 from dumont.market import PriceMoved, offer_to_json
 from dumont.providers import Offer
 from dumont.snapshots import create_workspace
 
 DEFAULT_IMAGE = "pytorch/pytorch:2.1.0-cuda12.1-cudnn8-runtime"
 DESTROY_DEADLINE = timedelta(minutes=30)
+PAUSE_DEADLINE = timedelta(minutes=30)
+ATTEMPTS = 3
+_FROM_OFFER = ("provider", "gpu_name", "num_gpus", "gpu_memory_mib", "price_hour_nano", "machine_type")
+RETRY_RISE = 1.10
+"""How much dearer than the chosen offer the next ones may be where no limit was set."""
 
 
 async def find_instance(session: AsyncSession, instance_id: str, *, lock: bool = False) -> Instance:
@@ -74,13 +80,16 @@ async def launch(
     wishes: dict[str, Any],
     start_timeout_minutes: float,
     now: datetime,
+    attempts: int = ATTEMPTS,
 ) -> tuple[Instance, Operation]:
     """Write a new instance in state creating, and start the operation that rents its machine.
 
-    Shapes: `wishes` holds image, disk_gb, label, env, onstart_cmd, max_price_hour_nano.
-    Errors: PriceMoved where the offer as last seen costs more than the limit.
+    Where the offer fails, the next best ones with the same GPUs are tried, `attempts` machines in all, within the
+    limit or, without one, up to a tenth above the price that was chosen.
+    Shapes: `wishes` holds columns of the instance: image, disk_gb, label, env, max_price_hour_nano and so on.
+    Errors: PriceMoved where the offer as last seen costs more than the limit, or needs more than the bid.
     """
-    _check_price(offer, wishes["max_price_hour_nano"])
+    offer = check_price(offer.with_disk(wishes["disk_gb"]), wishes["max_price_hour_nano"], wishes.get("bid_hour_nano"))
     workspace = await create_workspace(session, team_id, now)
     instance = Instance(
         id=new_id("ins"),
@@ -88,11 +97,7 @@ async def launch(
         workspace_id=workspace.id,
         created_by=user_id,
         status=Status.CREATING.value,
-        provider=offer.provider,
-        gpu_name=offer.gpu_name,
-        num_gpus=offer.num_gpus,
-        gpu_memory_mib=offer.gpu_memory_mib,
-        price_hour_nano=offer.price_hour_nano,
+        **{name: getattr(offer, name) for name in _FROM_OFFER},
         disk_newer=False,
         protected=False,
         version=1,
@@ -101,24 +106,37 @@ async def launch(
     )
     session.add(instance)
     await session.flush()
-    operation = await start(
-        session,
-        instance,
-        "instances.launch",
-        {"offer": offer_to_json(offer), "requested_by": user_id},
-        deadline=timedelta(minutes=3 * start_timeout_minutes + 5),
-        requested_by=user_id,
-    )
-    return instance, operation
+    inputs = {
+        "offer": offer_to_json(offer),
+        "requested_by": user_id,
+        "attempts": attempts,
+        "start_timeout_minutes": start_timeout_minutes,
+        "retry_price_hour_nano": round(offer.price_hour_nano * RETRY_RISE),
+    }
+    deadline = timedelta(minutes=attempts * start_timeout_minutes + 10)
+    return instance, await start(session, instance, "instances.launch", inputs, deadline=deadline, requested_by=user_id)
 
 
-def _check_price(offer: Offer, limit: int | None) -> None:
+def check_price(offer: Offer, limit: int | None, bid: int | None) -> Offer:
+    """Return an offer at the price that it will cost, with the bid where there is one.
+
+    Errors: PriceMoved above the limit, or where the bid is too low to win.
+    """
+    lowest = offer.min_bid_hour_nano
+    if bid is not None and lowest is not None and bid < lowest:
+        raise PriceMoved(
+            "The bid is below the lowest one that would win now. Bid more, or choose another offer.",
+            price_hour=money_document(lowest + offer.disk_hour_nano),
+            price_hour_max=money_document(bid + offer.disk_hour_nano),
+        )
+    offer = with_bid(offer, bid)
     if limit is not None and offer.price_hour_nano > limit:
         raise PriceMoved(
             "The offer costs more than your limit. Raise the limit or choose another offer.",
             price_hour=money_document(offer.price_hour_nano),
             price_hour_max=money_document(limit),
         )
+    return offer
 
 
 async def start(
@@ -163,10 +181,122 @@ def _busy(operation_id: str | None) -> OperationInProgress:
     )
 
 
-async def destroy(session: AsyncSession, instance: Instance, *, user_id: str) -> Operation | None:
+def expect(instance: Instance, *allowed: Status) -> None:
+    """Refuse a verb in a state in which it means nothing.
+
+    Errors: WrongState.
+    """
+    if instance.status not in allowed:
+        names = [status.value for status in allowed]
+        raise problems.WrongState(
+            instance.status, names, f"The instance is {instance.status}; this works only while it is {names[0]}."
+        )
+
+
+async def same_again(session: AsyncSession, instance: Instance, during: Status, kind: str) -> Operation | None:
+    """Return the operation that already does what is asked for once more, None where there is none."""
+    if instance.status != during:
+        return None
+    running = await live_of_instance(session, instance.id)
+    return running if running is not None and running.kind == kind and running.status != "cancelling" else None
+
+
+async def pause(session: AsyncSession, instance: Instance, *, user_id: str) -> Operation | None:
+    """Begin to stop the machine of a locked instance and keep its disk. None: it is paused already.
+
+    Errors: WrongState, OperationInProgress.
+    """
+    if instance.status == Status.PAUSED:
+        return None
+    again = await same_again(session, instance, Status.PAUSING, "pause")
+    if again is not None:
+        return again
+    expect(instance, Status.RUNNING)
+    inputs = {"requested_by": user_id}
+    operation = await start(session, instance, "instances.pause", inputs, deadline=PAUSE_DEADLINE, requested_by=user_id)
+    await move(session, instance, Status.PAUSING)
+    return operation
+
+
+async def resume(
+    session: AsyncSession, instance: Instance, *, wait_minutes: float, start_timeout_minutes: float, user_id: str
+) -> Operation | None:
+    """Begin to start the machine of a locked instance that is paused or was lost. None: it is running already.
+
+    Units: `wait_minutes` is how long to wait for a GPU that somebody else has. Errors: WrongState, OperationInProgress.
+    """
+    if instance.status == Status.RUNNING:
+        return None
+    again = await same_again(session, instance, Status.RESUMING, "resume")
+    if again is not None:
+        return again
+    expect(instance, Status.PAUSED, Status.INTERRUPTED, Status.OFFLINE)
+    if instance.rental_id is None:
+        detail = "The instance has no machine any more. Wake it elsewhere from its last snapshot, or destroy it."
+        raise problems.WrongState(instance.status, [Status.PAUSED.value], detail)
+    operation = await start(
+        session,
+        instance,
+        "instances.resume",
+        {"requested_by": user_id, "wait_minutes": wait_minutes},
+        deadline=timedelta(minutes=wait_minutes + start_timeout_minutes + 5),
+        requested_by=user_id,
+    )
+    await move(session, instance, Status.RESUMING)
+    return operation
+
+
+async def reboot(session: AsyncSession, instance: Instance, *, start_timeout_minutes: float, user_id: str) -> Operation:
+    """Begin to let the machine of a running, locked instance go down and come up again.
+
+    Errors: WrongState, OperationInProgress.
+    """
+    again = await same_again(session, instance, Status.RESUMING, "reboot")
+    if again is not None:
+        return again
+    expect(instance, Status.RUNNING)
+    operation = await start(
+        session,
+        instance,
+        "instances.reboot",
+        {"requested_by": user_id},
+        deadline=timedelta(minutes=start_timeout_minutes + 5),
+        requested_by=user_id,
+    )
+    await move(session, instance, Status.RESUMING, detail="The machine is rebooting.")
+    return operation
+
+
+async def change(session: AsyncSession, instance: Instance, **values: Any) -> None:
+    """Write what a person calls a locked instance, and whether it is protected; nothing else is changed.
+
+    Errors: WrongState for one that is destroyed.
+    """
+    if instance.status == Status.DESTROYED:
+        raise problems.WrongState(instance.status, [], "The instance is destroyed; its record stays as it is.")
+    changed = {name: value for name, value in values.items() if getattr(instance, name) != value}
+    if not changed:
+        return
+    for name, value in changed.items():
+        setattr(instance, name, value)
+    instance.version += 1
+    await session.flush()
+    await publish(
+        session,
+        topic="instance.changed",
+        resource_type="instance",
+        resource_id=instance.id,
+        team_id=instance.team_id,
+        data={"changed": sorted(changed)},
+    )
+
+
+async def destroy(
+    session: AsyncSession, instance: Instance, *, user_id: str, reason: str = "user_request", force: bool = False
+) -> Operation | None:
     """Begin to destroy an instance; what runs on it is cancelled first. None: it is destroyed already.
 
-    Errors: InstanceProtected.
+    While the workspace is being saved or moved only with `force`. Errors: InstanceProtected, OperationInProgress.
     """
     if instance.status == Status.DESTROYED:
         return None
@@ -175,10 +305,12 @@ async def destroy(session: AsyncSession, instance: Instance, *, user_id: str) ->
     running = await live_of_instance(session, instance.id)
     if running is not None and instance.status == Status.DESTROYING:
         return running
+    if running is not None and instance.status in (Status.HIBERNATING, Status.MIGRATING) and not force:
+        raise _busy(running.id)
     if running is not None and running.status != "cancelling":
         await cancel_operation(session, running)
     await move(session, instance, Status.DESTROYING)
-    return await start_destroying(session, instance, reason="user_request", user_id=user_id)
+    return await start_destroying(session, instance, reason=reason, user_id=user_id)
 
 
 async def start_destroying(session: AsyncSession, instance: Instance, *, reason: str, user_id: str | None) -> Operation:

@@ -15,6 +15,9 @@ from dumont.instances.model import Instance, Status
 from dumont.instances.release import release
 from dumont.instances.world import World
 
+LOST_ANSWERS = 2
+"""How many attempts of a launch may come to nothing because an answer was lost, beside the machines to be tried."""
+
 
 async def launch_failed(session: AsyncSession, run: Run, problem: Problem) -> None:
     """Leave the instance failed, unless somebody is destroying it already."""
@@ -25,15 +28,26 @@ async def launch_failed(session: AsyncSession, run: Run, problem: Problem) -> No
 
 @workflow("instances.launch", kind="create", steps=("rent", "boot", "ready"), on_failure=launch_failed)
 async def launch(run: Run, world: World) -> dict[str, Any]:
-    """Rent the chosen offer and see it answer on SSH."""
+    """Rent the chosen offer and see it answer on SSH; where it fails, the next best ones, as far as was agreed to."""
     facts = await run.record("read instance", partial(_facts, run))
-    wish = Wish(**facts, offer=run.input["offer"], requested_by=run.input["requested_by"])
+    machines = run.input["attempts"]
+    wish = Wish(
+        **facts,
+        offer=run.input["offer"],
+        requested_by=run.input["requested_by"],
+        start_timeout_minutes=run.input["start_timeout_minutes"],
+        machines=machines,
+        attempts=machines + LOST_ANSWERS,
+        elsewhere=machines > 1,
+        retry_price_hour_nano=run.input["retry_price_hour_nano"],
+    )
 
     async def nothing_more(rental_id: str, attempt: int) -> None:
         return None
 
     rental_id = await acquire(run, world, wish, nothing_more)
-    return await run.record("ready", partial(take_machine, run, world, rental_id))  # type: ignore[no-any-return]
+    ready = await run.record("ready", partial(take_machine, run, world, rental_id))
+    return {**ready, "tried": wish.tried}
 
 
 async def _facts(run: Run, session: AsyncSession) -> dict[str, Any]:
@@ -49,6 +63,8 @@ def wish_of(instance: Instance) -> dict[str, Any]:
         "env": instance.env,
         "onstart_cmd": instance.onstart_cmd,
         "max_price_hour_nano": instance.max_price_hour_nano,
+        "ports": instance.ports,
+        "bid_hour_nano": instance.bid_hour_nano,
     }
 
 
@@ -59,7 +75,7 @@ async def take_machine(run: Run, world: World, rental_id: str, session: AsyncSes
     await service.move(session, instance, Status.RUNNING)
     instance.rental_id = rental_id
     instance.started_at = world.clock.now()
-    instance.hibernated_at = None
+    instance.paused_at = instance.hibernated_at = None
     instance.disk_newer = False
     instance.price_hour_nano = int(rental.offer["price_hour_nano"])
     instance.gpu_name = rental.offer["gpu_name"]

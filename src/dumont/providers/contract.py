@@ -2,7 +2,7 @@
 
 import builtins
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import Enum
 from typing import Protocol
@@ -206,6 +206,7 @@ class Address:
 class Machine:
     """One rented machine as the provider describes it; addresses come direct first, then through a proxy.
 
+    `ports` are the other ports that can be reached from outside, such as `8080/tcp`.
     Units: `price_hour_nano` is what it costs while running, disk included; `disk_hour_nano` is billed in every state.
     """
 
@@ -229,11 +230,16 @@ class Machine:
     geolocation: str | None
     country: str | None
     interruptible: bool = False
+    ports: Mapping[str, "Address"] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class RentRequest:
-    """What to rent; `label` is unique per attempt and was written down before asking."""
+    """What to rent; `label` is unique per attempt and was written down before asking.
+
+    `ports` of the machine shall be reachable from outside; `bid_hour_nano` is for the GPUs of an interruptible offer,
+    and its lowest winning bid where not given.
+    """
 
     label: str
     offer: Offer
@@ -241,6 +247,8 @@ class RentRequest:
     disk_gb: float
     env: Mapping[str, str]
     onstart: str | None
+    ports: tuple[int, ...] = ()
+    bid_hour_nano: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,6 +331,17 @@ class Provider(Protocol):
 
     async def cancel_start(self, machine_id: str) -> None:
         """Take a queued start back, so that the machine never starts and bills by itself."""
+        ...
+
+    async def reboot(self, machine_id: str) -> None:
+        """Ask a running machine to go down and come up again with its disk; a second call may do it a second time."""
+        ...
+
+    async def logs(self, machine_id: str, *, tail: int) -> builtins.list[str]:
+        """Read the last lines that a machine's container wrote, oldest first.
+
+        Errors: ProviderUnreachable also where the provider did not have them ready in time.
+        """
         ...
 
     async def destroy(self, machine_id: str) -> None:

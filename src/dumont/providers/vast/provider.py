@@ -24,9 +24,10 @@ from dumont.providers.contract import (
 from dumont.providers.vast.client import VastClient
 from dumont.providers.vast.keys import public_keys_in, same_key
 from dumont.providers.vast.rent import rent_once
+from dumont.providers.vast.results import fetch
 from dumont.providers.vast.search import search
 from dumont.providers.vast.translate import account_from, charges_from, machine_from
-from dumont.providers.vast.values import Row
+from dumont.providers.vast.values import Row, text
 
 
 class VastProvider:
@@ -53,6 +54,7 @@ class VastProvider:
             states_charges=True,
             whole_market=not enforce_gaps,
         )
+        self._base_url = base_url
         self._doubt_delays = tuple(doubt_delays)
         self._client = VastClient(base_url, api_key, enforce_gaps=enforce_gaps)
 
@@ -117,6 +119,19 @@ class VastProvider:
         except MachineAbsent:
             return
 
+    async def reboot(self, machine_id: str) -> None:
+        """Ask a running machine to go down and come up again."""
+        await self._client.ask("change", "PUT", f"/api/v0/instances/reboot/{self._number(machine_id)}/", body={})
+
+    async def logs(self, machine_id: str, *, tail: int) -> builtins.list[str]:
+        """Read the last lines of the container; Vast writes them somewhere else, where they are then fetched."""
+        path = f"/api/v0/instances/request_logs/{self._number(machine_id)}/"
+        reply = await self._client.ask("change", "PUT", path, body={"tail": str(tail)})
+        url = text(reply, "result_url") if isinstance(reply, dict) else None
+        if url is None:
+            raise ProviderUnreachable("Vast.ai did not say where the logs will be.")
+        return (await fetch(url, base_url=self._base_url)).splitlines()[-tail:]
+
     async def ensure_key(self, public_key: str) -> None:
         """Make the account know an SSH key; compares type and body, not the comment."""
         try:
@@ -165,6 +180,9 @@ class VastProvider:
         await self._client.close()
 
     def _path(self, machine_id: str) -> str:
+        return f"/api/v0/instances/{self._number(machine_id)}/"
+
+    def _number(self, machine_id: str) -> str:
         if not machine_id.isdecimal():
             raise MachineAbsent("The machine's number is not one of Vast.ai's.")
-        return f"/api/v0/instances/{machine_id}/"
+        return machine_id

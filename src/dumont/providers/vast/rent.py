@@ -49,8 +49,15 @@ async def rent_once(client: VastClient, provider: Provider, request: RentRequest
 
 
 def create_body(request: RentRequest) -> dict[str, Any]:
-    """Return the body of PUT /asks: on-demand without a price, interruptible with its lowest winning bid."""
-    bid = request.offer.min_bid_hour_nano if request.offer.machine_type == "interruptible" else None
+    """Return the body of PUT /asks: on-demand without a price, interruptible with the bid, or its lowest winning one.
+
+    Source: ports are asked for as names of the environment, in the words of `docker run`.
+    """
+    bid = (
+        (request.bid_hour_nano or request.offer.min_bid_hour_nano)
+        if request.offer.machine_type == "interruptible"
+        else None
+    )
     body: dict[str, Any] = {
         "client_id": "me",
         "image": request.image,
@@ -58,7 +65,7 @@ def create_body(request: RentRequest) -> dict[str, Any]:
         "label": request.label,
         "price": None if bid is None else bid / NANO,
         "runtype": "ssh_direc ssh_proxy",
-        "env": dict(request.env),
+        "env": {**request.env, **{f"-p {port}:{port}": "1" for port in request.ports}},
         "cancel_unavail": True,
         "target_state": "running",
     }

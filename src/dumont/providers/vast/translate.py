@@ -106,7 +106,19 @@ def machine_from(row: Row) -> Machine | None:
         geolocation=place,
         country=country_of(place) or country_of(text(row, "country_code")),
         interruptible=row.get("is_bid") is True,
+        ports=ports_from(row),
     )
+
+
+def ports_from(row: Row) -> dict[str, Address]:
+    """Return the open ports but SSH's own, by their names inside the machine."""
+    host, found = text(row, "public_ipaddr"), {}
+    for name, mapped in inner(row, "ports").items():
+        first = mapped[0] if isinstance(mapped, list) and mapped and isinstance(mapped[0], dict) else {}
+        number = whole(first, "HostPort") or 0
+        if host and name != "22/tcp" and 0 < number < 65_536:
+            found[str(name)] = Address(host, number)
+    return found
 
 
 def addresses_from(row: Row) -> tuple[Address, ...]:

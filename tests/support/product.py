@@ -68,6 +68,8 @@ class Product:
             "DUMONT_HOME": str(self.home),
             "DUMONT_PORT": str(self.port),
             "DUMONT_SANDBOX_PORT": str(self.sandbox_port),
+            "DUMONT_SANDBOX_MARKET": "still",
+            "DUMONT_SANDBOX_OFFERS": "0",
             "DUMONT_POLL_SECONDS": "0.1",
         }
         return {**kept, **own, **self.more}

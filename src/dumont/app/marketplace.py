@@ -76,6 +76,8 @@ def start_marketplace(settings: Settings, *, root_ok: bool) -> Marketplace:
     command = [sys.executable, "-m", "dumont.sandbox", "--watch-stdin"]
     command += ["--home", str(settings.home / "sandbox"), "--port", str(settings.sandbox_port)]
     command += ["--epoch", repr(settings.clock_epoch), "--speed", repr(settings.clock_speed)]
+    command += ["--market", settings.sandbox_market, "--offers", str(settings.sandbox_offers)]
+    command += ["--seed", str(settings.sandbox_seed)]
     if root_ok:
         command.append("--root-ok")
     log = (settings.home / "sandbox.log").open("ab")

@@ -27,6 +27,9 @@ class Settings:
     sandbox_port: int = 8767
     sandbox_url: str | None = None
     sandbox_key: str | None = None
+    sandbox_market: str = "slack"
+    sandbox_offers: int = 300
+    sandbox_seed: int = 1
     database_url: str | None = None
     database_app_url: str | None = None
     database_worker_url: str | None = None
@@ -65,6 +68,8 @@ _VARIABLES["database_url"] = "DATABASE_URL"
 _BOUNDS: dict[str, tuple[float, float]] = {
     "port": (0, 65535),
     "sandbox_port": (0, 65535),
+    "sandbox_offers": (0, 5000),
+    "sandbox_seed": (0, 1_000_000_000),
     "clock_speed": (0.001, 100_000),
     "poll_seconds": (0.01, 60),
     "start_timeout_minutes": (0.05, 60),

@@ -1,20 +1,31 @@
 """Starts a sandbox from the command line: `python -m dumont.sandbox --home DIR --port N`."""
 
 import argparse
+import json
 import logging
 import sys
 from pathlib import Path
+from typing import Any
 
 from dumont.core import Clock
 from dumont.sandbox.server import run
-from dumont.sandbox.settings import SandboxRefused, SandboxSettings
+from dumont.sandbox.settings import MARKETS, SandboxRefused, SandboxSettings
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a sandbox in the foreground; return 2 with one sentence on stderr when it cannot start."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s")
-    settings = SandboxSettings(
+    try:
+        run(_settings(options))
+    except SandboxRefused as refusal:
+        print(refusal, file=sys.stderr)  # noqa: T201 - the command line's own voice
+        return 2
+    return 0
+
+
+def _settings(options: argparse.Namespace) -> SandboxSettings:
+    return SandboxSettings(
         home=options.home.absolute(),
         port=options.port,
         host=options.host,
@@ -25,13 +36,21 @@ def main(arguments: list[str] | None = None) -> int:
         root_ok=options.root_ok,
         watch_stdin=options.watch_stdin,
         rate_limits=options.rate_limits,
+        seed=options.seed,
+        offers=options.offers,
+        market=options.market,
+        traces=tuple(_binding(path) for path in options.trace),
     )
+
+
+def _binding(path: Path) -> dict[str, Any]:
     try:
-        run(settings)
-    except SandboxRefused as refusal:
-        print(refusal, file=sys.stderr)  # noqa: T201 - the command line's own voice
-        return 2
-    return 0
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SandboxRefused(f"{path} cannot be read as the binding of a trace: {error}.") from error
+    if not isinstance(document, dict):
+        raise SandboxRefused(f"{path} must hold one JSON object, the binding of a trace.")
+    return document
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -47,6 +66,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--root-ok", action="store_true", help="allow to run as root")
     parser.add_argument("--watch-stdin", action="store_true", help="stop when stdin ends")
     parser.add_argument("--rate-limits", action="store_true", help="enforce the documented call intervals")
+    parser.add_argument("--seed", type=int, default=1, help="what the market is made from")
+    parser.add_argument("--offers", type=int, default=300, help="about how many offers; 0 for a small fixed catalogue")
+    parser.add_argument("--market", default="slack", help=f"weather: {', '.join(MARKETS)}")
+    parser.add_argument(
+        "--trace", type=Path, action="append", default=[], metavar="FILE", help="JSON file with a trace's binding"
+    )
     return parser
 
 

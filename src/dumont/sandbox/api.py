@@ -119,7 +119,7 @@ class VastApi:
         now = self._parts.now_s()
         try:
             bids, size = search.wants_bids(query), search.storage(query)
-            rows = [offer_document(o, now, gigabytes=size, bid=bids) for o in self._parts.market.offers()]
+            rows = [offer_document(o, now, gigabytes=size, bid=bids) for o in self._parts.market.offers(bids=bids)]
             return {"offers": search.select(rows, query, self._parts.offer_fields)}
         except search.BadQuery as error:
             raise Refused(400, "invalid_request", str(error)) from error
@@ -131,6 +131,7 @@ class VastApi:
         if doom is not None:
             self._parts.fleet.doom(number, doom.params)
         self._parts.fleet.poke(number)
+        self._parts.fleet.arbitrate()
         key = self._rental(number).api_key
         return {"success": True, "new_contract": number, "instance_api_key": key}
 
@@ -184,6 +185,8 @@ class VastApi:
         price = read_price((await _body(request)).get("price"))
         if not rental.is_bid or price is None:
             raise Refused(400, "invalid_args", "Please set a bid price >= 0.001.")
+        if price > 32_000_000_000 * len(rental.gpus):
+            raise Refused(400, "invalid_price", "price must be at most 32 for each GPU.")
         self._parts.fleet.change_rate(rental, price)
         return {"success": True}
 

@@ -1,30 +1,24 @@
-"""The computers of the sandbox's marketplace: a fixed small catalogue with one of each oddity.
+"""The computers of the sandbox's marketplace, and a small fixed catalogue of them for tests.
 
 Source: prices per GPU and model figures are the medians of a public marketplace snapshot of 2025-12-07; places, hosts
 and line speeds are chosen.
 """
 
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 from dumont.core import nanousd
+from dumont.sandbox.gpus import MODELS, Model
 
 
-@dataclass(frozen=True)
-class Model:
-    """A GPU model. Units: MB, TFLOPS, the marketplace's own benchmark, capability x100, watts, GB/s."""
-
-    name: str
-    ram_mb: int
-    tflops: float
-    dlperf: float
-    capability: int
-    watts: int
-    bandwidth: float
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Box:
-    """One physical computer. Units: nano-dollars per GPU-hour and per GB-month, lines in Mbit/s, disk in GB."""
+    """One physical computer.
+
+    Units: nano-dollars per GPU-hour and per GB-month, lines in Mbit/s, disk in GB, its speed in MB/s, traffic in
+    dollars per GB; cores and RAM are for each GPU. `free` is its model's free part, `liking` how much renters like it.
+    """
 
     id: int
     host: int
@@ -43,53 +37,80 @@ class Box:
     cuda: float
     days_left: int
     bid_share: float = 0.6
+    verification: str = ""
+    static_ip: bool | None = None
+    open_ports: int | None = None
+    cores: int = 16
+    ram_mb: int = 64_000
+    disk_bw: float = 2876.0
+    up_cost: float = 0.0
+    down_cost: float = 0.0
+    free: float = 0.5
+    liking: float = 1.0
+    oddities: tuple[str, ...] = ()
 
-    def slices(self) -> list[tuple[int, ...]]:
+    def slices(self) -> tuple[tuple[int, ...], ...]:
         """Return the groups of GPU positions that are let: sizes double from the smallest up to the whole box."""
-        sizes = []
-        size = self.smallest
-        while size <= self.gpus:
-            sizes.append(size)
-            size *= 2
-        return [tuple(range(at, at + size)) for size in sizes for at in range(0, self.gpus, size)]
+        return _slices(self.gpus, self.smallest)
+
+    @property
+    def country(self) -> str | None:
+        """The country's two letters, however the host wrote the place."""
+        return country_of(self.place)
+
+    def disk_rate(self, gigabytes: float) -> int:
+        """Nano-dollars per hour for that much disk; a month has 720 hours."""
+        return round(self.storage_month * gigabytes / 720)
+
+    def disk_of(self, gpus: tuple[int, ...]) -> float:
+        """Gigabytes of disk that come with a slice."""
+        return round(self.disk * len(gpus) / self.gpus, 1)
 
 
-@dataclass(frozen=True)
+@cache
+def _slices(gpus: int, smallest: int) -> tuple[tuple[int, ...], ...]:
+    sizes = []
+    size = smallest
+    while size <= gpus:
+        sizes.append(size)
+        size *= 2
+    return tuple(tuple(range(at, at + size)) for size in sizes for at in range(0, gpus, size))
+
+
+@dataclass(frozen=True, slots=True)
 class Offer:
-    """Something to rent: some GPUs of a box, under a number that changes after each rental."""
+    """Something to rent: some GPUs of a box, at this moment's price, under a number that changes at each listing.
+
+    Units: `gpu_rate` and `min_bid`, the lowest bid that would run now, in nano-dollars per hour for all its GPUs.
+    """
 
     id: int
     box: Box
     gpus: tuple[int, ...]
-
-    @property
-    def gpu_rate(self) -> int:
-        """Nano-dollars per hour for the GPUs."""
-        return self.box.gpu_hour * len(self.gpus)
-
-    @property
-    def min_bid(self) -> int:
-        """Lowest bid that would run now, nano-dollars per hour."""
-        return round(self.gpu_rate * self.box.bid_share)
-
-    def disk_rate(self, gigabytes: float) -> int:
-        """Nano-dollars per hour for that much disk; a month has 720 hours."""
-        return round(self.box.storage_month * gigabytes / 720)
+    gpu_rate: int
+    min_bid: int
 
 
-_MODELS = {
-    model.name: model
-    for model in (
-        Model("RTX 3060", 12288, 12.4, 12.5, 860, 170, 360.0),
-        Model("RTX 3090", 24576, 35.8, 45.2, 860, 350, 936.2),
-        Model("RTX 4090", 24564, 82.6, 98.6, 890, 450, 1008.0),
-        Model("RTX 5090", 32607, 109.4, 203.2, 1200, 575, 1792.0),
-        Model("RTX A6000", 49140, 36.1, 55.2, 860, 300, 768.0),
-        Model("L40S", 46068, 73.3, 95.2, 890, 350, 864.0),
-        Model("A100 SXM4", 81920, 15.6, 132.0, 800, 400, 2039.0),
-        Model("H100 SXM", 81559, 53.5, 354.0, 900, 700, 3350.0),
-    )
+COUNTRY_NAMES = {
+    "United States": "US",
+    "Canada": "CA",
+    "Germany": "DE",
+    "France": "FR",
+    "United Kingdom": "GB",
+    "Netherlands": "NL",
+    "Sweden": "SE",
+    "Japan": "JP",
 }
+"""What some hosts write in place of the two letters."""
+
+
+def country_of(place: str | None) -> str | None:
+    """Return the two letters of a place's country, None where the host wrote nothing."""
+    last = (place or "").split(",")[-1].strip()
+    return COUNTRY_NAMES.get(last, last) or None
+
+
+_NEWEST = {model.name: model for model in sorted(MODELS.values(), key=lambda model: model.ram_mb)}
 
 _ROWS: tuple[tuple[object, ...], ...] = (
     (22991, 10457, "RTX 4090", 2, 1, "0.34", "0.15", "Texas, US", True, False, 0.9958, 905, 812, 900, 12.8, 90),
@@ -108,27 +129,23 @@ _ROWS: tuple[tuple[object, ...], ...] = (
 )  # fmt: skip
 
 
-def boxes() -> list[Box]:
-    """Return the catalogue, the same at each call."""
+def fixed() -> list[Box]:
+    """Return the small catalogue, the same at each call."""
     return [_box(row) for row in _ROWS]
 
 
 def _box(row: tuple[object, ...]) -> Box:
     number, host, model, gpus, smallest, hour, month, *rest = row
-    named = dict(
-        zip(
-            ("place", "verified", "datacenter", "reliability", "down", "up", "disk", "cuda", "days_left"),
-            rest,
-            strict=True,
-        )
-    )
+    names = ("place", "verified", "datacenter", "reliability", "down", "up", "disk", "cuda", "days_left")
+    named: dict[str, Any] = dict(zip(names, rest, strict=True))
     return Box(
         int(str(number)),
         int(str(host)),
-        _MODELS[str(model)],
+        _NEWEST[str(model)],
         int(str(gpus)),
         int(str(smallest)),
         nanousd(str(hour)),
         nanousd(str(month)),
-        **named,  # type: ignore[arg-type]
+        **named,
+        oddities=() if named["verified"] else ("cores", "external", "address"),
     )

@@ -82,6 +82,31 @@ class SandboxControl:
         """Drop all faults; return how many went."""
         return int(self._call("DELETE", "faults")["removed"])
 
+    def send_rival(self, instance_id: int, *, bid: float | None = None, for_s: float | None = None) -> dict[str, Any]:
+        """Let another renter come for an instance's GPUs and return it with its number `i`.
+
+        Units: `bid` in dollars per hour for all of them, None for one who rents on demand; `for_s` in product seconds,
+        None for until dismissed.
+        """
+        body: dict[str, Any] = {"instance": instance_id, "bid": bid}
+        return dict(self._call("POST", "rivals", body if for_s is None else {**body, "for_s": for_s}))
+
+    def dismiss_rivals(self) -> int:
+        """Let all renters that were sent go; return how many went."""
+        return int(self._call("DELETE", "rivals")["removed"])
+
+    def bind_trace(self, binding: dict[str, Any]) -> dict[str, Any]:
+        """Let a part of the market follow a trace from now on and return what the sandbox noted.
+
+        Shapes: `{"trace": file | content | {"synthetic": {...}}, "bind": {"model" | "country" | "machine": ...},
+        "mode": "availability" | "preemption" | "price", "scale", "offset_s", "repeat", "start"}`.
+        """
+        return dict(self._call("POST", "traces", binding))
+
+    def clear_traces(self) -> int:
+        """Let the market forget its traces; return how many went."""
+        return int(self._call("DELETE", "traces")["removed"])
+
     def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         connection = http.client.HTTPConnection(self._host, self._port, timeout=self._timeout)
         try:

@@ -15,6 +15,7 @@ from dumont.sandbox.faults import BadFault
 from dumont.sandbox.market import Refused
 from dumont.sandbox.parts import Parts
 from dumont.sandbox.store import Rental
+from dumont.sandbox.weather_control import WeatherControl
 
 _PATTERNS = ("idle", "dead", "steady", "burst", "train")
 
@@ -38,6 +39,7 @@ class Control:
             ("POST", "/_sandbox/faults", self._add_fault),
             ("DELETE", "/_sandbox/faults", self._remove_fault),
             ("DELETE", "/_sandbox/faults/{i:int}", self._remove_fault),
+            *WeatherControl(self._parts).table(),
         ]
         return [Route(path, self._guarded(work), methods=[verb]) for verb, path, work in table]
 
@@ -64,6 +66,7 @@ class Control:
             "offers": len(parts.market.offers()),
             "dead_machine_ids": sorted(dead),
             "faults": parts.faults.documents(),
+            "traces": WeatherControl(parts).traces(),
             "machines": [self._machine(rental, dead) for rental in parts.store.rentals()],
         }
 

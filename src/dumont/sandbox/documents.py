@@ -6,7 +6,7 @@ Source: docs.vast.ai, OpenAPI of 2026-08; the rule total = base + storage x GB /
 from typing import Any
 
 from dumont.sandbox.billing import BILLED_GPU, MICRO
-from dumont.sandbox.catalogue import Offer
+from dumont.sandbox.catalogue import Offer, country_of
 from dumont.sandbox.store import Rental
 
 _DAY = 86_400
@@ -16,6 +16,7 @@ _STATES = {
     "running": ("running", "running", "running"),
     "rebooting": ("rebooting", "running", "running"),
     "queued": ("exited", "stopped", "running"),
+    "outbid": ("exited", "stopped", "stopped"),
     "exited": ("exited", "stopped", "stopped"),
 }
 """Phase to (actual_status, cur_state, next_state)."""
@@ -50,12 +51,7 @@ _COMMON: dict[str, Any] = {
     "cpu_arch": "amd64",
     "cpu_ghz": 2.35,
     "has_avx": 1,
-    "disk_bw": 2876.0,
     "disk_name": "SAMSUNG MZQL23T8",
-    "inet_up_cost": 0.0,
-    "inet_down_cost": 0.0,
-    "internet_up_cost_per_tb": 0.0,
-    "internet_down_cost_per_tb": 0.0,
     "pci_gen": 4.0,
     "pcie_bw": 24.8,
     "mobo_name": "ROME2D32GM-2T",
@@ -112,20 +108,25 @@ def hardware(offer: Offer, now_s: float) -> dict[str, Any]:
         "reliability2": box.reliability,
         "reliability_mult": round(box.reliability - 0.02, 4),
         "expected_reliability": round(box.reliability - 0.001, 4),
-        "verification": "verified" if box.verified else "unverified",
+        "disk_bw": box.disk_bw,
+        "inet_up_cost": box.up_cost,
+        "inet_down_cost": box.down_cost,
+        "internet_up_cost_per_tb": box.up_cost * 1024,
+        "internet_down_cost_per_tb": box.down_cost * 1024,
+        "verification": box.verification or ("verified" if box.verified else "unverified"),
         "vericode": int(box.verified),
         "hosting_type": int(box.datacenter),
-        "static_ip": box.datacenter,
-        "direct_port_count": 250 if box.datacenter else 62,
+        "static_ip": box.datacenter if box.static_ip is None else box.static_ip,
+        "direct_port_count": (250 if box.datacenter else 62) if box.open_ports is None else box.open_ports,
         "geolocation": box.place,
-        "external": None if not box.verified else False,
+        "external": None if "external" in box.oddities else False,
         "end_date": now_s // _DAY * _DAY + box.days_left * _DAY,
     }
 
 
 def _computer(offer: Offer) -> dict[str, Any]:
     box, model, count = offer.box, offer.box.model, len(offer.gpus)
-    cores = 16 * box.gpus
+    cores = box.cores * box.gpus
     return {
         "gpu_name": model.name,
         "num_gpus": count,
@@ -139,10 +140,10 @@ def _computer(offer: Offer) -> dict[str, Any]:
         "driver_vers": _driver_number(_DRIVERS[box.cuda]),
         "total_flops": round(model.tflops * count, 1),
         "dlperf": round(model.dlperf * count, 1),
-        # Some hosts really report no core count.
-        "cpu_cores": cores if box.verified else None,
+        # Some hosts really report no core count, and some no memory.
+        "cpu_cores": None if "cores" in box.oddities else cores,
         "cpu_cores_effective": cores * count / box.gpus,
-        "cpu_ram": 64_000 * box.gpus,
+        "cpu_ram": 0 if "ram" in box.oddities else box.ram_mb * box.gpus,
         "bw_nvlink": 300.0 if box.datacenter and box.gpus > 1 else 0.0,
     }
 
@@ -155,7 +156,7 @@ def _driver_number(text: str) -> int:
 def offer_document(offer: Offer, now_s: float, *, gigabytes: float, bid: bool) -> dict[str, Any]:
     """Return one row of a search: the price holds for that much disk and that kind of rental."""
     base = offer.min_bid if bid else offer.gpu_rate
-    disk = offer.disk_rate(gigabytes)
+    disk = offer.box.disk_rate(gigabytes)
     total = dollars(base + disk)
     shared = hardware(offer, now_s)
     return {
@@ -163,7 +164,7 @@ def offer_document(offer: Offer, now_s: float, *, gigabytes: float, bid: bool) -
         "id": offer.id,
         "ask_contract_id": offer.id,
         "gpu_total_ram": shared["gpu_ram"] * len(offer.gpus),
-        "disk_space": round(offer.box.disk * len(offer.gpus) / offer.box.gpus, 1),
+        "disk_space": offer.box.disk_of(offer.gpus),
         "dph_base": dollars(base),
         "dph_total": total,
         "discounted_dph_total": total,
@@ -176,7 +177,7 @@ def offer_document(offer: Offer, now_s: float, *, gigabytes: float, bid: bool) -
         "is_bid": bid,
         "reliability": offer.box.reliability,
         # A space at the end is what some hosts really send.
-        "public_ipaddr": f"203.0.113.{offer.box.id % 250}" + ("" if offer.box.verified else " "),
+        "public_ipaddr": f"203.0.113.{offer.box.id % 250}" + (" " if "address" in offer.box.oddities else ""),
         "rentable": True,
         "rented": False,
         "start_date": shared["end_date"] - (offer.box.days_left + 30) * _DAY,
@@ -197,7 +198,7 @@ def statuses(rental: Rental, *, offline: bool) -> dict[str, Any]:
         following = "stopped"
     return {
         "actual_status": "offline" if offline else actual,
-        "intended_status": rental.intended,
+        "intended_status": "stopped" if rental.phase == "outbid" else rental.intended,
         "cur_state": current,
         "next_state": following,
         "status_msg": rental.status_msg,
@@ -229,7 +230,7 @@ def instance_document(
         "image_runtype": rental.runtype,
         "onstart": rental.onstart,
         "extra_env": [[name, value] for name, value in rental.env.items()],
-        "country_code": (shared["geolocation"] or "").split(",")[-1].strip() or None,
+        "country_code": country_of(shared["geolocation"]),
         "workspace_root": workspace,
     }
 

@@ -8,7 +8,8 @@ import logging
 from typing import Any
 
 from dumont.sandbox import processes
-from dumont.sandbox.billing import span_rates
+from dumont.sandbox.bids import WAITS
+from dumont.sandbox.billing import MICRO, span_rates
 from dumont.sandbox.faults import Faults
 from dumont.sandbox.folders import Folders
 from dumont.sandbox.market import Market, free_port
@@ -55,7 +56,7 @@ class Fleet:
             if number not in alive:
                 self._folders.remove(number)
         for rental in self._store.rentals():
-            phase = rental.phase if rental.phase in ("exited", "queued") else "loading"
+            phase = rental.phase if rental.phase in ("exited", *WAITS) else "loading"
             self._move(rental, phase, rental.status_msg)
             self.poke(rental.id)
 
@@ -79,13 +80,25 @@ class Fleet:
             return
         self._store.set_meta("heartbeat_us", str(self._market.now_us()))
         broke = self._market.credit() <= 0
+        self.arbitrate()
         for rental in rentals:
-            if rental.phase == "queued" and self._market.is_free(rental):
-                self._move(rental, "loading", "")
-                self.poke(rental.id)
             if broke and rental.intended == "running":
                 self._store.update(rental.id, intended="stopped")
                 self.poke(rental.id)
+
+    def arbitrate(self) -> None:
+        """Take GPUs from rentals that were outbid, at the moment of it, and give them to those whose turn it is."""
+        verdict = self._market.judge()
+        for number, at_s in verdict.outbid:
+            self._turn(number, "outbid", round(at_s * MICRO))
+        for number in verdict.start:
+            self._turn(number, "loading", None)
+
+    def _turn(self, number: int, phase: str, at_us: int | None) -> None:
+        rental = self._store.rental(number)
+        if rental is not None:
+            self._move(rental, phase, "", at_us=at_us)
+            self.poke(number)
 
     def poke(self, number: int) -> None:
         """Let the machine's task look at its record again."""
@@ -104,17 +117,19 @@ class Fleet:
 
     def start(self, rental: Rental) -> bool:
         """Want a machine running; False when its GPUs are taken and it now waits for them."""
-        free = rental.phase not in ("exited", "queued") or self._market.is_free(rental)
+        waiting = rental.phase in ("exited", *WAITS)
+        free = not waiting or self._market.is_free(rental)
         self._store.update(rental.id, intended="running")
-        if rental.phase in ("exited", "queued"):
+        if waiting:
             self._move(rental, "loading" if free else "queued", rental.status_msg)
+            self.arbitrate()
         self.poke(rental.id)
         return free
 
     def stop(self, rental: Rental) -> None:
         """Want a machine stopped."""
         self._store.update(rental.id, intended="stopped")
-        if rental.phase == "queued":
+        if rental.phase in WAITS:
             self._move(rental, "exited", "")
         self.poke(rental.id)
 
@@ -130,6 +145,7 @@ class Fleet:
         changed = self._store.rental(rental.id)
         if changed is not None:
             self._move(changed, changed.phase, changed.status_msg)
+            self.arbitrate()
 
     def destroy(self, rental: Rental) -> None:
         """Give a machine up for ever; billing ends here, the folder goes right after."""
@@ -154,7 +170,8 @@ class Fleet:
         self._store.set_dead(box, False)
         for rental in self._store.rentals():
             if rental.box_id == box:
-                phase = "loading" if rental.intended == "running" else "exited"
+                wanted = rental.phase if rental.phase in WAITS else "loading"
+                phase = wanted if rental.intended == "running" else "exited"
                 self._move(rental, phase, rental.status_msg)
                 self.poke(rental.id)
 
@@ -201,13 +218,16 @@ class Fleet:
         if dark:
             await self._take_down(rental.id, grace=0)
             return False
+        if up and rental.phase in WAITS:
+            await self._take_down(rental.id, grace=0)
+            return True
         if up and (rental.intended == "stopped" or rental.id in self._reboots):
             return await self._lower(rental)
         if not up and rental.intended == "stopped" and rental.phase != "exited":
             self._stuck.discard(rental.id)
             self._move(rental, "exited", "")
             return True
-        if not up and rental.intended == "running" and rental.phase != "queued":
+        if not up and rental.intended == "running" and rental.phase not in WAITS:
             await self._bring_up(rental)
             return True
         return False
@@ -236,7 +256,7 @@ class Fleet:
         self._up.add(rental.id)
         await self._run_onstart(rental)
         now = self._store.rental(rental.id)
-        if now is not None and rental.box_id not in self._store.dead_boxes():
+        if now is not None and now.phase not in WAITS and rental.box_id not in self._store.dead_boxes():
             self._move(now, "running", f"success, running {rental.image}/ssh")
             self._noticed(rental.id, "running")
 
@@ -319,7 +339,7 @@ class Fleet:
         extra["CONTAINER_ID"] = str(rental.id)
         return processes.environment(rental.id, self._marker, self._folders.machine(rental.id), extra)
 
-    def _move(self, rental: Rental, phase: str, message: str | None) -> None:
+    def _move(self, rental: Rental, phase: str, message: str | None, *, at_us: int | None = None) -> None:
         now = self._store.rental(rental.id)
         if now is None or now.destroyed_us is not None:
             return
@@ -327,4 +347,5 @@ class Fleet:
         with self._store.transaction():
             self._store.update(rental.id, phase=phase, status_msg=message)
             state = None if dark else phase
-            self._store.turn_span(rental.id, state, *span_rates(rental, phase), self._market.now_us())
+            moment = self._market.now_us() if at_us is None else at_us
+            self._store.turn_span(rental.id, state, *span_rates(rental, phase), moment)

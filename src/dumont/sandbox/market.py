@@ -1,5 +1,6 @@
 """What is on offer now, and the renting of it."""
 
+import json
 import math
 import secrets
 import socket
@@ -8,16 +9,24 @@ from dataclasses import dataclass
 from typing import Any
 
 from dumont.core import nanousd
+from dumont.sandbox.bids import Claim, holders
 from dumont.sandbox.billing import MICRO, credit, span_rates
-from dumont.sandbox.catalogue import Offer, boxes
+from dumont.sandbox.catalogue import Box, Offer, fixed
+from dumont.sandbox.contest import Contest, Verdict
 from dumont.sandbox.documents import hardware
 from dumont.sandbox.faults import Faults
-from dumont.sandbox.settings import SandboxSettings
+from dumont.sandbox.generate import generate
+from dumont.sandbox.rivals import Rivals
+from dumont.sandbox.settings import SandboxRefused, SandboxSettings
 from dumont.sandbox.store import Rental, Store
+from dumont.sandbox.traces import BadTrace, Binding, bind
+from dumont.sandbox.weather import PROFILES, Weather
 
 # Below the range from which the system takes ports for outgoing connections, so that a port is rarely lost meanwhile.
 _PORTS = range(20_000, 32_000)
-_HOLDS_GPU = ("created", "loading", "running", "rebooting")
+_FIRST_OFFER = 21_400_000
+_LISTINGS = 1 << 20
+"""How many listings of a slice have numbers of their own; far more than a year has."""
 
 
 class Refused(Exception):
@@ -44,40 +53,69 @@ class Wish:
 
 
 class Market:
-    """The catalogue minus what is rented or dark."""
+    """The catalogue minus what is rented, dark, or with somebody else."""
 
     def __init__(self, settings: SandboxSettings, store: Store, faults: Faults) -> None:
         self._settings = settings
         self._store = store
         self._faults = faults
-        self._boxes = boxes()
+        weather = Weather(settings.seed, PROFILES[settings.market])
+        self.rivals = Rivals(weather)
+        made = generate(settings.seed, settings.offers, weather.presence) if settings.offers else fixed()
+        self.boxes = {box.id: box for box in made}
+        slices = [(box, column) for box in made for column in range(len(box.slices()))]
+        self._slices = slices
+        self._first_slice = {box.id: at for at, (box, column) in enumerate(slices) if column == 0}
+        self._past: Counter[tuple[int, int]] = Counter(
+            (number, gpu) for number, gpus in store.rental_gpus() for gpu in gpus
+        )
+        self._recall_traces()
         self._granted = nanousd(settings.credit_usd)
+        self._judged = self.now_s()
 
     def now_us(self) -> int:
         """Return product time in microseconds."""
         return int(self._settings.clock.seconds() * MICRO)
 
-    def offers(self) -> list[Offer]:
-        """Return what can be rented; a slice has a new number after each rental that touched it."""
-        taken = [(r.box_id, r.gpus) for r in self._store.rentals() if r.phase in _HOLDS_GPU]
-        dead = self._store.dead_boxes()
-        past: Counter[tuple[int, int]] = Counter()
-        for number, gpus in self._store.rental_gpus():
-            past.update((number, at) for at in gpus)
-        found = []
-        for row, box in enumerate(self._boxes):
-            for column, gpus in enumerate(box.slices()):
-                free = not any(b == box.id and set(g) & set(gpus) for b, g in taken)
-                if free and box.id not in dead:
-                    turn = sum(past[box.id, at] for at in gpus)
-                    found.append(Offer(21_400_000 + row * 100 + column + 10_000 * turn, box, gpus))
-        return found
+    def now_s(self) -> float:
+        """Return product time in seconds."""
+        return self.now_us() / MICRO
+
+    def offers(self, *, bids: bool = False) -> list[Offer]:
+        """Return what can be rented on demand, or with `bids` interruptibly.
+
+        A slice has a new number after each rental that touched it and at each new listing. What bids hold can be
+        rented on demand, and interruptibly by a higher bid.
+        """
+        now, claims, dead = self.now_s(), self._store.claims(), self._store.dead_boxes()
+        busy = {claim.box_id for claim in claims if claim.holds}
+        found: list[Offer] = []
+        for box in self.boxes.values():
+            if box.id in dead:
+                continue
+            there = [claim for claim in claims if claim.box_id == box.id] if box.id in busy else []
+            blocked = self._blocked(box, there, now)
+            shown = self.rivals.weather.shown(box, now, blocked)
+            found += [self._offer(box, column, listing, there, now) for column, listing in shown]
+        return self._capped(found, claims, now, bids=bids)
 
     def is_free(self, rental: Rental) -> bool:
-        """Tell whether nobody else holds the GPUs of a stopped rental, and its box has power."""
-        others = [r for r in self._store.rentals() if r.id != rental.id and r.phase in _HOLDS_GPU]
-        clash = any(r.box_id == rental.box_id and set(r.gpus) & set(rental.gpus) for r in others)
-        return not clash and rental.box_id not in self._store.dead_boxes()
+        """Tell whether a stopped rental would get its GPUs now."""
+        asking = Claim(rental.id, rental.box_id, rental.gpus, "queued", rental.gpu_rate if rental.is_bid else None)
+        others = [claim for claim in self._store.claims() if claim.id != rental.id]
+        return self._contest([*others, asking]).wins(rental.id, self.now_s())
+
+    def judge(self) -> Verdict:
+        """Return which rentals lost their GPUs to others since the last call, and which waiting ones get theirs now."""
+        now = self.now_s()
+        verdict = self._contest(self._store.claims()).judge(self._judged, now)
+        self._judged = now
+        return verdict
+
+    def next_change(self) -> float:
+        """Return the product time at which `judge` may have something new to say by itself."""
+        claims = self._store.claims()
+        return self._contest(claims).next_change(self.now_s()) if claims else math.inf
 
     def credit(self) -> int:
         """Return the account's money in nano-dollars."""
@@ -97,18 +135,97 @@ class Market:
             raise Refused(400, "invalid_price", "The bid is below the lowest that would run.", new_contract=number)
         return number
 
+    def lay(self, document: dict[str, Any]) -> Binding:
+        """Let a part of the market follow a trace from now on, also after a restart.
+
+        Errors: BadTrace.
+        """
+        document = {**document, "begins_at": document.get("begins_at", self.now_s())}
+        trace = bind(document, self.now_s())
+        self._store.set_meta("traces", json.dumps([*self._laid(), document]))
+        self.rivals.traces.append(trace)
+        return trace
+
+    def lift(self) -> int:
+        """Forget all traces; return how many there were."""
+        gone = len(self.rivals.traces)
+        self._store.set_meta("traces", "[]")
+        self.rivals.traces.clear()
+        return gone
+
+    def _laid(self) -> list[dict[str, Any]]:
+        return list(json.loads(self._store.meta("traces") or "[]"))
+
+    def _recall_traces(self) -> None:
+        """Take the traces of the settings at the first start, and those that were laid at any later one."""
+        try:
+            if self._store.meta("traces") is None:
+                for document in self._settings.traces:
+                    self.lay(document)
+            else:
+                self.rivals.traces = [bind(document, self.now_s()) for document in self._laid()]
+        except BadTrace as error:
+            raise SandboxRefused(f"A trace cannot be used: {error}") from error
+
+    def _contest(self, claims: list[Claim]) -> Contest:
+        return Contest(self.boxes, self.rivals, claims, self._store.dead_boxes())
+
+    def _blocked(self, box: Box, claims: list[Claim], at: float) -> frozenset[int]:
+        ours = {gpu for claim in holders(claims, box.id, bids=False) for gpu in claim.gpus}
+        return self.rivals.occupied(box, at) | ours
+
+    def _offer(self, box: Box, column: int, listing: int, claims: list[Claim], at: float) -> Offer:
+        gpus = box.slices()[column]
+        turn = (listing + sum(self._past[box.id, gpu] for gpu in gpus)) % _LISTINGS
+        number = _FIRST_OFFER + self._first_slice[box.id] + column + turn * len(self._slices)
+        losing = [c.per_gpu for c in holders(claims, box.id, bids=True) if set(c.gpus).intersection(gpus)]
+        highest = max([self.rivals.bid(box, gpus, at), *losing])
+        least = max(float(self.rivals.floor(box, at)), highest * 1.01) * len(gpus)
+        rate = self.rivals.weather.gpu_hour(box, at) * len(gpus)
+        # The marketplace shows bids to a millionth of a dollar.
+        return Offer(number, box, gpus, rate, math.ceil(least / 1000) * 1000)
+
+    def _capped(self, offers: list[Offer], claims: list[Claim], at: float, *, bids: bool) -> list[Offer]:
+        """Return what traces leave of the offers: the cheapest, as many as there is room for."""
+        contest = self._contest(claims)
+        for trace in self.rivals.traces:
+            if trace.mode == "availability" or (trace.mode == "preemption" and bids):
+                room = contest.room(trace, at, bids=trace.mode == "preemption")
+                bound = [offer for offer in offers if trace.covers(offer.box)]
+                bound.sort(key=lambda offer: (offer.gpu_rate / len(offer.gpus), offer.id))
+                gone = {offer.id for offer in bound[room:]}
+                offers = [offer for offer in offers if offer.id not in gone]
+        return offers
+
     def _find(self, offer_id: int, wish: Wish) -> Offer:
         if self.credit() <= 0:
             raise Refused(400, "insufficient_credit", "The account has no credit left.")
-        if len(self._store.rentals()) >= self._settings.max_machines:
+        if len(self._store.claims()) >= self._settings.max_machines:
             raise Refused(400, "spend_rate_limit", f"The sandbox keeps at most {self._settings.max_machines} machines.")
-        offer = next((offer for offer in self.offers() if offer.id == offer_id), None)
+        offer = self._named(offer_id, wish.bid is not None)
         if offer is None or self._faults.take("sold_between"):
             message = f"error 404/3603: no_such_ask Instance type by id {offer_id} is not available."
             raise Refused(404, "no_such_ask", message)
-        if wish.disk > offer.box.disk * len(offer.gpus) / offer.box.gpus:
+        if wish.disk > offer.box.disk_of(offer.gpus):
             raise Refused(400, "invalid_args", "The offer has less disk than was asked for.")
         return offer
+
+    def _named(self, offer_id: int, bids: bool) -> Offer | None:
+        """Return the offer of a number that is on the market, or left it so shortly ago that a person still sees it."""
+        if offer_id < _FIRST_OFFER:
+            return None
+        box, column = self._slices[(offer_id - _FIRST_OFFER) % len(self._slices)]
+        now, claims = self.now_s(), self._store.claims()
+        blocked = self._blocked(box, claims, now)
+        if box.id in self._store.dead_boxes() or blocked.intersection(box.slices()[column]):
+            return None
+        grace = self.rivals.weather.profile.grace_real_s / self._settings.clock.real_delay(1.0)
+        for moment in (now, now - grace) if grace else (now,):
+            for shown, listing in self.rivals.weather.shown(box, moment, blocked):
+                offer = self._offer(box, shown, listing, claims, now)
+                if offer.id == offer_id:
+                    return next(iter(self._capped([offer], claims, now, bids=bids)), None)
+        return None
 
     def _write(self, offer: Offer, wish: Wish, stopped: bool) -> int:
         now = self.now_us()
@@ -125,7 +242,7 @@ class Market:
             "runtype": wish.runtype,
             "is_bid": int(wish.bid is not None),
             "gpu_rate": offer.gpu_rate if wish.bid is None else wish.bid,
-            "disk_rate": offer.disk_rate(wish.disk),
+            "disk_rate": offer.box.disk_rate(wish.disk),
             "created_us": now,
             "phase": phase,
             "intended": "stopped" if stopped else "running",
@@ -140,6 +257,7 @@ class Market:
             if rental is None:
                 raise RuntimeError(f"rental {number} was not written")
             self._store.turn_span(number, phase, *span_rates(rental, phase), now)
+        self._past.update((offer.box.id, gpu) for gpu in offer.gpus)
         return number
 
 

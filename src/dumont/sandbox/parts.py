@@ -7,7 +7,7 @@ import time
 from collections import OrderedDict
 
 from dumont.sandbox.billing import MICRO
-from dumont.sandbox.catalogue import Offer, boxes
+from dumont.sandbox.catalogue import Offer, fixed
 from dumont.sandbox.documents import instance_document, offer_document
 from dumont.sandbox.faults import Faults
 from dumont.sandbox.folders import Folders
@@ -30,8 +30,8 @@ class Parts:
         self.folders = Folders(settings.home)
         self.market = Market(settings, store, self.faults)
         self.fleet = Fleet(settings, store, self.folders, self.market, self.faults)
-        sample = boxes()[0]
-        offer = Offer(0, sample, sample.slices()[0])
+        sample = fixed()[0]
+        offer = Offer(0, sample, sample.slices()[0], sample.gpu_hour, sample.gpu_hour)
         self.offer_fields = frozenset(offer_document(offer, 0.0, gigabytes=8, bid=False))
         self._usage: dict[int, float] = {}
         self._measure_at: dict[int, float] = {}

@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable, Collection
 from typing import Any
 
+from dumont.sandbox.catalogue import country_of
+
 _CAP = 64
 _ALIASES = {
     "dph": "dph_total",
@@ -18,7 +20,7 @@ _VIRTUAL: dict[str, Callable[[dict[str, Any]], Any]] = {
     "verified": lambda offer: offer["verification"] == "verified",
     "datacenter": lambda offer: offer["hosting_type"] == 1,
     "external": lambda offer: bool(offer["external"]),
-    "geolocation": lambda offer: (offer["geolocation"] or "").split(",")[-1].strip(),
+    "geolocation": lambda offer: country_of(offer["geolocation"]) or "",
     "gpu_name": lambda offer: offer["gpu_name"].replace("_", " "),
     "id": lambda offer: None,
 }

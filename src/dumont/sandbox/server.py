@@ -28,6 +28,7 @@ from dumont.sandbox.settings import SandboxRefused, SandboxSettings
 from dumont.sandbox.store import Store
 
 _BEAT_SECONDS = 1.0
+_SHORTEST_SECONDS = 0.05
 
 
 def run(settings: SandboxSettings) -> None:
@@ -87,7 +88,9 @@ async def _serve(settings: SandboxSettings, store: Store, listener: socket.socke
 async def _beat(parts: Parts) -> None:
     while True:
         parts.fleet.beat()
-        await asyncio.sleep(_BEAT_SECONDS)
+        # An outbid machine ends when it happens, not at the next beat.
+        wait = parts.settings.clock.real_delay(parts.market.next_change() - parts.market.now_s())
+        await asyncio.sleep(min(_BEAT_SECONDS, max(_SHORTEST_SECONDS, wait)))
 
 
 async def _announce(server: uvicorn.Server, listener: socket.socket) -> None:

@@ -4,8 +4,11 @@ import ipaddress
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from dumont.core import Clock
+
+MARKETS = ("slack", "busy", "still")
 
 
 class SandboxRefused(Exception):
@@ -14,7 +17,11 @@ class SandboxRefused(Exception):
 
 @dataclass(frozen=True)
 class SandboxSettings:
-    """Where the sandbox lives and how it behaves. Units: `start_seconds` in real seconds; port 0 is any free one."""
+    """Where the sandbox lives and how it behaves.
+
+    `offers` is about how many the market shows, 0 the small fixed catalogue; `market` is its weather: still, slack or
+    busy; `traces` are bindings of traces. Units: `start_seconds` in real seconds; port 0 is any free one.
+    """
 
     home: Path
     port: int = 8767
@@ -27,12 +34,18 @@ class SandboxSettings:
     watch_stdin: bool = False
     rate_limits: bool = False
     max_machines: int = 50
+    seed: int = 1
+    offers: int = 300
+    market: str = "slack"
+    traces: tuple[dict[str, Any], ...] = ()
 
     def check(self) -> None:
-        """Refuse what would be unsafe.
+        """Refuse what would be unsafe or is unknown.
 
-        Errors: SandboxRefused for a host that is not loopback, and for root without `root_ok`.
+        Errors: SandboxRefused for a host that is not loopback, for root without `root_ok`, and for unknown weather.
         """
+        if self.market not in MARKETS:
+            raise SandboxRefused(f"There is no market called {self.market}; choose one of {', '.join(MARKETS)}.")
         if not _is_loopback(self.host):
             raise SandboxRefused(f"The sandbox listens on loopback only; {self.host} is not a loopback address.")
         if os.getuid() == 0 and not self.root_ok:

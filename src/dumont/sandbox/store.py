@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dumont.sandbox.bids import Claim
+
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS rental (
@@ -160,10 +162,12 @@ class Store:
         self._db.execute(f"UPDATE rental SET {names} WHERE id = ?", (*values.values(), number))
 
     def turn_span(self, number: int, state: str | None, gpu_rate: int, disk_rate: int, at_us: int) -> None:
-        """End the running span and begin another one; `state` None begins none."""
-        self._db.execute(
-            "UPDATE span SET to_us = max(from_us, ?) WHERE rental_id = ? AND to_us IS NULL", (at_us, number)
-        )
+        """End the running span and begin another one, never before the ended one; `state` None begins none."""
+        running = self._db.execute(
+            "UPDATE span SET to_us = max(from_us, ?) WHERE rental_id = ? AND to_us IS NULL RETURNING to_us",
+            (at_us, number),
+        ).fetchall()
+        at_us = max([at_us, *(row[0] for row in running)])
         if state is not None:
             self._db.execute(
                 "INSERT INTO span (rental_id, state, gpu_rate, disk_rate, from_us) VALUES (?, ?, ?, ?, ?)",
@@ -225,6 +229,13 @@ class Store:
         self._db.execute("DELETE FROM dead_box WHERE box_id = ?", (box,))
         if dead:
             self._db.execute("INSERT INTO dead_box VALUES (?)", (box,))
+
+    def claims(self) -> list[Claim]:
+        """Return what living rentals want or have of their boxes, by number."""
+        rows = self._db.execute(
+            "SELECT id, box_id, gpus, phase, is_bid, gpu_rate FROM rental WHERE destroyed_us IS NULL ORDER BY id"
+        )
+        return [Claim(r[0], r[1], tuple(json.loads(r[2])), r[3], r[5] if r[4] else None) for r in rows]
 
     def rental_gpus(self) -> Iterable[tuple[int, tuple[int, ...]]]:
         """Return (box, GPU positions) of every rental that ever was."""

@@ -1,6 +1,7 @@
 """Traces: read and checked, made up by seed, and laid over a part of the market."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,6 @@ from dumont.sandbox import SandboxControlError
 from dumont.sandbox.traces import BadTrace, Binding, Trace, bind, check, main, read_prices, read_trace, synthetic
 
 Start = Callable[..., SandboxProcess]
-_REAL = Path(__file__).parents[3] / "shared" / "data" / "spot_traces"
 _ANYWHERE = {"model": "L40S"}
 
 
@@ -103,9 +103,9 @@ def test_made_up_traces_look_like_recorded_ones(capsys: pytest.CaptureFixture[st
 
 
 def _traces() -> list[Trace]:
-    """The recorded traces where they lie beside the checkout, else made-up ones of the same form."""
-    if _REAL.is_dir():
-        return [read_trace(path) for path in sorted(_REAL.rglob("*.json"))]
+    """The recorded traces of the folder that RECORDED_TRACES names, else made-up ones of the same form."""
+    if os.environ.get("RECORDED_TRACES"):
+        return [read_trace(path) for path in sorted(Path(os.environ["RECORDED_TRACES"]).rglob("*.json"))]
     return [synthetic(seed, days=20, gap_seconds=gap, most=4) for seed, gap in enumerate((30, 195, 300, 600))]
 
 

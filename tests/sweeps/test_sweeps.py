@@ -2,20 +2,32 @@
 
 import asyncio
 from dataclasses import replace
+from typing import Any
 
 import psycopg
 import pytest
+from sqlalchemy import text
 from tests.support.world import Stage
 from tests.workflows.engine import Trial
 from tests.workflows.scenarios import BY_NAME, check_asleep, kept
 
 from dumont.db import Database, set_sweep
-from dumont.instances import Losses, Sweep, keep_watch, watch_queries
+from dumont.instances import Losses, Sweep, keep_watch, watch_queries, watch_report
 
 from .conftest import Watch
 from .test_losses import launched, machine_of, snapshot_of_all
 
 STRAY = "SELECT kind, action, label, team_id, rental_id FROM stray_machine WHERE provider_machine_id = %s"
+
+
+async def reported(stage: Stage) -> list[dict[str, Any]]:
+    """The strays of which `dumont doctor` is told."""
+    found = await Sweep(stage.world).run()
+    async with stage.world.database.begin() as session:
+        await set_sweep(session)
+        await session.execute(text("INSERT INTO watch_turn VALUES ('sweep', now()) ON CONFLICT DO NOTHING"))
+        await watch_queries.end_turn(session, "sweep", found)
+        return (await watch_report(session)).strays
 
 
 async def test_machines_of_others_are_told_of_and_left(stage: Stage, watch: Watch) -> None:
@@ -31,6 +43,7 @@ async def test_machines_of_others_are_told_of_and_left(stage: Stage, watch: Watc
         assert [(one["kind"], one["action"]) for one in news] == [(kind, "reported")]
         shown = stage.sandbox.instance(number)
         assert shown is not None and shown["intended_status"] == "running" and shown["label"] == label
+    assert {str(number) for number in others} <= {stray["provider_machine_id"] for stray in await reported(stage)}
     assert (await snapshot_of_all(stage))[:3] == before[:3]
     (await stage.bills(ours.instance_id)).agree()
 

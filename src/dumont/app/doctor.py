@@ -1,16 +1,26 @@
 """`dumont doctor`: what this installation stands on, each looked at for real, with what to do where it is not right."""
 
 import asyncio
+import math
 import secrets
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from dumont.app.home import StartError, read_secret
 from dumont.cli import Column, show_json, show_table
 from dumont.core import Settings, SettingsError, load_settings
+
+if TYPE_CHECKING:
+    from dumont.instances import WatchReport
+    from dumont.providers import Provider
+
+SHOWN = 8
+"""How many orphans are named one by one."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +35,7 @@ class Finding:
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document, nothing else.")
 def doctor(as_json: bool) -> None:
-    """Look at settings, server, database, marketplace and snapshot store; exit code 1 when one is broken."""
+    """Look at settings, server, database, the watch, marketplaces and store; exit code 1 when one is broken."""
     try:
         settings = load_settings()
     except SettingsError as error:
@@ -43,22 +53,23 @@ def doctor(as_json: bool) -> None:
 
 
 async def _look(settings: Settings) -> list[Finding]:
-    looks: list[tuple[str, Callable[[Settings], Awaitable[Finding]]]] = [
+    looks: list[tuple[str, Callable[[Settings], Awaitable[list[Finding]]]]] = [
         ("server", _server),
         ("database", _database),
-        ("marketplace", _marketplace),
+        ("marketplace", _marketplaces),
+        ("sandbox", _sandbox_state),
         ("store", _store),
     ]
-    found = []
+    found: list[Finding] = []
     for name, look in looks:
         try:
-            found.append(await look(settings))
+            found += await look(settings)
         except Exception as error:  # noqa: BLE001 - whatever a look meets is what it has to report
             found.append(Finding(name, "broken", f"{error} ({type(error).__name__})"))
     return found
 
 
-async def _server(settings: Settings) -> Finding:
+async def _server(settings: Settings) -> list[Finding]:
     import httpx
 
     url = f"http://{settings.host}:{settings.port}"
@@ -66,43 +77,116 @@ async def _server(settings: Settings) -> Finding:
         async with httpx.AsyncClient(timeout=5) as client:
             answer = await client.get(f"{url}/health")
     except httpx.HTTPError:
-        return Finding("server", "broken", f"Nothing answers at {url}. Start it with ./run.")
+        return [Finding("server", "broken", f"Nothing answers at {url}. Start it with ./run.")]
     if answer.status_code == 200:
-        return Finding("server", "ok", url)
-    return Finding("server", "broken", f"{url} answers {answer.status_code}: {answer.json().get('detail')}")
+        return [Finding("server", "ok", url)]
+    return [Finding("server", "broken", f"{url} answers {answer.status_code}: {answer.json().get('detail')}")]
 
 
-async def _database(settings: Settings) -> Finding:
-    from dumont.db import has_cluster, resolve_urls, visit_database
+async def _database(settings: Settings) -> list[Finding]:
+    """Look at the database, and at what the watch over machines has written there."""
+    from dumont.db import has_cluster, visit_database
 
     secret, _ = read_secret(settings)
-    if settings.database_url is None and not has_cluster(settings.home):
-        return Finding("database", "broken", "There is none yet; ./run makes it.")
+    if settings.database_url is not None:
+        return await _owned(settings, secret, settings.database_url)
+    if not has_cluster(settings.home):
+        return [Finding("database", "broken", "There is none yet; ./run makes it.")]
+    visit = visit_database(settings.home, secret)
+    owner = await asyncio.to_thread(visit.__enter__)
+    try:
+        return await _owned(settings, secret, owner)
+    finally:
+        await asyncio.to_thread(visit.__exit__, None, None, None)
 
-    def ask() -> bool:
-        if settings.database_url is not None:
-            return resolve_urls(settings, secret, settings.database_url).second_wall
-        with visit_database(settings.home, secret) as owner:
-            return resolve_urls(settings, secret, owner).second_wall
+
+async def _owned(settings: Settings, secret: bytes, owner: str) -> list[Finding]:
+    from dumont.db import Database, resolve_urls, set_sweep
+    from dumont.instances import watch_report
 
     kind = "your own" if settings.database_url else "embedded"
-    if await asyncio.to_thread(ask):
-        return Finding("database", "ok", f"{kind}; the API has a role of its own")
-    advice = "The API connects as the owner, so row-level security is not the second wall. Set DUMONT_DATABASE_APP_URL."
-    return Finding("database", "warning", f"{kind}. {advice}")
+    urls = await asyncio.to_thread(resolve_urls, settings, secret, owner)
+    found = [Finding("database", "ok", f"{kind}; the API has a role of its own")]
+    if not urls.second_wall:
+        advice = "The API connects as the owner, so row-level security is not the second wall."
+        found = [Finding("database", "warning", f"{kind}. {advice} Set DUMONT_DATABASE_APP_URL.")]
+    database = Database(urls.owner, pool_size=1, application_name="dumont-doctor")
+    try:
+        async with database.begin() as session:
+            await set_sweep(session)
+            report = await watch_report(session)
+    finally:
+        await database.close()
+    return [*found, watch_finding(settings, report), orphans_finding(report)]
 
 
-async def _marketplace(settings: Settings) -> Finding:
+def watch_finding(settings: Settings, report: "WatchReport") -> Finding:
+    """Say whether somebody watches over the machines, and what he could not see."""
+    periods = {"losses": settings.loss_seconds, "sweep": settings.sweep_seconds}
+    late = [name for name, period in periods.items() if report.ended_seconds.get(name, math.inf) > 3 * period + 30]
+    if late:
+        detail = f"Nobody has looked for a while ({', '.join(late)}). Is a worker running? ./run starts one."
+        return Finding("watch", "warning", detail)
+    ago = ", ".join(f"{name} {report.ended_seconds[name]:.0f} s ago" for name in periods)
+    if report.sweep["unknown"]:
+        blind = ", ".join(report.sweep["unknown"])
+        return Finding("watch", "warning", f"{ago}; {blind} gave no complete listing, so its machines are unknown")
+    machines = ", ".join(f"{name} lists {number}" for name, number in report.sweep["machines"].items())
+    return Finding("watch", "ok", f"{ago}; {machines}")
+
+
+def orphans_finding(report: "WatchReport") -> Finding:
+    """Say which machines no row owns, and which failed instances still have one."""
+    words = [
+        f"{stray['provider']} {stray['provider_machine_id']} ({stray['label'] or 'no label'}, {stray['kind']}, "
+        f"{stray['state']}): {stray['action']}"
+        for stray in report.strays
+    ]
+    words += [f"{name} failed and still has a machine; destroy it" for name in report.failed_with_machine]
+    if not words:
+        return Finding("orphans", "ok", "every machine of the account is one of ours")
+    more = f"; and {len(words) - SHOWN} more" if len(words) > SHOWN else ""
+    return Finding("orphans", "warning", "; ".join(words[:SHOWN]) + more)
+
+
+async def _marketplaces(settings: Settings) -> list[Finding]:
+    """Ask every configured provider for its account; the first is the one that launches use."""
     from dumont.app.wiring import build_providers
 
     providers = build_providers(settings, _sandbox(settings))
+    found = []
     try:
-        account = await providers[settings.provider].account()
+        for name in sorted(providers, key=lambda name: name != settings.provider):
+            found.append(await _account(name, providers[name], chosen=name == settings.provider))
     finally:
         for provider in providers.values():
             await provider.close()
+    return found
+
+
+async def _account(name: str, provider: "Provider", *, chosen: bool) -> Finding:
+    title = "marketplace" if chosen else f"marketplace {name}"
+    try:
+        account = await provider.account()
+    except Exception as error:  # noqa: BLE001 - whatever the look meets is what it has to report
+        return Finding(title, "broken", f"{name}: {error} ({type(error).__name__})")
     credit = "unknown" if account.credit_nano is None else f"${account.credit_nano / 1e9:.2f}"
-    return Finding("marketplace", "ok", f"{settings.provider}: {account.email}, credit {credit}")
+    return Finding(title, "ok", f"{name}: {account.email}, credit {credit}")
+
+
+async def _sandbox_state(settings: Settings) -> list[Finding]:
+    """Look inside the sandbox of this home, where it runs here."""
+    token = settings.home / "sandbox" / "control.token"
+    if settings.provider != "sandbox" or settings.sandbox_url is not None or not token.exists():
+        return []
+    from dumont.sandbox import SandboxControl
+
+    control = SandboxControl(f"http://127.0.0.1:{settings.sandbox_port}", token.read_text().strip(), timeout=5)
+    state = await asyncio.to_thread(control.state)
+    phases = Counter(machine["phase"] for machine in state["machines"])
+    machines = ", ".join(f"{number} {phase}" for phase, number in sorted(phases.items())) or "none"
+    faults = len(state["faults"])
+    return [Finding("sandbox", "warning" if faults else "ok", f"machines: {machines}; faults asked for: {faults}")]
 
 
 def _sandbox(settings: Settings) -> tuple[str, str] | None:
@@ -116,7 +200,7 @@ def _sandbox(settings: Settings) -> tuple[str, str] | None:
     return f"http://127.0.0.1:{settings.sandbox_port}", key.read_text().strip()
 
 
-async def _store(settings: Settings) -> Finding:
+async def _store(settings: Settings) -> list[Finding]:
     """Write an object, read it back and take it away again."""
     from dumont.vault import LocalStore
 
@@ -133,5 +217,6 @@ async def _store(settings: Settings) -> Finding:
 
     size = await asyncio.to_thread(try_out)
     if size:
-        return Finding("store", "ok", f"{root}: {size >> 20} MiB written, read back and removed")
-    return Finding("store", "broken", f"{root} gave back other bytes than were written. Do not keep snapshots there.")
+        return [Finding("store", "ok", f"{root}: {size >> 20} MiB written, read back and removed")]
+    detail = f"{root} gave back other bytes than were written. Do not keep snapshots there."
+    return [Finding("store", "broken", detail)]

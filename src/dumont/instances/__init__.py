@@ -24,6 +24,7 @@ from dumont.instances.service import start as start_operation
 from dumont.instances.shell import drop_link, explain_remote, hold_link
 from dumont.instances.sweeps import Sweep, begin_stopping, finish_destroying
 from dumont.instances.watch import keep_watch
+from dumont.instances.watch_queries import WatchReport, watch_report
 from dumont.instances.workflows import take_machine, wish_of
 from dumont.instances.world import Held, Patience, World
 
@@ -41,6 +42,7 @@ __all__ = [
     "SshUnreachable",
     "Status",
     "Sweep",
+    "WatchReport",
     "Wish",
     "World",
     "acquire",
@@ -70,5 +72,6 @@ __all__ = [
     "stop",
     "stop_again",
     "take_machine",
+    "watch_report",
     "wish_of",
 ]

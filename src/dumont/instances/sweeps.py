@@ -40,7 +40,8 @@ class Sweep:
 
     async def run(self) -> dict[str, Any]:
         """Sweep once over every provider; returns how many machines were listed, and what was found by kind."""
-        found: dict[str, Any] = {"machines": {}, "strays": {}, "unknown": [], "released": 0}
+        found: dict[str, Any] = {"at": self._world.clock.now().isoformat(), "machines": {}, "strays": {}}
+        found |= {"unknown": [], "released": 0}
         found["destroys_begun"] = await finish_destroying(self._world)
         for provider in self._world.providers:
             sight = await see(self._world, provider)

@@ -52,6 +52,18 @@ _LEFT_DESTROYING = text(
     "SELECT team_id, id FROM instance i WHERE status = 'destroying' AND NOT EXISTS (SELECT FROM operation o "
     "WHERE o.instance_id = i.id AND o.status IN ('queued', 'running', 'cancelling')) ORDER BY id"
 )
+_TURNS = text(
+    "SELECT name, extract(epoch FROM clock_timestamp() - ended_at)::float AS ended, detail FROM watch_turn "
+    "WHERE ended_at IS NOT NULL"
+)
+_STRAYS = text(
+    "SELECT kind, action, provider, provider_machine_id, label, state, price_hour_nano FROM stray_machine "
+    "WHERE last_seen_at >= CAST(:since AS timestamptz) ORDER BY id"
+)
+_COSTLY = text(
+    "SELECT i.id FROM instance i JOIN rental r ON r.instance_id = i.id AND r.state = 'rented' "
+    "WHERE i.status = 'failed' ORDER BY i.id"
+)
 
 
 @dataclass(frozen=True)
@@ -99,6 +111,26 @@ class Stray:
     kind: str
     action: str
     known: KnownLabel | None
+
+
+@dataclass(frozen=True)
+class WatchReport:
+    """What the last turns found: seconds since each ended, what the last sweep saw, and failed instances that cost."""
+
+    ended_seconds: dict[str, float]
+    sweep: dict[str, Any]
+    strays: list[dict[str, Any]]
+    failed_with_machine: list[str]
+
+
+async def watch_report(session: AsyncSession) -> WatchReport:
+    """Read what the watch knows, of all teams."""
+    turns = (await session.execute(_TURNS)).all()
+    sweep: dict[str, Any] = next((row.detail for row in turns if row.name == "sweep"), {})
+    since = sweep.get("at", "infinity")
+    strays = [dict(row._mapping) for row in await session.execute(_STRAYS, {"since": since})]
+    failed = [str(row[0]) for row in await session.execute(_COSTLY)]
+    return WatchReport({row.name: float(row.ended) for row in turns}, sweep, strays, failed)
 
 
 async def take_turn(session: AsyncSession, name: str, seconds: float) -> float:

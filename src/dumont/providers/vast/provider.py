@@ -4,6 +4,7 @@ import builtins
 import json
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from dumont.providers.contract import (
@@ -22,6 +23,7 @@ from dumont.providers.contract import (
     RentRequest,
 )
 from dumont.providers.vast.client import VastClient
+from dumont.providers.vast.crowd import Crowd
 from dumont.providers.vast.keys import public_keys_in, same_key
 from dumont.providers.vast.rent import rent_once
 from dumont.providers.vast.results import fetch
@@ -57,6 +59,7 @@ class VastProvider:
         self._base_url = base_url
         self._doubt_delays = tuple(doubt_delays)
         self._client = VastClient(base_url, api_key, enforce_gaps=enforce_gaps)
+        self._crowd = Crowd(self.list) if enforce_gaps else None
 
     async def offers(self, query: OfferQuery) -> builtins.list[Offer]:
         """Search the market, cheapest first; pages by price where more fit than one reply holds."""
@@ -87,7 +90,12 @@ class VastProvider:
         return sorted((m for m in machines if m is not None), key=lambda m: (len(m.id), m.id))
 
     async def get(self, machine_id: str) -> Machine | None:
-        """Read one machine; `None` = absent in a call that worked."""
+        """Read one machine; `None` = absent in a call that worked. Many looks at once share one listing."""
+        if self._crowd is None:
+            return await self._single(machine_id)
+        return await self._crowd.look(machine_id, partial(self._single, machine_id))
+
+    async def _single(self, machine_id: str) -> Machine | None:
         try:
             reply = await self._client.ask("get", "GET", self._path(machine_id), params={"owner": "me"})
         except MachineAbsent:

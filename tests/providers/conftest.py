@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 from tests.support.sandbox import SandboxProcess, start_sandbox
 
-from dumont.providers import VastProvider
+from dumont.providers import Provider, VastProvider
 
 Reply = tuple[int, Any]
 Script = Callable[["Asked"], Reply | None]
@@ -125,9 +125,24 @@ def sandbox(marketplace: SandboxProcess) -> Iterator[SandboxProcess]:
         marketplace.call("DELETE", f"/api/v0/instances/{machine['instance_id']}/", {})
 
 
-@pytest_asyncio.fixture(params=["vast"])
-async def provider(sandbox: SandboxProcess, request: pytest.FixtureRequest) -> AsyncIterator[VastProvider]:
+def _vast(url: str, key: str) -> Provider:
+    return VastProvider("vast", url, key, doubt_delays=(0.05, 0.2, 1), enforce_gaps=False)
+
+
+Plugin = Callable[[str, str], Provider]
+PLUGINS: dict[str, Plugin] = {"vast": _vast}
+"""Every plug-in under the name of its records: made from the sandbox's address and a key, without patience."""
+
+
+@pytest.fixture(params=sorted(PLUGINS))
+def plugin(request: pytest.FixtureRequest) -> Plugin:
+    """Each plug-in of ours in turn, to be made with an address and a key."""
+    return PLUGINS[request.param]
+
+
+@pytest_asyncio.fixture
+async def provider(sandbox: SandboxProcess, plugin: Plugin) -> AsyncIterator[Provider]:
     """Each provider of ours in turn, at the sandbox that speaks its API."""
-    judged = VastProvider(request.param, sandbox.url, sandbox.key, doubt_delays=(0.05, 0.2, 1), enforce_gaps=False)
+    judged = plugin(sandbox.url, sandbox.key)
     yield judged
     await judged.close()

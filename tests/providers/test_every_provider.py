@@ -21,18 +21,19 @@ from dumont.providers import (
     ProviderRefused,
     ProviderUnreachable,
     RentRequest,
-    VastProvider,
 )
 from dumont.remote import LoginRefused, SshIdentity, first_reachable
 
+from .conftest import Plugin
 
-async def _order(provider: Provider, **changes: Any) -> RentRequest:
+
+async def order(provider: Provider, **changes: Any) -> RentRequest:
     offer = changes.pop("offer", None) or (await provider.offers(OfferQuery(limit=1)))[0]
     label = f"dumont-{new_id('req')[-12:]}-a1"
     return RentRequest(label=label, offer=offer, image="ubuntu:22.04", disk_gb=20, env={}, onstart=None, **changes)
 
 
-async def _until(probe: Callable[[], Awaitable[Any]], *, seconds: float = 10) -> Any:
+async def until(probe: Callable[[], Awaitable[Any]], *, seconds: float = 10) -> Any:
     deadline = asyncio.get_running_loop().time() + seconds
     while not (found := await probe()):
         assert asyncio.get_running_loop().time() < deadline, "it did not come true in time"
@@ -40,12 +41,12 @@ async def _until(probe: Callable[[], Awaitable[Any]], *, seconds: float = 10) ->
     return found
 
 
-async def _reaches(provider: Provider, machine_id: str, state: MachineState) -> Machine:
+async def reaches(provider: Provider, machine_id: str, state: MachineState) -> Machine:
     async def there() -> Machine | None:
         machine = await provider.get(machine_id)
         return machine if machine is not None and machine.state is state else None
 
-    found: Machine = await _until(there)
+    found: Machine = await until(there)
     return found
 
 
@@ -90,23 +91,23 @@ async def test_prices_hold_the_asked_disk(provider: Provider) -> None:
 
 async def test_life_of_a_machine(provider: Provider, sandbox: SandboxProcess) -> None:
     """Rented, running, stopped, started and destroyed: each step is seen at the marketplace and in its bill."""
-    order = await _order(provider)
-    machine = await provider.rent(order)
-    up = await _reaches(provider, machine, MachineState.RUNNING)
-    assert (up.label, up.gpu_name, up.machine_id) == (order.label, order.offer.gpu_name, order.offer.machine_id)
-    assert up.price_hour_nano == order.offer.price_hour_nano
+    wish = await order(provider)
+    machine = await provider.rent(wish)
+    up = await reaches(provider, machine, MachineState.RUNNING)
+    assert (up.label, up.gpu_name, up.machine_id) == (wish.label, wish.offer.gpu_name, wish.offer.machine_id)
+    assert up.price_hour_nano == wish.offer.price_hour_nano
     assert up.addresses and up.workspace_root.startswith("/") and up.started_at is not None
 
     await provider.stop(machine)
-    down = await _reaches(provider, machine, MachineState.STOPPED)
+    down = await reaches(provider, machine, MachineState.STOPPED)
     assert down.addresses == ()
     assert sandbox.control.line(int(machine)).running is False
 
     await provider.start(machine)
-    assert (await _reaches(provider, machine, MachineState.RUNNING)).addresses
+    assert (await reaches(provider, machine, MachineState.RUNNING)).addresses
 
     await provider.destroy(machine)
-    await _until(lambda: _absent(provider, machine))
+    await until(lambda: _absent(provider, machine))
     assert sandbox.control.line(int(machine)).destroyed_at is not None
     await provider.destroy(machine)
     with pytest.raises(MachineAbsent):
@@ -119,41 +120,39 @@ async def _absent(provider: Provider, machine: str) -> bool:
 
 async def test_same_label_rents_once(provider: Provider, sandbox: SandboxProcess) -> None:
     """Asking twice under one label gives the same machine, and there is only one."""
-    order = await _order(provider)
-    assert await provider.rent(order) == await provider.rent(order)
-    assert _labels(sandbox) == [order.label]
-    assert [m.label for m in await provider.find_by_label(order.label)] == [order.label]
-    assert await provider.find_by_label(order.label + "x") == []
+    wish = await order(provider)
+    assert await provider.rent(wish) == await provider.rent(wish)
+    assert _labels(sandbox) == [wish.label]
+    assert [m.label for m in await provider.find_by_label(wish.label)] == [wish.label]
+    assert await provider.find_by_label(wish.label + "x") == []
 
 
 async def test_lost_reply_still_rents_one(provider: Provider, sandbox: SandboxProcess) -> None:
     """An order that was carried out but never answered is found by its label instead of being given again."""
-    order = await _order(provider)
+    wish = await order(provider)
     sandbox.control.add_fault("accept_then_drop", {"ops": ["create"]})
-    machine = await provider.rent(order)
+    machine = await provider.rent(wish)
     assert sandbox.control.faults() == []
-    assert [(m["instance_id"], m["label"]) for m in sandbox.control.state()["machines"]] == [
-        (int(machine), order.label)
-    ]
+    assert [(m["instance_id"], m["label"]) for m in sandbox.control.state()["machines"]] == [(int(machine), wish.label)]
 
 
 async def test_failed_gateway_at_an_order_rents_none(provider: Provider, sandbox: SandboxProcess) -> None:
     """A gateway error that carried nothing out stays in doubt, and a later attempt under the same label rents one."""
-    order = await _order(provider)
+    wish = await order(provider)
     sandbox.control.add_fault("http_error", {"ops": ["create"], "status": 502})
     with pytest.raises(ProviderUnreachable):
-        await provider.rent(order)
+        await provider.rent(wish)
     assert _labels(sandbox) == []
-    await provider.rent(order)
-    assert _labels(sandbox) == [order.label]
+    await provider.rent(wish)
+    assert _labels(sandbox) == [wish.label]
 
 
 async def test_sold_offer_is_gone(provider: Provider, sandbox: SandboxProcess) -> None:
     """An offer that somebody else took is told apart from other refusals, and nothing is rented."""
-    order = await _order(provider)
+    wish = await order(provider)
     sandbox.control.add_fault("sold_between")
     with pytest.raises(OfferGone):
-        await provider.rent(order)
+        await provider.rent(wish)
     assert _labels(sandbox) == []
 
 
@@ -162,14 +161,14 @@ async def test_refused_order_leaves_no_machine(provider: Provider, sandbox: Sand
     offer = (await provider.offers(OfferQuery(machine_type="bid", limit=1)))[0]
     low = {name: getattr(offer, name) for name in offer.__slots__} | {"min_bid_hour_nano": 2_000_000}
     with pytest.raises(ProviderRefused):
-        await provider.rent(await _order(provider, offer=Offer(**low)))
+        await provider.rent(await order(provider, offer=Offer(**low)))
     assert _labels(sandbox) == []
     assert [line.destroyed_at is not None for line in sandbox.control.ledger()][-1]
 
 
 async def test_failure_is_never_absence(provider: Provider, sandbox: SandboxProcess) -> None:
     """Gateway errors and incomplete answers raise; only an answer that worked says None or lists nothing."""
-    machine = await provider.rent(await _order(provider))
+    machine = await provider.rent(await order(provider))
     sandbox.control.add_fault("http_error", {"status": 500}, times=3)
     for ask in (lambda: provider.get(machine), provider.list, lambda: provider.offers(OfferQuery())):
         with pytest.raises(ProviderUnreachable):
@@ -181,7 +180,7 @@ async def test_failure_is_never_absence(provider: Provider, sandbox: SandboxProc
 
 async def test_empty_listing_does_not_hide_a_machine(provider: Provider, sandbox: SandboxProcess) -> None:
     """A listing that lies once is contradicted by the single read, which is why absence is believed only twice."""
-    machine = await provider.rent(await _order(provider))
+    machine = await provider.rent(await order(provider))
     sandbox.control.add_fault("empty_list_200")
     assert await provider.list() == []
     assert [m.id for m in await provider.list()] == [machine]
@@ -190,41 +189,41 @@ async def test_empty_listing_does_not_hide_a_machine(provider: Provider, sandbox
 
 async def test_unanswered_stop_start_destroy_may_be_repeated(provider: Provider, sandbox: SandboxProcess) -> None:
     """Each change whose reply was lost raises as unknown, and repeating it leads to the wanted state."""
-    machine = await provider.rent(await _order(provider))
-    await _reaches(provider, machine, MachineState.RUNNING)
+    machine = await provider.rent(await order(provider))
+    await reaches(provider, machine, MachineState.RUNNING)
     for name in ("stop", "start", "destroy"):
         sandbox.control.add_fault("accept_then_drop", {"ops": [name]})
     for change, state in ((provider.stop, MachineState.STOPPED), (provider.start, MachineState.RUNNING)):
         with pytest.raises(ProviderUnreachable):
             await change(machine)
         await change(machine)
-        await _reaches(provider, machine, state)
+        await reaches(provider, machine, state)
     with pytest.raises(ProviderUnreachable):
         await provider.destroy(machine)
     await provider.destroy(machine)
-    await _until(lambda: _absent(provider, machine))
+    await until(lambda: _absent(provider, machine))
 
 
 async def test_dead_host_is_unreachable_not_gone(provider: Provider, sandbox: SandboxProcess) -> None:
     """A machine whose host lost its power is listed as unreachable."""
-    machine = await provider.rent(await _order(provider))
-    await _reaches(provider, machine, MachineState.RUNNING)
+    machine = await provider.rent(await order(provider))
+    await reaches(provider, machine, MachineState.RUNNING)
     sandbox.control.kill_host(int(machine))
-    await _reaches(provider, machine, MachineState.UNREACHABLE)
+    await reaches(provider, machine, MachineState.UNREACHABLE)
 
 
 async def test_listing_holds_every_machine(provider: Provider, sandbox: SandboxProcess) -> None:
     """All machines of the account are listed, once each, also those that somebody made without a label."""
-    made = [await provider.rent(await _order(provider)) for _ in range(2)]
+    made = [await provider.rent(await order(provider)) for _ in range(2)]
     foreign = str(sandbox.rent())
     listed = await provider.list()
     assert sorted(machine.id for machine in listed) == sorted([*made, foreign])
     assert next(machine.label for machine in listed if machine.id == foreign) is None
 
 
-async def test_wrong_key_is_told(sandbox: SandboxProcess) -> None:
+async def test_wrong_key_is_told(sandbox: SandboxProcess, plugin: Plugin) -> None:
     """A key that the provider does not know is bad credentials, for reading as for renting."""
-    stranger = VastProvider("vast", sandbox.url, "wrong", enforce_gaps=False)
+    stranger = plugin(sandbox.url, "wrong")
     try:
         with pytest.raises(BadCredentials):
             await stranger.account()
@@ -243,8 +242,8 @@ async def test_account_tells_credit(provider: Provider) -> None:
 async def test_attached_key_opens_the_machine(provider: Provider, sandbox: SandboxProcess, identity_of: Any) -> None:
     """Only after its key is attached can somebody log in; attaching again changes nothing."""
     stranger: SshIdentity = identity_of("stranger")
-    machine = await provider.rent(await _order(provider))
-    up = await _reaches(provider, machine, MachineState.RUNNING)
+    machine = await provider.rent(await order(provider))
+    up = await reaches(provider, machine, MachineState.RUNNING)
     with pytest.raises(LoginRefused):
         async with first_reachable(up.addresses, stranger, host_key=None):
             pass
@@ -261,16 +260,16 @@ async def test_account_key_opens_later_machines(provider: Provider, sandbox: San
         await provider.ensure_key(ours.public_key + comment)
     keys = [row["key"].split()[1] for row in sandbox.call("GET", "/api/v0/ssh/")[1]]
     assert keys.count(ours.public_key.split()[1]) == 1
-    machine = await provider.rent(await _order(provider))
-    up = await _reaches(provider, machine, MachineState.RUNNING)
+    machine = await provider.rent(await order(provider))
+    up = await reaches(provider, machine, MachineState.RUNNING)
     async with first_reachable(up.addresses, ours, host_key=None) as hands:
         assert (await hands.run("echo in", timeout=10)).stdout == "in\n"
 
 
 async def test_charges_are_the_providers_own(provider: Provider, sandbox: SandboxProcess) -> None:
     """The charges of a machine are its own alone and agree with the marketplace's ledger to its three decimals."""
-    machine, other = await provider.rent(await _order(provider)), await provider.rent(await _order(provider))
-    await _reaches(provider, machine, MachineState.RUNNING)
+    machine, other = await provider.rent(await order(provider)), await provider.rent(await order(provider))
+    await reaches(provider, machine, MachineState.RUNNING)
     await provider.destroy(machine)
     now = datetime.now(timezone.utc)
     lines = await provider.charges(machine, now - timedelta(days=1), now + timedelta(days=1))

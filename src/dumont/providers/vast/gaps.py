@@ -8,6 +8,9 @@ import re
 from dataclasses import dataclass
 
 _PENALTY_SECONDS = 12.0
+_SLACK_SECONDS = 0.1
+"""Added to every gap, because two calls may travel at different speeds and arrive closer together than they left."""
+
 _THRESHOLD = re.compile(r"threshold=([0-9.]+)")
 
 
@@ -37,7 +40,7 @@ class Gaps:
 
     def __init__(self, *, enforced: bool) -> None:
         self._enforced = enforced
-        self._buckets = {name: _Bucket(gap, capacity) for name, (gap, capacity) in _GAPS.items()}
+        self._buckets = {name: _Bucket(gap + _SLACK_SECONDS, capacity) for name, (gap, capacity) in _GAPS.items()}
 
     async def wait(self, kind: str) -> None:
         """Wait for the turn of one call; callers pass in the order in which they came."""
@@ -54,7 +57,7 @@ class Gaps:
         bucket = self._buckets[kind]
         stated = _THRESHOLD.search(body)
         if stated and stated.group(1).count(".") <= 1 and stated.group(1) != ".":
-            bucket.gap = min(60.0, max(bucket.gap, float(stated.group(1))))
+            bucket.gap = min(60.0, max(bucket.gap, float(stated.group(1)) + _SLACK_SECONDS))
         pause = retry_after if retry_after is not None else _PENALTY_SECONDS
         until = asyncio.get_running_loop().time() + min(pause, 60.0) + bucket.gap * (bucket.capacity - 1)
         bucket.next_free = max(bucket.next_free, until)

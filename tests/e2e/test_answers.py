@@ -209,7 +209,7 @@ def test_news_of_an_operation_resume_where_they_broke_off(
 
 
 def test_a_long_poll_answers_at_the_next_change(server: Product, http: httpx.Client, instance: Instance) -> None:
-    server.control.add_fault("slow_loading", {"s": 1.5})
+    server.control.add_fault("slow_pull", {"s": 1.5})
     made = server.client.create_instance(next(server.client.iter_offers()).id, label="polled")
     path = f"/operations/{made.operation_id}"
     deadline = time.monotonic() + 20

@@ -1,8 +1,6 @@
 """The REST face: search, renting, lists, keys, money, faults, in the marketplace's own words."""
 
-import http.client
 import json
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -220,68 +218,6 @@ def test_a_low_bid_is_refused_but_leaves_a_stopped_instance(shared: SandboxProce
     assert left["is_bid"] and left["dph_base"] == pytest.approx(0.1)
 
 
-def test_faults_of_the_api(sandboxes: Start) -> None:
-    """Each fault has its effect as often as asked, and accept-then-drop really carried the work out."""
-    box = sandboxes()
-    box.control.add_fault("accept_then_drop", {"ops": ["create"]})
-    with pytest.raises((http.client.RemoteDisconnected, ConnectionResetError)):
-        box.rent(label="dropped")
-    (made,) = box.control.state()["machines"]
-    assert made["label"] == "dropped"
-    assert box.wait_for(made["instance_id"], "running")["label"] == "dropped"
-
-    box.control.add_fault("http_error", {"status": 503, "ops": ["show"]}, times=2)
-    for _ in range(2):
-        status, text = box.call("GET", f"/api/v0/instances/{made['instance_id']}/")
-        assert status == 503 and "<html>" in text
-    assert box.instance(made["instance_id"]) is not None
-    box.control.add_fault("empty_list_200")
-    assert box.call("GET", "/api/v1/instances/")[1]["instances"] == []
-    assert box.call("GET", "/api/v1/instances/")[1]["total_instances"] == 1
-    box.control.add_fault("sold_between")
-    offer = box.offers()[0]["id"]
-    assert box.call("PUT", f"/api/v0/asks/{offer}/", {"image": "x", "disk": 10})[1]["error"] == "no_such_ask"
-    assert box.rent(offer)
-    index = box.control.add_fault("sold_between")["i"]
-    assert [fault["i"] for fault in box.control.faults()] == [index] and box.control.remove_fault(index) == 1
-    with pytest.raises(SandboxControlError, match="Unknown fault"):
-        box.control.add_fault("earthquake")
-    with pytest.raises(SandboxControlError, match="for_s must be a number"):
-        box.control.add_fault("ssh_refused", {"for_s": "long"})
-    with pytest.raises(SandboxControlError, match="when must be one of"):
-        box.control.add_fault("host_dies", {"when": "never"})
-
-
-def test_faults_of_machines(sandboxes: Start) -> None:
-    """Stuck loading ends only by a stop, a refused SSH port opens later, a doomed host dies once it runs."""
-    box = sandboxes()
-    box.control.add_fault("stuck_loading")
-    stuck = box.rent()
-    box.wait_for(stuck, "loading")
-    box.call("PUT", f"/api/v0/instances/{stuck}/", {"state": "running"})
-    box.control.add_fault("ssh_refused", {"for_s": 1})
-    closed = box.rent()
-    port = box.wait_for(closed, "running")["ssh_port"]
-    assert not _connects(port)
-    wait_until(lambda: _connects(port), what="the port to open")
-    assert box.instance(stuck)["actual_status"] == "loading"  # type: ignore[index]
-    box.control.add_fault("host_dies", {"after_rentals": 2, "when": "running"})
-    spared, doomed = box.rent(), box.rent(box.offers(gpu_name={"eq": "L40S"})[0]["id"])
-    box.wait_for(doomed, "offline")
-    box.wait_for(spared, "running")
-    box.call("PUT", f"/api/v0/instances/{stuck}/", {"state": "stopped"})
-    box.wait_for(stuck, "exited")
-    box.control.add_fault("slow_loading", {"s": 0.6})
-    box.wait_for(slow := box.rent(), "running")
-    (loading,) = [span for span in box.control.line(slow).spans if span["state"] == "loading"]
-    assert loading["to"] - loading["from"] >= 0.6
-
-
-def _connects(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
 def test_logs_and_reboot(shared: SandboxProcess) -> None:
     """The output of onstart can be fetched through a link, and a reboot runs it again."""
     box = shared
@@ -296,14 +232,6 @@ def test_logs_and_reboot(shared: SandboxProcess) -> None:
     assert box.call("PUT", f"/api/v0/instances/reboot/{number}/", {})[0] == 200
     wait_until(lambda: log() == "begun\nbegun\n", what="the second start")
     box.wait_for(number, "running")
-
-
-def test_rate_limits_only_on_request(sandboxes: Start) -> None:
-    """With the option, a second call within the documented interval answers 429 in plain text."""
-    box = sandboxes(rate_limits=True)
-    assert box.call("GET", "/api/v1/instances/")[0] == 200
-    status, text = box.call("GET", "/api/v1/instances/")
-    assert status == 429 and "threshold=1.0" in text
 
 
 def test_starts_that_cannot_be_are_refused_in_one_sentence(quiet: SandboxProcess, tmp_path: Path) -> None:

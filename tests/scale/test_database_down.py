@@ -17,7 +17,7 @@ def test_a_launch_survives_three_seconds_without_a_database(tmp_path: Path) -> N
     """Every postmaster that appears within three seconds is killed; one machine runs and is billed in the end."""
     with running_product(tmp_path) as product:
         product.start()
-        product.control.add_fault("slow_loading", {"s": 4})
+        product.control.add_fault("slow_pull", {"s": 4})
         client = product.client
         offer = next(iter(client.iter_offers()))
         operation = str(client.create_instance(offer.id, label="through-the-night").operation_id)

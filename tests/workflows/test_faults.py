@@ -70,7 +70,7 @@ async def test_an_empty_listing_is_no_absence(stage: Stage) -> None:
 async def test_a_host_that_dies_while_a_machine_is_launched(stage: Stage) -> None:
     """A launch of one machine alone fails; the dead one is given back and costs nothing."""
     instance_id, operation_id = await stage.begin_launch(attempts=1)
-    wish(stage, "host_dies")
+    wish(stage, "host_offline", moment="ssh_exec")
     operation = await Trial(stage, operation_id).run()
     assert (operation.problem or {}).get("code") == "host-lost"
     assert (await stage.instance(instance_id)).status == "failed"
@@ -85,7 +85,7 @@ async def test_a_wake_outlives_its_first_machine(stage: Stage) -> None:
     scenario = BY_NAME["wake-elsewhere"]
     case = await scenario.ready(stage, None)
     before = await stage.rental(case.instance_id)
-    wish(stage, "host_dies")
+    wish(stage, "host_offline", moment="ssh_exec")
     operation, trial = await scenario.try_out(stage, case)
     assert operation.status == "succeeded", operation.problem
     assert "rent (2)" in trial.names()

@@ -83,7 +83,7 @@ INTENTS = "SELECT count(*) FROM dbos.operation_outputs WHERE workflow_uuid = %s 
 
 async def test_the_next_worker_finishes_a_launch(stage: Stage, workers: Workers) -> None:
     """A worker is killed between renting and booting; the next one takes its slot and boots that same machine."""
-    stage.sandbox.control.add_fault("slow_loading", {"for_s": 2})
+    stage.sandbox.control.add_fault("slow_pull", {"s": 5})
     await asyncio.to_thread(workers.start)
     instance_id, operation_id = await stage.begin_launch()
     await until(stage, STEP, operation_id, lambda step: step == "boot", 30)

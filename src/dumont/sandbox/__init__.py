@@ -1,6 +1,7 @@
 """A marketplace that speaks Vast.ai's REST API over real machines on this computer: folders, processes, SSH."""
 
 from dumont.sandbox.client import LedgerLine, SandboxControl, SandboxControlError
+from dumont.sandbox.journal import first_difference
 from dumont.sandbox.settings import SandboxRefused, SandboxSettings
 
 __all__ = [
@@ -9,6 +10,7 @@ __all__ = [
     "SandboxControlError",
     "SandboxRefused",
     "SandboxSettings",
+    "first_difference",
     "run",
 ]
 

@@ -6,7 +6,7 @@ Source: docs.vast.ai, rental types; a bidder pays the own bid, is stopped withou
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-HOLDS_GPU = ("created", "loading", "running", "rebooting")
+HOLDS_GPU = ("created", "loading", "running", "rebooting", "recycling", "failed", "ended")
 WAITS = ("queued", "outbid")
 """Phases of rentals that want their GPUs and do not have them."""
 

@@ -7,7 +7,7 @@ from dumont.sandbox.store import Rental, Span, Store
 
 MICRO = 1_000_000
 _HOUR_US = 3600 * MICRO
-BILLED_GPU = ("running", "rebooting")
+BILLED_GPU = ("running", "rebooting", "recycling")
 
 
 def cost(rate: int, microseconds: int) -> int:

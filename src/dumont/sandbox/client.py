@@ -66,6 +66,32 @@ class SandboxControl:
         """Give the computer of an instance its power back, also when the instance is gone."""
         self._call("POST", f"machines/{instance_id}/restore_host")
 
+    def befall(self, instance_id: int, event: str, **params: Any) -> None:
+        """Let something befall a machine now: a fault of machines such as host_offline, or `remember`."""
+        self._call("POST", f"machines/{instance_id}/{event}", params)
+
+    def turn_clock(
+        self, *, advance_s: float = 0, speed: float | None = None, pause: bool | None = None
+    ) -> dict[str, Any]:
+        """Turn the sandbox's clock forward, change its speed, pause it or let it go on; return what it shows."""
+        return dict(self._call("POST", "clock", {"advance_s": advance_s, "speed": speed, "pause": pause}))
+
+    def enforce_limits(self, enforce: bool) -> None:
+        """Enforce the documented call intervals from now on, or no longer."""
+        self._call("POST", "limits", {"enforce": enforce})
+
+    def log(self, after: int = 0) -> list[dict[str, Any]]:
+        """Return the lines of the sandbox's log after that one."""
+        return list(self._call("GET", f"log?after={after}"))
+
+    def reset(self, *, seed: int = 0, faults: list[dict[str, Any]] | None = None) -> None:
+        """Begin anew: no machine, no bill, no key, these rules, this seed."""
+        self._call("POST", "reset", {"seed": seed, "faults": faults or []})
+
+    def add_rule(self, rule: dict[str, Any]) -> dict[str, Any]:
+        """Add a rule of the form {fault, match, when, params} and return what the sandbox noted."""
+        return dict(self._call("POST", "faults", rule))
+
     def add_fault(self, fault: str, params: dict[str, Any] | None = None, *, times: int = 1) -> dict[str, Any]:
         """Wish for a fault and return what the sandbox noted, with its number `i`."""
         return dict(self._call("POST", "faults", {"fault": fault, "params": params or {}, "times": times}))

@@ -15,8 +15,14 @@ _STATES = {
     "loading": ("loading", "running", "running"),
     "running": ("running", "running", "running"),
     "rebooting": ("rebooting", "running", "running"),
+    "recycling": ("recycling", "running", "running"),
+    "failed": ("created", "running", "running"),
+    "ended": ("exited", "running", "running"),
+    "raced": ("exited", "stopped", "running"),
     "queued": ("exited", "stopped", "running"),
     "outbid": ("exited", "stopped", "stopped"),
+    "held": ("exited", "stopped", "running"),
+    "scheduling": ("scheduling", "stopped", "running"),
     "exited": ("exited", "stopped", "stopped"),
 }
 """Phase to (actual_status, cur_state, next_state)."""
@@ -233,6 +239,14 @@ def instance_document(
         "country_code": country_of(shared["geolocation"]),
         "workspace_root": workspace,
     }
+
+
+def lingering(document: dict[str, Any], actual: str) -> dict[str, Any]:
+    """Return a destroyed instance as it is still listed for a while: nothing of it is billed any more."""
+    released = {"actual_status": actual, "intended_status": "stopped", "cur_state": "unloaded"}
+    shown = {**document, **released, "next_state": "unloaded", "status_msg": ""}
+    shown.pop("ports", None)
+    return shown
 
 
 def _costs(rental: Rental) -> dict[str, Any]:

@@ -1,100 +1,150 @@
-"""The faults a test asks for: each is used up after `times` uses; kept in memory only."""
+"""Faults by rule: which event meets which fault is drawn from a seed, so that a run can be had again.
 
+A decision depends on (seed, rule, fault, entity, how often the entity met the rule) and not on a shared stream of
+chance: two runs agree also where their threads take turns differently. Every decision is written to the journal.
+"""
+
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any
 
-NAMES = (
-    "accept_then_drop",
-    "http_error",
-    "empty_list_200",
-    "sold_between",
-    "ssh_refused",
-    "stuck_loading",
-    "slow_loading",
-    "host_dies",
-)
-_MOMENTS = ("running", "ssh_login", "ssh_exec")
-_NUMBERS = ("s", "for_s", "after_s", "after_rentals", "status", "instance")
-OPERATIONS = ("create", "destroy", "start", "stop", "label", "list", "show", "search")
+from dumont.sandbox.journal import Journal, Line
+from dumont.sandbox.wishes import BadFault, checked_match, checked_params, checked_when
 
 
-class BadFault(ValueError):
-    """A fault that the sandbox does not know or cannot read; the message says which are known."""
+@dataclass(frozen=True)
+class Event:
+    """Something that may meet a fault. `entity` is what the draw is made for; the rest is what `match` looks at."""
+
+    entity: str
+    op: str = ""
+    method: str = ""
+    path: str = ""
+    key: str = ""
+    machine: str = ""
+    label: str = ""
+    instance: str = ""
 
 
 @dataclass
-class Fault:
-    """One wish for trouble, and how often it is still to be served."""
+class Rule:
+    """A wish for trouble: which events, when, how often, and with which parameters."""
 
-    name: str
-    params: dict[str, Any] = field(default_factory=dict)
-    times: int = 1
-    index: int = 0
+    index: int
+    fault: str
+    params: dict[str, Any]
+    match: dict[str, list[str]]
+    when: dict[str, Any]
+    since_s: float
+    met: int = 0
     used: int = 0
+    counters: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def spent(self) -> bool:
+        """Whether it will never be taken again."""
+        nth, most = self.when.get("nth", []), self.when.get("max")
+        return (most is not None and self.used >= most) or (bool(nth) and self.met >= max(nth))
+
+    def fits(self, event: Event, now_s: float) -> bool:
+        """Tell whether the event is one of those that the rule is about."""
+        since = now_s - self.since_s
+        if since < self.when.get("from_s", 0) or since >= self.when.get("to_s", float("inf")):
+            return False
+        return all(
+            any(fnmatchcase(str(getattr(event, name)), pattern) for pattern in patterns)
+            for name, patterns in self.match.items()
+        )
 
     def document(self) -> dict[str, Any]:
         """Return what `/_sandbox/faults` shows."""
-        return {"i": self.index, "fault": self.name, "params": self.params, "times": self.times, "used": self.used}
+        shown = {"i": self.index, "fault": self.fault, "params": self.params, "match": self.match, "when": self.when}
+        return {**shown, "met": self.met, "used": self.used}
 
 
 class Faults:
-    """The wishes that are open."""
+    """The rules that are open."""
 
-    def __init__(self) -> None:
-        self._open: list[Fault] = []
+    def __init__(self, journal: Journal, now_s: Callable[[], float], seed: int = 0) -> None:
+        self._journal = journal
+        self._now_s = now_s
+        self._rules: list[Rule] = []
         self._next = 0
+        self._said: dict[tuple[int, str, int], bool] = {}
+        self.seed = seed
 
-    def add(self, document: dict[str, Any]) -> Fault:
-        """Read and keep a fault.
+    def add(self, document: dict[str, Any]) -> Rule:
+        """Read and keep a rule; its times count from now.
 
-        Errors: BadFault for an unknown name, operation or shape.
+        Errors: BadFault for an unknown name, key or value; the message says what is known.
         """
-        name, params, times = document.get("fault"), document.get("params") or {}, document.get("times", 1)
-        if name not in NAMES:
-            raise BadFault(f"Unknown fault; known are {', '.join(NAMES)}.")
-        if not isinstance(params, dict) or not isinstance(times, int) or times < 1:
-            raise BadFault("params must be an object and times a whole number above zero.")
-        _check(params)
-        if name == "accept_then_drop":
-            params = {"ops": ["create", "destroy", "start", "stop"], **params}
-        fault = Fault(str(name), params, times, self._next)
+        if not isinstance(document, dict) or set(document) - {"fault", "params", "match", "when", "times"}:
+            raise BadFault("A rule has the keys fault, params, match, when and times.")
+        fault = document.get("fault")
+        params, match = checked_params(fault, document.get("params") or {})
+        match = {**match, **checked_match(document.get("match") or {})}
+        when = checked_when(document.get("when") or {}, document.get("times"))
+        rule = Rule(self._next, str(fault), params, match, when, self._now_s())
         self._next += 1
-        self._open.append(fault)
-        return fault
+        self._rules.append(rule)
+        return rule
 
-    def take(self, name: str, matches: Callable[[dict[str, Any]], bool] = lambda params: True) -> Fault | None:
-        """Use the oldest open fault of that name whose params match, or return None."""
-        for fault in self._open:
-            if fault.name == name and matches(fault.params):
-                fault.used += 1
-                if fault.used >= fault.times:
-                    self._open.remove(fault)
-                return fault
+    def take(self, fault: str, event: Event) -> dict[str, Any] | None:
+        """Return the parameters of the first rule that strikes this event, None where none does."""
+        for rule in self._rules:
+            if rule.fault == fault and rule.fits(event, self._now_s()) and self._strikes(rule, event):
+                return rule.params
         return None
 
-    def take_for(self, name: str, operation: str) -> Fault | None:
-        """Use a fault that names this operation, or names none and so means all."""
-        return self.take(name, lambda params: not params.get("ops") or operation in params["ops"])
+    def wanted(self, fault: str) -> bool:
+        """Tell whether any open rule is about this fault."""
+        return any(rule.fault == fault for rule in self._rules)
 
     def documents(self) -> list[dict[str, Any]]:
-        """Return the open faults."""
-        return [fault.document() for fault in self._open]
+        """Return the open rules."""
+        return [rule.document() for rule in self._rules]
 
     def remove(self, index: int | None = None) -> int:
-        """Drop one fault, or all; return how many went."""
-        before = len(self._open)
-        self._open = [] if index is None else [fault for fault in self._open if fault.index != index]
-        return before - len(self._open)
+        """Drop one rule, or all; return how many went."""
+        before = len(self._rules)
+        self._rules = [] if index is None else [rule for rule in self._rules if rule.index != index]
+        return before - len(self._rules)
+
+    def begin_again(self, seed: int) -> None:
+        """Forget every rule and every decision."""
+        self._rules, self._next, self._said, self.seed = [], 0, {}, seed
+
+    def follow(self, lines: list[Line]) -> None:
+        """From now on decide as this log did, wherever it says something about (rule, entity, count)."""
+        self._said = {
+            (line["rule"], line["entity"], line["count"]): line["decision"] == "taken"
+            for line in lines
+            if line["kind"] == "decision"
+        }
+
+    def _strikes(self, rule: Rule, event: Event) -> bool:
+        rule.met += 1
+        count = rule.counters.get(event.entity, 0) + 1
+        rule.counters[event.entity] = count
+        said = self._said.get((rule.index, event.entity, count))
+        taken = self._decide(rule, event.entity, count) if said is None else said
+        rule.used += taken
+        facts = {"rule": rule.index, "fault": rule.fault, "count": count, "op": event.op}
+        self._journal.write("decision", event.entity, **facts, decision="taken" if taken else "passed")
+        if rule.spent:
+            self._rules.remove(rule)
+        return taken
+
+    def _decide(self, rule: Rule, entity: str, count: int) -> bool:
+        nth, chance = rule.when.get("nth"), rule.when.get("p")
+        if nth and rule.met not in nth:
+            return False
+        return chance is None or draw(self.seed, rule.index, rule.fault, entity, count) < chance
 
 
-def _check(params: dict[str, Any]) -> None:
-    ops = params.get("ops", [])
-    if not isinstance(ops, list) or any(op not in OPERATIONS for op in ops):
-        raise BadFault(f"ops must be a list of {', '.join(OPERATIONS)}.")
-    for name in _NUMBERS:
-        value = params.get(name, 0)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
-            raise BadFault(f"{name} must be a number, not below zero.")
-    if params.get("when", _MOMENTS[0]) not in _MOMENTS:
-        raise BadFault(f"when must be one of {', '.join(_MOMENTS)}.")
+def draw(seed: int, index: int, fault: str, entity: str, count: int) -> float:
+    """Return a number in [0, 1) that belongs to these five."""
+    text = f"{seed}|{index}|{fault}|{entity}|{count}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) / 2**64

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 from dumont.sandbox.nvidia import SCRIPT
@@ -69,6 +70,50 @@ class Folders:
         if folder.exists():
             shutil.rmtree(folder)
 
+    def remember(self, number: int) -> None:
+        """Keep a copy of a machine's home as it is now."""
+        copy = self.machine(number) / "remembered"
+        if copy.exists():
+            shutil.rmtree(copy)
+        _copy(self.root(number), copy)
+
+    def remembers(self, number: int) -> bool:
+        """Tell whether something was remembered."""
+        return (self.machine(number) / "remembered").is_dir()
+
+    def recall(self, number: int) -> None:
+        """Put a machine's home back to what was remembered."""
+        copy, root = self.machine(number) / "remembered", self.root(number)
+        shutil.rmtree(root)
+        _copy(copy, root)
+
+    def lose(self, number: int) -> None:
+        """Lose everything in a machine's home; the folders themselves are made again when it comes up."""
+        shutil.rmtree(self.root(number))
+
+    def renew(self, number: int) -> None:
+        """Empty a machine's home but for its workspace."""
+        for path in self.root(number).iterdir():
+            if path.name == "workspace":
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+    def within(self, number: int, word: str) -> str:
+        """Return an argument of a command with its path turned into the machine's; options stay as they are.
+
+        Errors: ValueError for a path that leads out of the machine's home.
+        """
+        if word.startswith("-"):
+            return word
+        root = self.root(number)
+        path = (root / word.removeprefix("/") if not Path(word).is_relative_to(root) else Path(word)).resolve()
+        if path != root and root not in path.parents:
+            raise ValueError(f"{word} is not inside the machine's home")
+        return str(path)
+
     def on_disk(self) -> list[int]:
         """Return the numbers of the machines that have a folder."""
         parent = self.home / "machines"
@@ -84,6 +129,11 @@ class Folders:
         if path.exists() and path.stat().st_size > _LOG_LIMIT:
             path.write_bytes(path.read_bytes()[-_LOG_LIMIT // 2 :])
         return path
+
+
+def _copy(source: Path, target: Path) -> None:
+    # cp takes what Python's own copying refuses: pipes and sockets.
+    subprocess.run(["cp", "-a", "--", str(source), str(target)], check=True, capture_output=True)
 
 
 def _allocated(folder: Path) -> int:

@@ -14,7 +14,6 @@ from dumont.sandbox.billing import MICRO, credit, span_rates
 from dumont.sandbox.catalogue import Box, Offer, fixed
 from dumont.sandbox.contest import Contest, Verdict
 from dumont.sandbox.documents import hardware
-from dumont.sandbox.faults import Faults
 from dumont.sandbox.generate import generate
 from dumont.sandbox.rivals import Rivals
 from dumont.sandbox.settings import SandboxRefused, SandboxSettings
@@ -55,10 +54,9 @@ class Wish:
 class Market:
     """The catalogue minus what is rented, dark, or with somebody else."""
 
-    def __init__(self, settings: SandboxSettings, store: Store, faults: Faults) -> None:
+    def __init__(self, settings: SandboxSettings, store: Store) -> None:
         self._settings = settings
         self._store = store
-        self._faults = faults
         weather = Weather(settings.seed, PROFILES[settings.market])
         self.rivals = Rivals(weather)
         made = generate(settings.seed, settings.offers, weather.presence) if settings.offers else fixed()
@@ -153,6 +151,13 @@ class Market:
         self.rivals.traces.clear()
         return gone
 
+    def begin_again(self) -> None:
+        """Forget past rentals, sent renters and traces; the weather is as it was."""
+        self._past.clear()
+        self.rivals.dismiss()
+        self.lift()
+        self._judged = self.now_s()
+
     def _laid(self) -> list[dict[str, Any]]:
         return list(json.loads(self._store.meta("traces") or "[]"))
 
@@ -203,7 +208,7 @@ class Market:
         if len(self._store.claims()) >= self._settings.max_machines:
             raise Refused(400, "spend_rate_limit", f"The sandbox keeps at most {self._settings.max_machines} machines.")
         offer = self._named(offer_id, wish.bid is not None)
-        if offer is None or self._faults.take("sold_between"):
+        if offer is None:
             message = f"error 404/3603: no_such_ask Instance type by id {offer_id} is not available."
             raise Refused(404, "no_such_ask", message)
         if wish.disk > offer.box.disk_of(offer.gpus):

@@ -54,7 +54,8 @@ def run(settings: SandboxSettings) -> None:
 
 async def _serve(settings: SandboxSettings, store: Store, listener: socket.socket, key: str, token: str) -> None:
     parts = Parts(settings, store)
-    routes = [*VastApi(parts, key).routes(), *Control(parts, token).routes()]
+    api = VastApi(parts, key)
+    routes = [*api.routes(), *Control(parts, token, api.serving.limits).routes()]
     app = Starlette(routes=routes, exception_handlers={404: unserved, 405: unserved, HTTPException: unserved})
     app.router.redirect_slashes = False
     server = _Server(
@@ -82,14 +83,16 @@ async def _serve(settings: SandboxSettings, store: Store, listener: socket.socke
         for task in (beats, announcing):
             task.cancel()
         await asyncio.gather(beats, announcing, return_exceptions=True)
+        await parts.troubles.begin_again()
         await parts.fleet.shut_down()
+        parts.journal.flush()
 
 
 async def _beat(parts: Parts) -> None:
     while True:
-        parts.fleet.beat()
+        parts.beat()
         # An outbid machine ends when it happens, not at the next beat.
-        wait = parts.settings.clock.real_delay(parts.market.next_change() - parts.market.now_s())
+        wait = parts.clock.real_delay(parts.market.next_change() - parts.market.now_s())
         await asyncio.sleep(min(_BEAT_SECONDS, max(_SHORTEST_SECONDS, wait)))
 
 

@@ -33,11 +33,12 @@ class SandboxSettings:
     root_ok: bool = False
     watch_stdin: bool = False
     rate_limits: bool = False
-    max_machines: int = 50
+    max_machines: int = 300
     seed: int = 1
     offers: int = 300
     market: str = "slack"
     traces: tuple[dict[str, Any], ...] = ()
+    faults: tuple[dict[str, Any], ...] = ()
 
     def check(self) -> None:
         """Refuse what would be unsafe or is unknown.

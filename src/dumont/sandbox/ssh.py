@@ -5,6 +5,7 @@ import fcntl
 import os
 import posixpath
 import signal
+import socket
 import struct
 import termios
 from collections.abc import Awaitable, Callable
@@ -15,6 +16,9 @@ import asyncssh
 
 from dumont.sandbox.streams import carry
 
+# Where Linux keeps tcpi_bytes_acked and tcpi_bytes_received in struct tcp_info: include/uapi/linux/tcp.h.
+_BYTES_ACKED_AT = 120
+_TCP_INFO_BYTES = 256
 _LOOPBACK = ("", "localhost", "127.0.0.1", "0.0.0.0", "*")
 
 
@@ -45,6 +49,22 @@ class SshDoor:
         for connection in list(self._connections):
             connection.abort()
         await self._acceptor.wait_closed()
+
+    @property
+    def guests(self) -> int:
+        """How many connections are open."""
+        return len(self._connections)
+
+    def drop(self) -> int:
+        """Cut every connection and return how many there were; the port stays open."""
+        cut = list(self._connections)
+        for connection in cut:
+            connection.abort()
+        return len(cut)
+
+    def carried(self) -> int:
+        """Return the bytes that the open connections have carried in both directions, as the system counts them."""
+        return sum(_carried(connection.get_extra_info("socket")) for connection in self._connections)
 
 
 async def open_door(door: Door, host: str, port: int, host_key: Path) -> SshDoor:
@@ -84,6 +104,13 @@ def readable_key(text: str) -> bool:
     except (asyncssh.KeyImportError, ValueError):
         return False
     return True
+
+
+def _carried(connection: "socket.socket | None") -> int:
+    if connection is None or connection.fileno() < 0:
+        return 0
+    told = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+    return sum(struct.unpack_from("=QQ", told, _BYTES_ACKED_AT)) if len(told) >= _BYTES_ACKED_AT + 16 else 0
 
 
 def _keep_key(path: Path) -> None:

@@ -28,6 +28,8 @@ CREATE TABLE IF NOT EXISTS ssh_key (
 CREATE TABLE IF NOT EXISTS rental_key (
   rental_id INTEGER NOT NULL, key_id INTEGER NOT NULL, text TEXT NOT NULL, PRIMARY KEY (rental_id, key_id));
 CREATE TABLE IF NOT EXISTS dead_box (box_id INTEGER PRIMARY KEY);
+CREATE TABLE IF NOT EXISTS cut_box (box_id INTEGER PRIMARY KEY);
+CREATE TABLE IF NOT EXISTS rental_host (rental_id INTEGER PRIMARY KEY, host TEXT NOT NULL);
 """
 _RENTAL_COLUMNS = (
     "offer_id",
@@ -109,6 +111,7 @@ class Store:
         first = secrets.choice(_FIRST_IDS)
         with self.transaction():
             self.set_meta("marker", secrets.token_hex(16))
+            self.set_meta("first", str(first))
             self._db.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('rental', ?)", (first,))
 
     @contextmanager
@@ -236,6 +239,37 @@ class Store:
             "SELECT id, box_id, gpus, phase, is_bid, gpu_rate FROM rental WHERE destroyed_us IS NULL ORDER BY id"
         )
         return [Claim(r[0], r[1], tuple(json.loads(r[2])), r[3], r[5] if r[4] else None) for r in rows]
+
+    def cut_boxes(self) -> set[int]:
+        """Return the boxes that run, but that the marketplace cannot hear."""
+        return {row[0] for row in self._db.execute("SELECT box_id FROM cut_box")}
+
+    def set_cut(self, box: int, cut: bool) -> None:
+        """Record that the marketplace no longer hears a box, or does again."""
+        self._db.execute("DELETE FROM cut_box WHERE box_id = ?", (box,))
+        if cut:
+            self._db.execute("INSERT INTO cut_box VALUES (?)", (box,))
+
+    def rental_host(self, number: int) -> str | None:
+        """Return the address that a machine was moved to, or None."""
+        row = self._db.execute("SELECT host FROM rental_host WHERE rental_id = ?", (number,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def set_rental_host(self, number: int, host: str) -> None:
+        """Record the address that a machine was moved to."""
+        self._db.execute("INSERT OR REPLACE INTO rental_host VALUES (?, ?)", (number, host))
+
+    def first_number(self) -> int:
+        """Return the number below the first rental's since the beginning or the last `begin_again`."""
+        return int(self.meta("first") or 0)
+
+    def begin_again(self) -> None:
+        """Forget rentals, bills, keys and dead boxes; numbers are never used again."""
+        with self.transaction():
+            for table in ("span", "rental_key", "rental_host", "rental", "ssh_key", "dead_box", "cut_box"):
+                self._db.execute(f"DELETE FROM {table}")
+            row = self._db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'rental'").fetchone()
+            self.set_meta("first", str(row[0]))
 
     def rental_gpus(self) -> Iterable[tuple[int, tuple[int, ...]]]:
         """Return (box, GPU positions) of every rental that ever was."""

@@ -141,7 +141,7 @@ class Story:
     def wake_through_a_dead_host(self) -> dict[str, Any]:
         """Wake; the first machine's host dies under the restore, and the product goes elsewhere by itself."""
         self.say("5. Waking it. The first host will die in the middle of it")
-        self.market.add_fault("host_dies", {"on": "next_create", "when": "ssh_login", "after_s": 0.3})
+        self.market.add_fault("host_offline", {"moment": "ssh_login", "after_s": 0.3})
         instance = self.client.wake(self.instance_id)
         done = self.wait(instance.operation_id)
         tried = [machine for machine in self.machines() if machine["operation_id"] == done.id]

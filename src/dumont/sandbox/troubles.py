@@ -201,8 +201,9 @@ class Troubles:
         self._after(seconds, lambda: action(number, own))
 
     def _after(self, seconds: float, action: Callable[[], Awaitable[None]]) -> None:
-        moment = self._clock.seconds() + seconds
+        self._at(self._clock.seconds() + seconds, action)
 
+    def _at(self, moment: float, action: Callable[[], Awaitable[None]]) -> None:
         async def run() -> None:
             await self._clock.sleep_until(moment)
             await action()
@@ -282,6 +283,7 @@ class Troubles:
         data = params.get("data", "kept")
         if data == "old" and not self._folders.remembers(number):
             raise FileNotFoundError("Nothing of this machine was remembered; let `remember` befall it first.")
+        back_at = self._clock.seconds() + float(params.get("for_s", 0))
         (self.fleet.cut_off if params.get("ssh") else self.fleet.pull_plug)(rental.box_id)
         if not params.get("ssh"):
             await self.fleet.settled(number)
@@ -292,4 +294,4 @@ class Troubles:
             async def come_back() -> None:
                 self.fleet.restore_power(rental.box_id)
 
-            self._after(float(params["for_s"]), come_back)
+            self._at(back_at, come_back)

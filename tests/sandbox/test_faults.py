@@ -323,7 +323,8 @@ def test_hosts_that_go_and_come_back(box: SandboxProcess, login: Login) -> None:
     with pytest.raises((OSError, asyncssh.Error)):
         _run(login, up, "echo young > workspace/file; sleep 600")
     box.wait_for(number, "offline")
-    assert box.processes(number) == [] and _billed_since(box, number, LONG / 2) == 0
+    wait_until(lambda: box.processes(number) == [], what="its processes to be lost")
+    assert _billed_since(box, number, LONG / 2) == 0
     box.control.turn_clock(advance_s=LONG / 2)
     box.wait_for(number, "running")
     assert not file.exists()

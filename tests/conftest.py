@@ -45,9 +45,18 @@ _LONGEST_FIRST = (
 """Folders and files whose tests take longest, so that no process is left with one of them at the end of a run."""
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Offer the long forms, which take too long for every run."""
+    parser.addoption("--long", action="store_true", help="run the long forms of tests too")
+
+
 @pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes longest; within a file the order stays."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out long forms unless asked for, and begin with what takes longest; within a file the order stays."""
+    if not config.getoption("--long"):
+        long = [item for item in items if item.get_closest_marker("long")]
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in long]
     tests = Path(__file__).parent
 
     def rank(item: pytest.Item) -> int:

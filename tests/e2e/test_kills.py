@@ -44,20 +44,18 @@ def test_a_launch_killed_while_it_rents_rents_one_machine(survivor: Product) -> 
 
 
 @pytest.mark.checklist("VAL-03")
-def test_a_hibernation_goes_on_after_three_kills(survivor: Product) -> None:
-    """Kills while it saves, while it reads back, and while the machine stops."""
+def test_a_hibernation_goes_on_after_two_kills(survivor: Product) -> None:
+    """Kills while it saves, and while the machine stops."""
     survivor.run_on("one", MAKE_FILES)
     (survivor.home / "before").write_text(survivor.run_on("one", HASHES))
     instance = next(survivor.client.iter_instances(label="one"))
     operation_id = survivor.client.hibernate(instance.id, "destroy").operation_id
     kill_in(survivor, operation_id, "snapshot")
     survivor.restart()
-    kill_in(survivor, operation_id, "verify")
-    survivor.restart()
-    kill_in(survivor, operation_id, "stop (2)")
+    kill_in(survivor, operation_id, "stop")
     survivor.restart()
     done = survivor.ended(operation_id)
-    assert (done.status, interrupted(done)) == ("succeeded", {"snapshot", "verify", "stop (2)"}), done.raw
+    assert (done.status, interrupted(done)) == ("succeeded", {"snapshot", "stop"}), done.raw
     asleep = survivor.client.instance(instance.id)
     assert asleep.status == "hibernated"
     assert survivor.client.snapshot(str(asleep.last_snapshot_id)).status == "ready"
@@ -66,18 +64,16 @@ def test_a_hibernation_goes_on_after_three_kills(survivor: Product) -> None:
 
 
 @pytest.mark.checklist("VAL-03", "VAL-07", "HIB-21")
-def test_a_wake_goes_on_after_two_kills_with_every_byte(survivor: Product) -> None:
-    """Kills between the marketplace's yes and our reading of it, and in the middle of the restore."""
+def test_a_wake_goes_on_after_a_kill_with_every_byte(survivor: Product) -> None:
+    """The kill falls in the middle of the restore, after a rent whose answer was lost."""
     instance = next(survivor.client.iter_instances(label="one"))
     known = len(survivor.control.ledger())
     survivor.control.add_fault("accept_then_drop", {"ops": ["create"]})
     operation_id = survivor.client.wake(instance.id, elsewhere=True).operation_id
-    kill_in(survivor, operation_id, "rent", when=lambda: len(survivor.control.ledger()) > known)
-    survivor.restart()
     kill_in(survivor, operation_id, "restore")
     survivor.restart()
     done = survivor.ended(operation_id)
-    assert (done.status, interrupted(done)) == ("succeeded", {"rent", "restore"}), done.raw
+    assert (done.status, interrupted(done)) == ("succeeded", {"restore"}), done.raw
     assert survivor.client.instance(instance.id).status == "running"
     assert survivor.run_on("one", HASHES) == (survivor.home / "before").read_text()
     assert [line.running for line in survivor.bills(instance.id)] == [True]

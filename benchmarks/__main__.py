@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from itertools import chain
 
-from benchmarks import api, command, start, work
+from benchmarks import api, command, start, watch, work
 from benchmarks.installation import Laboratory
 from benchmarks.metrics import Metric, Report, load_note
 
@@ -16,8 +16,10 @@ NAMES: dict[str, tuple[Measure, ...]] = {
     "api": (api.measure, command.measure, work.measure),
     "cli": (command.measure,),
     "work": (work.measure,),
+    "instances": (watch.measure,),
+    "watch": (watch.measure,),
 }
-"""A name and what it measures; without a name, `start` and `api`, which are everything."""
+"""A name and what it measures; without a name, `start` and `api`."""
 
 
 def main(arguments: list[str] | None = None) -> int:

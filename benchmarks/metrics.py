@@ -20,6 +20,8 @@ GOALS: dict[str, tuple[str, float]] = {
     "cli_ps_cpu_s": ("<=", 0.3),
     "step_ms": ("<=", 9.0),
     "takeover_s": ("<=", 5.0),
+    "loss_seen_s": ("<=", 15.0),
+    "orphan_found_s": ("<=", 60.0),
 }
 """What each metric should be; nothing fails when it is not."""
 

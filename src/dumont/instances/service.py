@@ -1,5 +1,6 @@
 """The verbs of instances: launch, destroy, and the one function that changes a state."""
 
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -8,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from dumont.core import money_document, new_id
 from dumont.db import publish
-from dumont.durable import Operation, begin_operation, cancel_operation, live_of_instance
+from dumont.durable import Operation, OperationFinished, begin_operation, cancel_operation, live_of_instance
 from dumont.http import problems
 from dumont.instances import queries
 from dumont.instances.model import (
@@ -308,7 +309,8 @@ async def destroy(
     if running is not None and instance.status in (Status.HIBERNATING, Status.MIGRATING) and not force:
         raise _busy(running.id)
     if running is not None and running.status != "cancelling":
-        await cancel_operation(session, running)
+        with suppress(OperationFinished):  # it ended in this moment, so there is nothing to cancel
+            await cancel_operation(session, running)
     await move(session, instance, Status.DESTROYING)
     return await start_destroying(session, instance, reason=reason, user_id=user_id)
 

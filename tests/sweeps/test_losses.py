@@ -43,15 +43,15 @@ async def test_a_stop_in_the_console_is_respected(stage: Stage, watch: Watch) ->
 
 
 async def test_a_bid_that_lost_its_gpu_comes_back(stage: Stage, watch: Watch) -> None:
-    """An interruptible machine that stopped is interrupted; once it runs and answers on SSH, so does the instance."""
+    """A bid that another outbids is interrupted without notice; when it wins again, the instance runs."""
     case = await launched(stage, "interruptible")
     machine = await machine_of(stage, case)
-    watch.change(machine, "stopped")
+    await asyncio.to_thread(stage.sandbox.control.send_rival, int(machine))
     await watch.becomes(case.instance_id, "interrupted")
     assert (await stage.instance(case.instance_id)).disk_newer
     await watch.rounds(2)
     (await stage.bills(case.instance_id)).agree()
-    watch.change(machine, "running")
+    await asyncio.to_thread(stage.sandbox.control.dismiss_rivals)
     await watch.becomes(case.instance_id, "running")
     await check_running(stage, case)
     (await stage.bills(case.instance_id)).agree()

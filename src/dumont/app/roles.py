@@ -46,7 +46,7 @@ async def start_api(
     """Build the API role in this event loop; `parts` stops it."""
     authenticator = build_authenticator(secret, settings)
     parts.callback(authenticator.close)
-    database = Database(urls.app, pool_size=8, application_name="dumont-api")
+    database = Database(urls.app, pool_size=5, glances=4, application_name="dumont-api")
     parts.push_async_callback(database.close)
     listener = Listener(urls.app)
     await listener.start()

@@ -2,6 +2,7 @@
 
 from dumont.db.backup import Manifest, save_backup
 from dumont.db.embedded import DatabaseInUse, DatabaseStartError, EmbeddedPostgres, has_cluster, visit_database
+from dumont.db.glance import Glance, Question
 from dumont.db.listener import Listener, Notice, Subscription
 from dumont.db.outbox import Event, Subscriptions, prune, publish
 from dumont.db.programs import BackupError
@@ -23,9 +24,11 @@ __all__ = [
     "DatabaseUrls",
     "EmbeddedPostgres",
     "Event",
+    "Glance",
     "Listener",
     "Manifest",
     "Notice",
+    "Question",
     "Subscription",
     "Subscriptions",
     "grant",

@@ -1,9 +1,9 @@
 """Sessions: one transaction at a time, with the team that it may see, over one pool."""
 
-import select
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import ClassVar
+from functools import partial
+from typing import Any, ClassVar
 
 import psycopg
 from sqlalchemy import MetaData, event, text
@@ -14,7 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import DeclarativeBase
 
 from dumont.core import Act, Problem
-from dumont.db.urls import sqlalchemy_url
+from dumont.db.glance import Glance, Glances, NoneFree, connect, has_ended
+from dumont.db.urls import psycopg_url, sqlalchemy_url
 
 KEEPALIVE: dict[str, int] = {
     "connect_timeout": 5,
@@ -24,6 +25,9 @@ KEEPALIVE: dict[str, int] = {
     "keepalives_count": 3,
 }
 """libpq's words for giving up on a silent server after 25 seconds; source: decision 10."""
+
+_SERVER_OPTIONS = "-c idle_in_transaction_session_timeout=60000 -c jit=off"
+"""Compiling (jit) takes longer than any statement of ours runs; PostgreSQL would do it for what it thinks expensive."""
 
 _WAIT_STATES = {"57P01", "57P02", "57P03", "53300", "55P03", "40001", "40P01"}
 """Shutdown, crash, starting up, too many connections, lock wait, serialisation, deadlock; PostgreSQL manual, A."""
@@ -57,7 +61,7 @@ def translate(error: BaseException) -> DatabaseUnavailable | None:
 
     Takes errors of SQLAlchemy and of psycopg. A connection that cannot be made or was lost carries no SQLSTATE.
     """
-    if isinstance(error, PoolTimeout):
+    if isinstance(error, (PoolTimeout, NoneFree)):
         return DatabaseUnavailable(retry_after=1.0)
     cause = error.orig if isinstance(error, DBAPIError) else error
     if not isinstance(cause, psycopg.Error):
@@ -74,7 +78,7 @@ def translated() -> Iterator[None]:
     """Raise `DatabaseUnavailable` in place of the driver errors that it stands for; others pass unchanged."""
     try:
         yield
-    except (DBAPIError, PoolTimeout, psycopg.Error) as error:
+    except (DBAPIError, PoolTimeout, NoneFree, psycopg.Error) as error:
         problem = translate(error)
         if problem is None:
             raise
@@ -84,43 +88,40 @@ def translated() -> Iterator[None]:
 def _refuse_ended(connection: DBAPIConnection, record: object, proxy: object) -> None:
     """Have the pool replace a connection that its server has ended, without a round trip for each transaction.
 
-    An idle connection has nothing to read but its end (or a notice, and then a new one does no harm).
     Errors: DisconnectionError, upon which the pool connects anew.
     """
-    driver = connection.driver_connection
-    if driver is None or driver.closed:
-        raise DisconnectionError("the connection is closed")
-    look = select.poll()
-    look.register(driver.fileno(), select.POLLIN)
-    if look.poll(0):
+    if connection.driver_connection is None or has_ended(connection.driver_connection):
         raise DisconnectionError("the server has ended the connection")
 
 
 class Database:
-    """One pool of connections to one database as one role."""
+    """One database as one role: a pool of connections for sessions, and `glances` more for glances."""
 
     def __init__(
         self,
         url: str,
         *,
         pool_size: int = 5,
+        glances: int = 4,
         statement_timeout_ms: int = 30_000,
         application_name: str = "dumont",
     ) -> None:
         self.url = sqlalchemy_url(url)
+        options: dict[str, Any] = {
+            **KEEPALIVE,
+            "application_name": application_name,
+            "options": f"-c statement_timeout={statement_timeout_ms} {_SERVER_OPTIONS}",
+        }
         self.engine: AsyncEngine = create_async_engine(
             self.url,
             pool_size=pool_size,
             max_overflow=0,
             pool_timeout=10,
-            connect_args={
-                **KEEPALIVE,
-                "application_name": application_name,
-                "options": f"-c statement_timeout={statement_timeout_ms} -c idle_in_transaction_session_timeout=60000",
-            },
+            connect_args=options,
         )
         event.listen(self.engine.sync_engine, "checkout", _refuse_ended)
         self._sessions = async_sessionmaker(self.engine, expire_on_commit=False)
+        self._glances = Glances(partial(connect, psycopg_url(url), **options), glances)
 
     @asynccontextmanager
     async def begin(self) -> AsyncIterator[AsyncSession]:
@@ -132,8 +133,19 @@ class Database:
             async with self._sessions.begin() as session:
                 yield session
 
+    @asynccontextmanager
+    async def glance(self) -> AsyncIterator[Glance]:
+        """Give a glance: one short transaction over the driver, for whoever asks a single question.
+
+        Errors: DatabaseUnavailable where waiting helps.
+        """
+        with translated():
+            async with self._glances.open() as glance:
+                yield glance
+
     async def close(self) -> None:
         """Close every connection."""
+        await self._glances.close()
         await self.engine.dispose()
 
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from psycopg.types.json import Jsonb
-from sqlalchemy import ColumnElement, ScalarSelect, func, select, text, update
+from sqlalchemy import ColumnElement, ScalarSelect, any_, func, literal_column, select, text, update
+from sqlalchemy.dialects.postgresql import array
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dumont.durable.model import Operation, OperationStatus
@@ -50,9 +51,9 @@ def live_operation_id(instance_id: ColumnElement[str]) -> ScalarSelect[str]:
     """Return the part of a statement that reads the id of the live operation on each row's instance, or null."""
     return (
         select(Operation.id)
-        .where(Operation.instance_id == instance_id, Operation.status.in_(_LIVE))
+        .where(Operation.instance_id == instance_id, Operation.status == any_(array(_LIVE)))
         .order_by(Operation.id)
-        .limit(1)
+        .limit(literal_column("1"))
         .scalar_subquery()
     )
 

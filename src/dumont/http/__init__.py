@@ -3,7 +3,7 @@
 from dumont.http import problems
 from dumont.http.access import AccessNotDeclared, permit, public, signed_in
 from dumont.http.app import create_app, mount
-from dumont.http.caller import Authenticator, Caller, CallerDep, CallerFacts, DatabaseDep
+from dumont.http.caller import Authenticator, Caller, CallerDep, CallerFacts, DatabaseDep, GlanceDep
 from dumont.http.edge import foreseen
 from dumont.http.idempotency import IdempotencyRecord, forget_keys
 from dumont.http.openapi import raises
@@ -21,6 +21,7 @@ __all__ = [
     "CallerDep",
     "CallerFacts",
     "DatabaseDep",
+    "GlanceDep",
     "IdempotencyRecord",
     "Limits",
     "LimitsDep",

@@ -1,15 +1,15 @@
 """The caller of a request: who he is, what he may do, and the one transaction that his request runs in."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Annotated, Protocol
+from typing import Annotated, Any, Protocol
 
 from fastapi import Depends, Request
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from dumont.db import Database
+from dumont.db import Database, Glance
 from dumont.http import problems
 
 
@@ -47,7 +47,7 @@ class Authenticator(Protocol):
         """
         ...
 
-    async def enter(self, session: AsyncSession, bearer_token: str, team_id: str | None) -> CallerFacts:
+    async def enter(self, session: AsyncSession | Glance, bearer_token: str, team_id: str | None) -> CallerFacts:
         """Look the token up and set the team for row-level security, in one round trip.
 
         Errors: a 401 of `problems` for a token that does not count, a 404 for a team that is not the user's.
@@ -65,11 +65,12 @@ class Door:
     team_id: str | None
     permission: str | None
     person: bool = False
+    glance: bool = False
 
     @asynccontextmanager
-    async def open(self) -> AsyncIterator[tuple[AsyncSession, CallerFacts]]:
+    async def open(self) -> AsyncIterator[tuple[AsyncSession | Glance, CallerFacts]]:
         """Run one transaction in which the caller is looked up first; commit at the end, roll back on an error."""
-        async with self.database.begin() as session:
+        async with self.database.glance() if self.glance else self.database.begin() as session:
             yield session, await self.authenticator.enter(session, self.token, self.team_id)
 
 
@@ -83,11 +84,27 @@ class Caller(CallerFacts):
     request_id: str
     door: Door = field(repr=False)
     writes: bool
-    _held: list[tuple[AbstractAsyncContextManager[object], AsyncSession]] = field(default_factory=list, repr=False)
+    _held: list[tuple[AbstractAsyncContextManager[object], AsyncSession | Glance]] = field(
+        default_factory=list, repr=False
+    )
 
     @property
     def session(self) -> AsyncSession:
         """The session of the request's transaction; row-level security already knows the team."""
+        held = self._transaction()
+        if isinstance(held, Glance):
+            raise RuntimeError("this route takes a glance, which is its one transaction")
+        return held
+
+    @property
+    def glance(self) -> Glance:
+        """The one question that a route may ask which takes a `GlanceDep`."""
+        held = self._transaction()
+        if not isinstance(held, Glance):
+            raise RuntimeError("this route takes no glance: use the session")
+        return held
+
+    def _transaction(self) -> AsyncSession | Glance:
         if not self._held:
             raise RuntimeError("the request's transaction has ended: use reenter()")
         return self._held[0][1]
@@ -132,6 +149,7 @@ class Caller(CallerFacts):
         """
         async with self.door.open() as (session, facts):
             _allow(self.door, facts)
+            assert isinstance(session, AsyncSession), "a route that takes a glance does not come in again"
             yield session
 
 
@@ -146,8 +164,7 @@ async def come_in(door: Door, *, request_id: str, writes: bool) -> Caller:
     """Start the request's transaction and look the caller up in it; the caller must be `finish`ed."""
     scope = door.open()
     session, facts = await scope.__aenter__()
-    known = {item.name: getattr(facts, item.name) for item in fields(CallerFacts)}
-    return Caller(**known, request_id=request_id, door=door, writes=writes, _held=[(scope, session)])
+    return Caller(**vars(facts), request_id=request_id, door=door, writes=writes, _held=[(scope, session)])
 
 
 def bearer_token(request: Request) -> str:
@@ -160,7 +177,7 @@ def bearer_token(request: Request) -> str:
         raise problems.MissingToken("Send your access token in the header Authorization: Bearer <token>.")
     scheme, _, token = header.partition(" ")
     token = token.strip()
-    if scheme.lower() != "bearer" or not token or not token.isascii() or any(c.isspace() for c in token):
+    if scheme.lower() != "bearer" or not token or not token.isascii() or len(token.split()) != 1:
         raise problems.InvalidToken("The Authorization header must be: Bearer <token>.")
     return token
 
@@ -174,6 +191,19 @@ async def _caller(request: Request) -> Caller:
 
 CallerDep = Annotated[Caller, Depends(_caller)]
 """The caller, as an argument of a route."""
+
+
+async def _glance(request: Request) -> Glance:
+    return (await _caller(request)).glance
+
+
+GlanceDep = Annotated[Glance, Depends(_glance)]
+"""The route's one question: a route that takes this has a glance in place of the caller's session."""
+
+
+def takes_glance(dependencies: Iterable[Any]) -> bool:
+    """Tell whether a route's dependencies name a glance."""
+    return any(part.call is _glance for part in dependencies)
 
 
 async def _database(request: Request) -> Database:

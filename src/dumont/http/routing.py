@@ -22,7 +22,7 @@ from starlette.responses import Response
 from dumont.http import idempotency, problems
 from dumont.http.access import read_access
 from dumont.http.body import Body, read_body
-from dumont.http.caller import Caller, Door, bearer_token, come_in
+from dumont.http.caller import Caller, Door, bearer_token, come_in, takes_glance
 from dumont.http.rates import Limits, address_of, refusal, spend
 
 _WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
@@ -63,6 +63,7 @@ class Route(APIRoute):
         if isinstance(options.get("response_model"), type(None)) or not _is_given(options["response_model"]):
             options["response_model"] = _shown_type(endpoint)
         super().__init__(path, _guarded(endpoint), **options)
+        self.glance = takes_glance(self.dependant.dependencies)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Wrap FastAPI's own handler in reading, looking up, and committing."""
@@ -101,7 +102,8 @@ class Route(APIRoute):
             await spend(request, limits.rules.token_requests, token, shown=True)
             body = await read_body(request, wanted=self.body_field is not None)
             team = request.path_params["team_id"] if self.access.path_team else request.headers.get("x-team-id")
-            door = Door(state.database, state.authenticator, token, team, self.access.permission, self.access.person)
+            access = self.access
+            door = Door(state.database, state.authenticator, token, team, access.permission, access.person, self.glance)
             writes = request.method in _WRITES
             return await come_in(door, request_id=request.state.request_id, writes=writes), body
         except problems.Unauthenticated:

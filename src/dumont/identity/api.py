@@ -6,7 +6,19 @@ from typing import Annotated, Any, Literal, Self
 from fastapi import Depends, Request
 from pydantic import BaseModel, Field, StringConstraints, field_validator, model_validator
 
-from dumont.http import CallerDep, DatabaseDep, Line, Router, address_of, apart, problems, public, signed_in, spend
+from dumont.http import (
+    CallerDep,
+    DatabaseDep,
+    GlanceDep,
+    Line,
+    Router,
+    address_of,
+    apart,
+    problems,
+    public,
+    signed_in,
+    spend,
+)
 from dumont.identity import queries, service
 from dumont.identity.addresses import EmailText, IdentifierText, UsernameText
 from dumont.identity.guard import check_address
@@ -245,9 +257,9 @@ async def refresh(body: RefreshBody, request: Request, database: DatabaseDep, id
 
 
 @auth.get("/me", **signed_in())
-async def me(caller: CallerDep) -> MeDocument:
+async def me(caller: CallerDep, glance: GlanceDep) -> MeDocument:
     """Show who is signed in."""
-    account = await queries.read_account(caller.session, caller.user_id)
+    account = await queries.glance_at_account(glance, caller.user_id)
     return MeDocument(
         user=UserDocument(**vars(account)),
         team=TeamDocument(

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import delete, func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from dumont.db import Glance, Question
 from dumont.identity.model import (
     Account,
     ApiToken,
@@ -22,13 +23,16 @@ from dumont.identity.model import (
 )
 
 _ENTER = text("SELECT * FROM dumont_enter(:session_id, :user_id, :jti, :team_id, :now)")
+_ENTER_GLANCE = Question(_ENTER)
 _REGISTER = text(
     "SELECT dumont_register(:user_id, :email, :username, :name, :password_hash,"
     " :team_id, :team_name, :is_operator, :now)"
 )
 _FIND_USER = text("SELECT id, email, password_hash, team_id FROM dumont_find_user(:identifier)")
 _ACCOUNT = text("SELECT * FROM dumont_account(:user_id)")
+_ACCOUNT_GLANCE = Question(_ACCOUNT)
 _ENTER_TOKEN = text("SELECT * FROM dumont_enter_token(:hash, :team_id, :now)")
+_ENTER_TOKEN_GLANCE = Question(_ENTER_TOKEN)
 _OPEN_SESSION = text(
     "SELECT * FROM dumont_open_session(:session_id, :user_id, :jti, :created, :expires, :hash, :ip, :agent)"
 )
@@ -144,11 +148,13 @@ class Switched:
 
 
 async def enter(
-    session: AsyncSession, *, session_id: str, user_id: str, jti: str, team_id: str | None, now: datetime
+    place: AsyncSession | Glance, *, session_id: str, user_id: str, jti: str, team_id: str | None, now: datetime
 ) -> Entered:
     """Check session, user, team and membership and set the team for row-level security, in one round trip."""
     named = {"session_id": session_id, "user_id": user_id, "jti": jti, "team_id": team_id, "now": now}
-    return Entered(**(await session.execute(_ENTER, named)).mappings().one())
+    if isinstance(place, Glance):
+        return Entered(*await place.enter(_ENTER_GLANCE, named))
+    return Entered(*(await place.execute(_ENTER, named)).one())
 
 
 async def insert_account(session: AsyncSession, account: NewAccount) -> None:
@@ -162,15 +168,22 @@ async def find_user(session: AsyncSession, identifier: str) -> FoundUser | None:
     return FoundUser(**row) if row else None
 
 
+async def glance_at_account(glance: Glance, user_id: str) -> Account:
+    """Read what a user may know about himself, as the one question of a glance."""
+    return Account(*(await glance.ask(_ACCOUNT_GLANCE, {"user_id": user_id}))[0])
+
+
 async def read_account(session: AsyncSession, user_id: str) -> Account:
     """Read what a user may know about himself."""
     return Account(**(await session.execute(_ACCOUNT, {"user_id": user_id})).mappings().one())
 
 
-async def enter_token(session: AsyncSession, hashed: bytes, team_id: str | None, now: datetime) -> EnteredToken:
+async def enter_token(place: AsyncSession | Glance, hashed: bytes, team_id: str | None, now: datetime) -> EnteredToken:
     """Check an API token, its user and his membership and set its team for row-level security, in one round trip."""
     named = {"hash": hashed, "team_id": team_id, "now": now}
-    return EnteredToken(**(await session.execute(_ENTER_TOKEN, named)).mappings().one())
+    if isinstance(place, Glance):
+        return EnteredToken(*await place.enter(_ENTER_TOKEN_GLANCE, named))
+    return EnteredToken(*(await place.execute(_ENTER_TOKEN, named)).one())
 
 
 async def insert_session(session: AsyncSession, new: NewSession) -> Opened:

@@ -8,7 +8,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dumont.core import Clock, Problem, Settings, is_id, new_id
-from dumont.db import Database
+from dumont.db import Database, Glance
 from dumont.http import CallerFacts, problems
 from dumont.identity import queries
 from dumont.identity.addresses import check_email, check_username
@@ -83,7 +83,7 @@ class IdentityService:
             return False
         return True
 
-    async def enter(self, session: AsyncSession, bearer_token: str, team_id: str | None) -> CallerFacts:
+    async def enter(self, session: AsyncSession | Glance, bearer_token: str, team_id: str | None) -> CallerFacts:
         """Look a token up and set its team for row-level security: one round trip.
 
         Errors: InvalidToken, ExpiredToken, RevokedToken; TeamNotFound where `team_id` is not a team of the user.
@@ -234,7 +234,9 @@ class IdentityService:
             raise NameTaken("You have stored this key already.") from error
         return row
 
-    async def _enter_token(self, session: AsyncSession, token: str, team_id: str | None, now: datetime) -> CallerFacts:
+    async def _enter_token(
+        self, session: AsyncSession | Glance, token: str, team_id: str | None, now: datetime
+    ) -> CallerFacts:
         hashed = digest(token)
         found = await queries.enter_token(session, hashed, team_id, now)
         self._known_tokens.pop(hashed, None)

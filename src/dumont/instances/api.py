@@ -8,7 +8,18 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from dumont.core import is_id, nanousd
 from dumont.durable import Operation
-from dumont.http import Caller, CallerDep, Page, Router, list_document, page_params, permit, problems, raises
+from dumont.http import (
+    Caller,
+    CallerDep,
+    GlanceDep,
+    Page,
+    Router,
+    list_document,
+    page_params,
+    permit,
+    problems,
+    raises,
+)
 from dumont.instances import queries, service
 from dumont.instances.documents import (
     InstanceDocument,
@@ -155,10 +166,14 @@ def _wanted_labels(request: Request) -> dict[str, str]:
 
 @router.get("/{instance_id}", **permit("gpu.view"), responses=raises(InstanceNotFound))
 async def show_instance(
-    request: Request, response: Response, instance_id: str, caller: CallerDep, include_destroyed: bool = False
+    request: Request, response: Response, instance_id: str, glance: GlanceDep, include_destroyed: bool = False
 ) -> InstanceDocument:
     """Show one instance; a destroyed one only when asked for."""
-    found = await _read_shown(caller.session, instance_id, request)
+    found = None
+    if is_id(instance_id, "ins"):
+        found = await queries.glance_at(glance, instance_id, request.app.state.clock.now())
+    if found is None:
+        raise service.unknown_instance()
     if found.status == Status.DESTROYED and not include_destroyed:
         raise InstanceNotFound("This instance is destroyed. Ask with include_destroyed=true to see its record.")
     response.headers["ETag"] = f'"{found.version}"'

@@ -8,7 +8,6 @@ from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
-from sqlalchemy import Row
 
 from dumont.http import MoneyDocument, money
 from dumont.instances.model import Rental, Status
@@ -143,29 +142,28 @@ _SHOWN_AS_IT_IS = (
 )
 
 
-def instance_document(row: Row[Any]) -> InstanceDocument:
+def instance_document(row: Any) -> InstanceDocument:
     """Show an instance with its machine, if it has one, and what it has cost so far: a row of `queries.shown`."""
-    found = row._mapping
-    runs, offer = found["status"] == Status.RUNNING, found["offer"] or {}
-    address = found["address"] if runs else None
+    runs, offer = row.status == Status.RUNNING, row.offer or {}
+    address = row.address if runs else None
     return InstanceDocument(
-        **{name: found[name] for name in _SHOWN_AS_IT_IS},
-        label=found["label"] or None,
-        env_names=sorted(found["env"]),
-        disk_size_gb=found["disk_gb"],
-        price_hour=money(found["price_hour_nano"]),
-        max_price_hour=_money(found["max_price_hour_nano"]),
-        bid_hour=_money(found["bid_hour_nano"]),
+        **{name: getattr(row, name) for name in _SHOWN_AS_IT_IS},
+        label=row.label or None,
+        env_names=sorted(row.env),
+        disk_size_gb=row.disk_gb,
+        price_hour=money(row.price_hour_nano),
+        max_price_hour=_money(row.max_price_hour_nano),
+        bid_hour=_money(row.bid_hour_nano),
         paused_cost_hour=_money(offer.get("disk_hour_nano")),
         cpu_cores=offer.get("cpu_cores"),
         cpu_ram=offer.get("cpu_ram_gb"),
-        cost_to_date=money(found["cost_nano"] or 0),
-        machine_kept=found["rental_id"] is not None and found["status"] == Status.HIBERNATED,
+        cost_to_date=money(row.cost_nano or 0),
+        machine_kept=row.rental_id is not None and row.status == Status.HIBERNATED,
         ssh_host=address["host"] if address else None,
         ssh_port=address["port"] if address else None,
-        host_key_fingerprint=fingerprint(found["host_key"]) if runs else None,
-        public_ipaddr=found["public_ip"] if runs else None,
-        ports=found["ports"] if runs else None,
+        host_key_fingerprint=fingerprint(row.host_key) if runs else None,
+        public_ipaddr=row.public_ip if runs else None,
+        ports=row.ports if runs else None,
     )
 
 

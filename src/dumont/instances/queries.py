@@ -9,6 +9,7 @@ from sqlalchemy import BigInteger, Row, Select, bindparam, case, cast, func, sel
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dumont.core import new_id
+from dumont.db import Glance, Question
 from dumont.durable import live_operation_id
 from dumont.http import Page
 from dumont.instances.model import Instance, Rental, RentalSpan, Status
@@ -49,6 +50,7 @@ _SHOWN: Select[Any] = select(
 ).outerjoin(Rental.__table__, _R.id == _I.rental_id)
 """All that is shown of instances, by tables and not by classes: rows that are only read need no objects."""
 _SHOWN_ONE = _SHOWN.where(_I.id == bindparam("shown_id"))
+_SHOWN_ONE_GLANCE = Question(_SHOWN_ONE)
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,12 @@ async def open_rentals(session: AsyncSession, instance_id: str) -> Sequence[Rent
 async def change_rental(session: AsyncSession, rental_id: str, **values: Any) -> None:
     """Write columns of one rental."""
     await session.execute(update(Rental).where(Rental.id == rental_id).values(**values))
+
+
+async def glance_at(glance: Glance, instance_id: str, now: datetime) -> Any | None:
+    """Read all that is shown of one instance, as the one question of a glance."""
+    rows = await glance.ask(_SHOWN_ONE_GLANCE, {"shown_id": instance_id, "shown_now": now})
+    return rows[0] if rows else None
 
 
 async def shown(session: AsyncSession, instance_id: str, now: datetime) -> Row[Any] | None:

@@ -1,0 +1,142 @@
+"""One connection at the level of libpq: several statements in one round trip, each prepared once.
+
+The driver's own cursors do the same; what they do beyond it is five times the work of a small read.
+"""
+
+import asyncio
+from collections import namedtuple
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import psycopg
+from psycopg.adapt import PyFormat, Transformer
+from psycopg.errors import error_from_result
+from psycopg.pq import ExecStatus
+from psycopg.pq.abc import PGresult
+
+Connection = psycopg.AsyncConnection[Any]
+Statement = tuple[bytes, Sequence[Any]]
+"""A text with `$1`, `$2` ... and its values."""
+
+_MOST_PREPARED = 200
+_FAILED = (ExecStatus.FATAL_ERROR, ExecStatus.BAD_RESPONSE)
+
+
+class Wire:
+    """A connection in pipeline mode, read by the event loop that made it.
+
+    Guarantees: `broken` tells without a round trip whether the server has ended it; after any error, and after a
+    `send` that was interrupted, it is broken too.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._pg = connection.pgconn
+        self._loop = asyncio.get_running_loop()
+        self._adapt = Transformer(connection)
+        self._prepared: dict[tuple[bytes, tuple[int, ...]], bytes] = {}
+        self._rows: dict[bytes, Callable[[Sequence[Any]], Any]] = {}
+        self._results: list[PGresult] = []
+        self._done: asyncio.Future[None] | None = None
+        self.broken = False
+        self._pg.nonblocking = 1
+        self._pg.enter_pipeline_mode()
+        self._loop.add_reader(self._pg.socket, self._read)
+
+    async def send(self, *statements: Statement) -> Sequence[Any]:
+        """Run statements in one round trip and return the rows of the one that gave some last, as named tuples.
+
+        Errors: psycopg's; the first statement that fails ends them all.
+        """
+        if self.broken or self._done is not None:
+            raise psycopg.OperationalError("the connection to the database is lost")
+        self._results.clear()
+        self._done = self._loop.create_future()
+        try:
+            for text, values in statements:
+                self._queue(text, values)
+            self._pg.pipeline_sync()
+            await self._flush()
+            await self._done
+            return self._last_rows(statements)
+        except BaseException:
+            self.broken = True
+            raise
+        finally:
+            self._done = None
+
+    async def close(self) -> None:
+        """Close the connection."""
+        self.broken = True
+        if not self._connection.closed:
+            self._loop.remove_reader(self._pg.socket)
+            await self._connection.close()
+
+    def _queue(self, text: bytes, values: Sequence[Any]) -> None:
+        dumped = self._adapt.dump_sequence(values, [PyFormat.AUTO] * len(values))
+        kinds = tuple(self._adapt.types or ())
+        name = self._prepared.get((text, kinds))
+        if name is None:
+            name = b"dumont_%d" % len(self._prepared)
+            self._pg.send_prepare(name, text, kinds)
+            self._prepared[text, kinds] = name
+        self._pg.send_query_prepared(name, dumped, self._adapt.formats)
+
+    async def _flush(self) -> None:
+        while self._pg.flush():
+            writable = self._loop.create_future()
+            self._loop.add_writer(self._pg.socket, _fulfil, writable)
+            try:
+                await writable
+            finally:
+                self._loop.remove_writer(self._pg.socket)
+
+    def _read(self) -> None:
+        """Take what the server sent, until the end of the round trip or of the connection."""
+        try:
+            self._pg.consume_input()
+            while self._done is not None and not self._pg.is_busy():
+                result = self._pg.get_result()
+                if result is None:
+                    continue
+                if result.status == ExecStatus.PIPELINE_SYNC:
+                    _fulfil(self._done)
+                    return
+                self._results.append(result)
+        except psycopg.Error as error:
+            self._end(error)
+
+    def _end(self, error: psycopg.Error) -> None:
+        self.broken = True
+        self._loop.remove_reader(self._pg.socket)
+        if self._done is not None and not self._done.done():
+            self._done.set_exception(error)
+
+    def _last_rows(self, statements: Sequence[Statement]) -> Sequence[Any]:
+        last = None
+        for result in self._results:
+            if result.status in _FAILED:
+                raise error_from_result(result, encoding="utf-8")
+            if result.status == ExecStatus.TUPLES_OK:
+                last = result
+        if len(self._prepared) > _MOST_PREPARED:
+            self.broken = True
+        if last is None:
+            return ()
+        self._adapt.set_pgresult(last)
+        return self._adapt.load_rows(0, last.ntuples, self._row_of(last, statements))
+
+    def _row_of(self, result: PGresult, statements: Sequence[Statement]) -> Callable[[Sequence[Any]], Any]:
+        """Return what makes a named tuple of a row; the names are those of the round trip's texts, once for each."""
+        key = b";".join(text for text, _ in statements)
+        found = self._rows.get(key)
+        if found is None:
+            names = [(result.fname(column) or b"").decode() for column in range(result.nfields)]
+            made: Any = namedtuple("Row", names, rename=True)  # type: ignore[misc]
+            found = self._rows[key] = made._make
+        return found
+
+
+def _fulfil(future: "asyncio.Future[None]") -> None:
+    if not future.done():
+        future.set_result(None)

@@ -5,7 +5,6 @@ docs/decisions/0015-glances.md.
 """
 
 import asyncio
-import select
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -107,7 +106,7 @@ class Glances:
         try:
             while self._idle:
                 wire = self._idle.pop()
-                if not wire.broken:
+                if not wire.has_ended():
                     return wire
                 await wire.close()
             return await self._connect()
@@ -131,18 +130,6 @@ async def connect(url: str, **options: Any) -> Wire:
     Errors: psycopg's.
     """
     return Wire(await psycopg.AsyncConnection.connect(url, autocommit=True, **options))
-
-
-def has_ended(connection: Any) -> bool:
-    """Tell without a round trip whether the server has ended an idle connection of psycopg.
-
-    An idle connection has nothing to read but its end (or a notice, and then a new one does no harm).
-    """
-    if connection.closed:
-        return True
-    look = select.poll()
-    look.register(connection.fileno(), select.POLLIN)
-    return bool(look.poll(0))
 
 
 class Question:

@@ -14,8 +14,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import DeclarativeBase
 
 from dumont.core import Act, Problem
-from dumont.db.glance import Glance, Glances, NoneFree, connect, has_ended
+from dumont.db.glance import Glance, Glances, NoneFree, connect
 from dumont.db.urls import psycopg_url, sqlalchemy_url
+from dumont.db.wire import has_ended
 
 KEEPALIVE: dict[str, int] = {
     "connect_timeout": 5,

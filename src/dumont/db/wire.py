@@ -4,6 +4,7 @@ The driver's own cursors do the same; what they do beyond it is five times the w
 """
 
 import asyncio
+import select
 from collections import namedtuple
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import psycopg
 from psycopg.adapt import PyFormat, Transformer
 from psycopg.errors import error_from_result
-from psycopg.pq import ExecStatus
+from psycopg.pq import ConnStatus, ExecStatus
 from psycopg.pq.abc import PGresult
 
 Connection = psycopg.AsyncConnection[Any]
@@ -25,13 +26,13 @@ _FAILED = (ExecStatus.FATAL_ERROR, ExecStatus.BAD_RESPONSE)
 class Wire:
     """A connection in pipeline mode, read by the event loop that made it.
 
-    Guarantees: `broken` tells without a round trip whether the server has ended it; after any error, and after a
-    `send` that was interrupted, it is broken too.
+    Guarantees: after any error, and after a `send` that was interrupted, it is `broken`; also once its end was read.
     """
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._pg = connection.pgconn
+        self._socket = self._pg.socket
         self._loop = asyncio.get_running_loop()
         self._adapt = Transformer(connection)
         self._prepared: dict[tuple[bytes, tuple[int, ...]], bytes] = {}
@@ -41,7 +42,7 @@ class Wire:
         self.broken = False
         self._pg.nonblocking = 1
         self._pg.enter_pipeline_mode()
-        self._loop.add_reader(self._pg.socket, self._read)
+        self._loop.add_reader(self._socket, self._read)
 
     async def send(self, *statements: Statement) -> Sequence[Any]:
         """Run statements in one round trip and return the rows of the one that gave some last, as named tuples.
@@ -65,11 +66,15 @@ class Wire:
         finally:
             self._done = None
 
+    def has_ended(self) -> bool:
+        """Tell without a round trip whether an idle one cannot be used any more."""
+        return self.broken or has_ended(self._connection)
+
     async def close(self) -> None:
         """Close the connection."""
         self.broken = True
         if not self._connection.closed:
-            self._loop.remove_reader(self._pg.socket)
+            self._loop.remove_reader(self._socket)
             await self._connection.close()
 
     def _queue(self, text: bytes, values: Sequence[Any]) -> None:
@@ -85,11 +90,11 @@ class Wire:
     async def _flush(self) -> None:
         while self._pg.flush():
             writable = self._loop.create_future()
-            self._loop.add_writer(self._pg.socket, _fulfil, writable)
+            self._loop.add_writer(self._socket, _fulfil, writable)
             try:
                 await writable
             finally:
-                self._loop.remove_writer(self._pg.socket)
+                self._loop.remove_writer(self._socket)
 
     def _read(self) -> None:
         """Take what the server sent, until the end of the round trip or of the connection."""
@@ -97,18 +102,21 @@ class Wire:
             self._pg.consume_input()
             while self._done is not None and not self._pg.is_busy():
                 result = self._pg.get_result()
-                if result is None:
-                    continue
-                if result.status == ExecStatus.PIPELINE_SYNC:
+                if result is None and self._pg.status == ConnStatus.BAD:
+                    break
+                if result is not None and result.status == ExecStatus.PIPELINE_SYNC:
                     _fulfil(self._done)
                     return
-                self._results.append(result)
+                if result is not None:
+                    self._results.append(result)
+            if self._pg.status == ConnStatus.BAD:
+                raise psycopg.OperationalError("the server has ended the connection")
         except psycopg.Error as error:
             self._end(error)
 
     def _end(self, error: psycopg.Error) -> None:
         self.broken = True
-        self._loop.remove_reader(self._pg.socket)
+        self._loop.remove_reader(self._socket)
         if self._done is not None and not self._done.done():
             self._done.set_exception(error)
 
@@ -135,6 +143,18 @@ class Wire:
             made: Any = namedtuple("Row", names, rename=True)  # type: ignore[misc]
             found = self._rows[key] = made._make
         return found
+
+
+def has_ended(connection: Any) -> bool:
+    """Tell without a round trip whether the server has ended an idle connection of psycopg.
+
+    An idle connection has nothing to read but its end (or a notice, and then a new one does no harm).
+    """
+    if connection.closed:
+        return True
+    look = select.poll()
+    look.register(connection.fileno(), select.POLLIN)
+    return bool(look.poll(0))
 
 
 def _fulfil(future: "asyncio.Future[None]") -> None:

@@ -69,7 +69,8 @@ class VastApi:
         now = self._parts.now_s()
         try:
             bids, size = search.wants_bids(query), search.storage(query)
-            rows = [offer_document(o, now, gigabytes=size, bid=bids) for o in self._parts.market.offers(bids=bids)]
+            offers = [o for o in self._parts.market.offers(bids=bids) for _ in range(1 + ("twice" in o.box.oddities))]
+            rows = [offer_document(offer, now, gigabytes=size, bid=bids) for offer in offers]
             return {"offers": search.select(rows, query, self._parts.offer_fields)}
         except search.BadQuery as error:
             raise Refused(400, "invalid_request", str(error)) from error

@@ -84,16 +84,14 @@ def charges(store: Store, now_us: int, window: tuple[int, int]) -> list[dict[str
 def _charge(rental: Rental, spans: list[Span], now_us: int, window: tuple[int, int]) -> dict[str, Any]:
     starts, ends = zip(*(_clip(span, now_us, window) for span in spans), strict=True)
     total = bill(spans, now_us, window)
-    gpu_us = sum(e - s for s, e, span in zip(starts, ends, spans, strict=True) if span.gpu_rate)
-    disk_us = sum(e - s for s, e in zip(starts, ends, strict=True))
-    items = [
-        _item(kind, rate, us, amount, min(starts), max(ends))
-        for kind, rate, us, amount in (
-            ("gpu", rental.gpu_rate, gpu_us, total.gpu),
-            ("disk", rental.disk_rate, disk_us, total.disk),
-        )
-        if us
-    ]
+    lengths = [end - start for start, end in zip(starts, ends, strict=True)]
+    items = []
+    for kind, rates in (("gpu", [span.gpu_rate for span in spans]), ("disk", [span.disk_rate for span in spans])):
+        # A bid that was changed is a line for each of its rates.
+        for rate in dict.fromkeys(rate for rate in rates if rate):
+            parts = [length for length, one in zip(lengths, rates, strict=True) if one == rate]
+            amount = sum(cost(rate, part) for part in parts)
+            items.append(_item(kind, rate, sum(parts), amount, min(starts), max(ends)))
     return {
         "start": min(starts) / MICRO,
         "end": max(ends) / MICRO,

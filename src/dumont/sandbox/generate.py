@@ -20,8 +20,8 @@ from dumont.sandbox.gpus import SHARES, Share
 from dumont.sandbox.weather import host_price
 
 _P10_TO_SIGMA = 1.2816
-_SPREAD = 0.85
-"""A small market holds fewer extremes than the whole one."""
+_SPREAD = 0.7
+"""How much of a model's spread is drawn: with all of it, a market this small has larger jumps of its cheapest price."""
 T = TypeVar("T")
 
 

@@ -225,11 +225,10 @@ class Market:
         if box.id in self._store.dead_boxes() or blocked.intersection(box.slices()[column]):
             return None
         grace = self.rivals.weather.profile.grace_real_s / self._settings.clock.real_delay(1.0)
-        for moment in (now, now - grace) if grace else (now,):
-            for shown, listing in self.rivals.weather.shown(box, moment, blocked):
-                offer = self._offer(box, shown, listing, claims, now)
-                if offer.id == offer_id:
-                    return next(iter(self._capped([offer], claims, now, bids=bids)), None)
+        for look in self.rivals.weather.shown_lately(box, now, now - grace, blocked):
+            offers = [self._offer(box, shown, listing, claims, now) for shown, listing in look if shown == column]
+            if offers and offers[0].id == offer_id:
+                return next(iter(self._capped(offers, claims, now, bids=bids)), None)
         return None
 
     def _write(self, offer: Offer, wish: Wish, stopped: bool) -> int:

@@ -75,6 +75,8 @@ async def _serve(settings: SandboxSettings, store: Store, listener: socket.socke
     if settings.watch_stdin:
         _stop_on_eof(server)
     parts.fleet.recover()
+    # The first look at a moving market is the dear one; it is taken before somebody waits for it.
+    asyncio.get_running_loop().call_later(_BEAT_SECONDS / 4, parts.market.offers)
     beats = asyncio.create_task(_beat(parts))
     announcing = asyncio.create_task(_announce(server, listener))
     try:

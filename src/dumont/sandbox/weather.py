@@ -5,6 +5,7 @@ so answers are kept until the next one. Rates, medians and shares without a sour
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -23,6 +24,8 @@ _Rival = tuple[int, tuple[int, ...], float]
 """Key, GPUs, and the part of the time that it holds them."""
 _Shown = tuple[tuple[tuple[int, int], ...], float, float]
 """What is on offer, since and until when."""
+_Standing = tuple[int, float, float]
+"""A price, since and until when."""
 _DRIFT_DAYS = 60
 
 
@@ -73,13 +76,17 @@ class Weather:
         self.profile = profile
         self._cells: dict[int, Cell] = {}
         self._shown: dict[int, _Shown] = {}
+        self._prices: dict[int, _Standing] = {}
+        self._bids: dict[tuple[int, int, int], _Standing] = {}
 
     def gpu_hour(self, box: Box, at: float) -> int:
         """Return what a GPU of the box costs, nano-dollars per hour: hosts change it every few days."""
         if not self.profile.moving:
             return box.gpu_hour
-        key = key_of(self._seed, box.host, _PRICE)
-        return self._asked(key, self._cell(key, _REPRICE, at).start, box.gpu_hour, box.model.name)
+        known = self._prices.get(box.id)
+        if known is None or not known[1] <= at < known[2]:
+            known = self._prices[box.id] = self._price(box, at)
+        return known[0]
 
     def shown(self, box: Box, at: float, blocked: frozenset[int] = frozenset()) -> tuple[tuple[int, int], ...]:
         """Return what is on offer of a box as (column of its slices, number of the listing).
@@ -95,6 +102,15 @@ class Weather:
         if known is None or not known[1] <= at < known[2]:
             known = self._shown[box.id] = self._look(box, at, blocked)
         return known[0]
+
+    def shown_lately(
+        self, box: Box, at: float, earliest: float, blocked: frozenset[int]
+    ) -> Iterator[tuple[tuple[int, int], ...]]:
+        """Walk back in time through what was on offer of a box, from a moment to an earlier one."""
+        yield self.shown(box, at, blocked)
+        while self.profile.moving and at > earliest:
+            at = math.nextafter(self._look(box, at, blocked)[1], -math.inf)
+            yield self._look(box, max(at, earliest), blocked)[0]
 
     def held(self, box: Box, gpus: tuple[int, ...], at: float) -> bool:
         """Tell whether rivals hold some of these GPUs on demand."""
@@ -116,7 +132,7 @@ class Weather:
         if not self.profile.moving:
             return math.inf
         ends = [self._cell(key, self._stay(key), at).end for key, _, _ in self._rivals(box, gpus)]
-        return min([*ends, self._bid(box, gpus, at)[1]])
+        return min([*ends, self._bid(box, gpus, at)[2]])
 
     def presence(self, box: Box) -> float:
         """Return how many offers of the box are on the market on average, near enough to size a catalogue."""
@@ -179,19 +195,28 @@ class Weather:
         begun = self._cell(key, 10 * _DAY, at)
         return at < begun.start + (2 + 10 * unit(begun.draw)) * _HOUR
 
-    def _asked(self, key: int, at: float, level: int, model: str) -> int:
-        drift = _drift(key_of(self._seed, _word(model), _DRIFT), int(at // _DAY))
-        return _asked(key, at, level, self.profile.price * drift)
+    def _price(self, box: Box, at: float) -> _Standing:
+        """Return what a GPU costs, since and until when: steps of 8 %, each drawing a quarter of the way back."""
+        key = key_of(self._seed, box.host, _PRICE)
+        now = self._cell(key, _REPRICE, at)
+        lean = sum(0.75**back * 0.08 * normal(draw) for back, draw in enumerate(latest(key, _REPRICE, now.start, 8)))
+        drift = _drift(key_of(self._seed, _word(box.model.name), _DRIFT), int(now.start // _DAY))
+        return host_price(box.gpu_hour / 1e9 * math.exp(lean) * drift * self.profile.price), now.start, now.end
 
-    def _bid(self, box: Box, gpus: tuple[int, ...], at: float) -> tuple[int, float]:
-        """Return the rivals' bid for a GPU of the slice and the moment until which it stands."""
-        key = key_of(self._seed, box.id, len(gpus), gpus[0], _BID)
-        come = self._cell(key, 9 * _HOUR / self.profile.haste, at)
-        leaves = come.start + lognormal(come.draw, 3 * _HOUR, 1.0)
-        if at >= leaves:
-            return 0, come.end
-        premium = math.exp(0.05 + 0.18 * exponential(come.draw, 1))
-        return round(self.gpu_hour(box, come.start) * box.bid_share * premium), min(leaves, come.end)
+    def _bid(self, box: Box, gpus: tuple[int, ...], at: float) -> _Standing:
+        """Return the rivals' bid for a GPU of the slice, since and until when it stands."""
+        place = (box.id, len(gpus), gpus[0])
+        known = self._bids.get(place)
+        if known is None or not known[1] <= at < known[2]:
+            come = self._cell(key_of(self._seed, *place, _BID), 9 * _HOUR / self.profile.haste, at)
+            leaves = min(come.end, come.start + lognormal(come.draw, 3 * _HOUR, 1.0))
+            if at < leaves:
+                premium = math.exp(0.05 + 0.18 * exponential(come.draw, 1))
+                known = round(self.gpu_hour(box, come.start) * box.bid_share * premium), come.start, leaves
+            else:
+                known = 0, leaves, come.end
+            self._bids[place] = known
+        return known
 
 
 @lru_cache(maxsize=8192)
@@ -229,13 +254,6 @@ def _listing_habit(key: int) -> tuple[float, float]:
     if unit(key) < 0.10:
         return 0.96, 36 * _HOUR
     return min(0.9, max(0.02, lognormal(key, 0.4, 0.5, 1))), max(_HOUR, lognormal(key, 6 * _HOUR, 1.0, 2))
-
-
-@lru_cache(maxsize=4096)
-def _asked(key: int, at: float, level: int, factor: float) -> int:
-    """Return a host's price: steps of 8 % on its logarithm, each drawing a quarter of the way back to its level."""
-    lean = sum(0.75**back * 0.08 * normal(draw) for back, draw in enumerate(latest(key, _REPRICE, at, 8)))
-    return host_price(level / 1e9 * math.exp(lean) * factor)
 
 
 @lru_cache(maxsize=1024)

@@ -135,7 +135,7 @@ def test_prices_of_the_past_can_be_followed(tmp_path: Path) -> None:
 def test_availability_limits_what_can_be_held(sandboxes: Start) -> None:
     """At most so many slices are offered and held; what is held stays, what stopped cannot start; then it can again."""
     box = sandboxes(speed=60)
-    trace = {"metadata": {"gap_seconds": 180}, "data": [1, 0, 4]}
+    trace = {"metadata": {"gap_seconds": 300}, "data": [1, 0, 4]}
     everything = box.offers(gpu_name={"eq": "RTX 4090"})
     box.control.bind_trace({"trace": trace, "bind": {"model": "RTX_4090"}, "repeat": "hold"})
     assert len(everything) > 4 and len(box.offers(gpu_name={"notin": ["RTX 4090"]})) > 10
@@ -145,12 +145,12 @@ def test_availability_limits_what_can_be_held(sandboxes: Start) -> None:
     assert box.offers(gpu_name={"eq": "RTX 4090"}) == []
     status, refused = box.call("PUT", f"/api/v0/asks/{everything[-1]['id']}/", {"image": "x", "disk": 10})
     assert (status, refused["error"]) == (404, "no_such_ask")
-    wait_until(lambda: box.control.state()["traces"][0]["value"] == 0, what="the second sample")
+    wait_until(lambda: box.control.state()["traces"][0]["value"] == 0, seconds=30, what="the second sample")
     box.wait_for(kept, "running")
     box.call("PUT", f"/api/v0/instances/{kept}/", {"state": "stopped"})
     box.wait_for(kept, "exited")
     assert box.call("PUT", f"/api/v0/instances/{kept}/", {"state": "running"})[1]["error"] == "resources_unavailable"
-    box.wait_for(kept, "running")
+    box.wait_for(kept, "running", seconds=30)
     assert len(box.offers(gpu_name={"eq": "RTX 4090"})) == 3
     box.stop()
     again = box.restart(speed=60)
@@ -177,7 +177,7 @@ def test_preemption_takes_the_lowest_bids(sandboxes: Start, tmp_path: Path) -> N
     def running() -> list[float]:
         return sorted(bids[m["instance_id"]] for m in box.control.state()["machines"] if m["phase"] == "running")
 
-    wait_until(lambda: running() == [0.9], what="the fall")
+    wait_until(lambda: running() == [0.9], seconds=30, what="the fall")
     falls = {span["from"] for n in bids for span in box.control.line(n).spans if span["state"] == "outbid"}
     assert len(falls) == 1
-    wait_until(lambda: running() == [0.8, 0.9], what="the rise")
+    wait_until(lambda: running() == [0.8, 0.9], seconds=30, what="the rise")

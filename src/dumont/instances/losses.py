@@ -12,6 +12,7 @@ from typing import Any
 
 import structlog
 from sqlalchemy import func
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from dumont.core import Problem
 from dumont.db import publish, set_sweep
@@ -85,7 +86,7 @@ def judge(row: OpenRental, machine: Machine | None) -> Verdict | None:
         verdict = found
     if row.status != Status.RUNNING and verdict is Verdict.STARTING:
         return None
-    return None if _LEADS_TO[verdict].value == row.status else verdict
+    return verdict if _LEADS_TO[verdict].value != row.status or row.gpu_costs else None
 
 
 class Losses:
@@ -158,6 +159,8 @@ class Losses:
             await queries.close_spans(session, row.rental_id, ["gpu"], now)
             instance.disk_newer = True
             target = _LEADS_TO[verdict]
+            if target.value == instance.status:  # it ran, and nobody could log in before it went again
+                return True
             if target is Status.PAUSED:
                 instance.paused_at = now
             await service.move(session, instance, target, detail=_TOLD[verdict])
@@ -199,36 +202,42 @@ class Losses:
         return True
 
     async def _back(self, row: OpenRental, machine: Machine) -> bool:
-        """Call an instance running again once its machine has answered on SSH."""
-        if not machine.addresses:
-            return False
+        """Write down that a machine costs again, and call its instance running once it has answered on SSH."""
+        login, distrust = None, None
         try:
-            login = await knock(self._world, machine.addresses, row.host_key)
+            login = await knock(self._world, machine.addresses, row.host_key) if machine.addresses else None
         except Problem as problem:
-            log.error("a machine came back and is not trusted", instance_id=row.instance_id, problem=problem.detail)
-            return False
-        if login is None:
-            return False
+            distrust = problem.detail
         async with self._world.session(row.team_id) as session:
             instance = await _still(session, row)
             if instance is None:
                 return False
-            rental = await queries.get_rental(session, row.rental_id)
-            offer, now = offer_from_json(rental.offer), self._world.clock.now()
+            await self._costs_again(session, row, machine)
+            if distrust is not None and instance.status_detail != distrust:
+                log.error("a machine came back and is not trusted", instance_id=row.instance_id, problem=distrust)
+                instance.status_detail = distrust
+                instance.version += 1
+            if login is None:
+                return False
             await queries.change_rental(session, row.rental_id, address=login["address"], host_key=login["host_key"])
-            await queries.open_span(
-                session,
-                team_id=row.team_id,
-                rental_id=row.rental_id,
-                kind="gpu",
-                rate_hour_nano=machine.gpu_hour_nano if machine.gpu_hour_nano is not None else offer.gpu_hour_nano,
-                at=now,
-            )
             instance.disk_newer = False
-            instance.started_at = now
+            instance.started_at = self._world.clock.now()
             await service.move(session, instance, Status.RUNNING, detail=None)
         log.info("a machine came back", instance_id=row.instance_id)
         return True
+
+    async def _costs_again(self, session: AsyncSession, row: OpenRental, machine: Machine) -> None:
+        rate = machine.gpu_hour_nano
+        if rate is None:
+            rate = offer_from_json((await queries.get_rental(session, row.rental_id)).offer).gpu_hour_nano
+        await queries.open_span(
+            session,
+            team_id=row.team_id,
+            rental_id=row.rental_id,
+            kind="gpu",
+            rate_hour_nano=rate,
+            at=self._world.clock.now(),
+        )
 
 
 def _is_watched(row: OpenRental) -> bool:
@@ -239,7 +248,7 @@ def _of(row: OpenRental, sight: Sight) -> Machine | None:
     return sight.get(row.provider_machine_id or "")
 
 
-async def _still(session: Any, row: OpenRental) -> Instance | None:
+async def _still(session: AsyncSession, row: OpenRental) -> Instance | None:
     """Lock the instance; None where it changed since the look, or somebody works on it now."""
     instance = await queries.get_locked(session, row.instance_id)
     if instance is None or instance.status != row.status or instance.rental_id != row.rental_id:
@@ -247,7 +256,7 @@ async def _still(session: Any, row: OpenRental) -> Instance | None:
     return instance if await live_of_instance(session, instance.id) is None else None
 
 
-async def _tell(session: Any, row: OpenRental, topic: str, data: dict[str, Any]) -> None:
+async def _tell(session: AsyncSession, row: OpenRental, topic: str, data: dict[str, Any]) -> None:
     await publish(
         session,
         topic=topic,

@@ -32,6 +32,7 @@ _OPEN = text(
     "i.status, i.rental_id IS NOT DISTINCT FROM r.id AS held, i.last_snapshot_id IS NOT NULL AS saved, "
     "EXISTS (SELECT FROM operation o WHERE o.instance_id = i.id AND o.status IN ('queued', 'running', 'cancelling')) "
     "AS busy, "
+    "EXISTS (SELECT FROM rental_span s WHERE s.rental_id = r.id AND s.kind = 'gpu' AND s.to_at IS NULL) AS gpu_costs, "
     "coalesce((SELECT extract(epoch FROM clock_timestamp() - max(o.finished_at)) FROM operation o "
     "WHERE o.instance_id = i.id), 0)::float AS quiet_seconds "
     "FROM rental r JOIN instance i ON i.id = r.instance_id WHERE r.state <> 'released' ORDER BY r.id"
@@ -70,7 +71,7 @@ _COSTLY = text(
 class OpenRental:
     """A rental that is not released, with its instance: `held` is the instance's machine, `busy` has an operation.
 
-    `quiet_seconds` is the real time since the instance's last operation ended.
+    `gpu_costs`: a stretch of GPU cost is open. `quiet_seconds`: real time since the last operation on it ended.
     """
 
     rental_id: str
@@ -87,6 +88,7 @@ class OpenRental:
     held: bool
     saved: bool
     busy: bool
+    gpu_costs: bool
     quiet_seconds: float
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dumont.core import Clock
+from dumont.sandbox.scenario import with_scenario
 from dumont.sandbox.server import run
 from dumont.sandbox.settings import MARKETS, SandboxRefused, SandboxSettings
 
@@ -25,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _settings(options: argparse.Namespace) -> SandboxSettings:
-    return SandboxSettings(
+    settings = SandboxSettings(
         home=options.home.absolute(),
         port=options.port,
         host=options.host,
@@ -41,6 +42,7 @@ def _settings(options: argparse.Namespace) -> SandboxSettings:
         market=options.market,
         traces=tuple(_binding(path) for path in options.trace),
     )
+    return settings if options.scenario is None else with_scenario(settings, options.scenario)
 
 
 def _binding(path: Path) -> dict[str, Any]:
@@ -69,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=1, help="what the market is made from")
     parser.add_argument("--offers", type=int, default=300, help="about how many offers; 0 for a small fixed catalogue")
     parser.add_argument("--market", default="slack", help=f"weather: {', '.join(MARKETS)}")
+    parser.add_argument("--scenario", type=Path, metavar="FILE", help="JSON file with seed, clock, market and faults")
     parser.add_argument(
         "--trace", type=Path, action="append", default=[], metavar="FILE", help="JSON file with a trace's binding"
     )

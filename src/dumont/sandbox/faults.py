@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from dumont.sandbox.journal import Journal, Line
-from dumont.sandbox.wishes import BadFault, checked_match, checked_params, checked_when
+from dumont.sandbox.wishes import checked_rule
 
 
 @dataclass(frozen=True)
@@ -80,13 +80,8 @@ class Faults:
 
         Errors: BadFault for an unknown name, key or value; the message says what is known.
         """
-        if not isinstance(document, dict) or set(document) - {"fault", "params", "match", "when", "times"}:
-            raise BadFault("A rule has the keys fault, params, match, when and times.")
-        fault = document.get("fault")
-        params, match = checked_params(fault, document.get("params") or {})
-        match = {**match, **checked_match(document.get("match") or {})}
-        when = checked_when(document.get("when") or {}, document.get("times"))
-        rule = Rule(self._next, str(fault), params, match, when, self._now_s())
+        fault, params, match, when = checked_rule(document)
+        rule = Rule(self._next, fault, params, match, when, self._now_s())
         self._next += 1
         self._rules.append(rule)
         return rule

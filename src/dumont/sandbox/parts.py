@@ -31,6 +31,8 @@ class Parts:
 
     def __init__(self, settings: SandboxSettings, store: Store) -> None:
         self.clock = DrivenClock(settings.clock, store.meta(_CLOCK))
+        if settings.clock.epoch:
+            store.set_meta(_CLOCK, self.clock.state())
         self.settings = replace(settings, clock=self.clock)
         self.store = store
         self.journal = Journal(settings.home / "journal.jsonl", self.clock.seconds)

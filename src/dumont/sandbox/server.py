@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import IO
@@ -31,10 +31,10 @@ _BEAT_SECONDS = 1.0
 _SHORTEST_SECONDS = 0.05
 
 
-def run(settings: SandboxSettings) -> None:
+def run(settings: SandboxSettings, tell: Callable[[str], None] | None = None) -> None:
     """Serve a sandbox until SIGINT, SIGTERM, or the end of stdin where that is watched.
 
-    Prints one JSON line on stdout as soon as it answers: ready, port, url.
+    Calls `tell` with its URL as soon as it answers; without, it prints one JSON line on stdout: ready, port, url.
 
     Errors: SandboxRefused with a sentence for a person when it cannot start.
     """
@@ -47,12 +47,19 @@ def run(settings: SandboxSettings) -> None:
         token = _secret(settings.home / "control.token")
         store = Store(settings.home / "sandbox.db")
         try:
-            asyncio.run(_serve(settings, store, listener, key, token))
+            asyncio.run(_serve(settings, store, listener, key, token, tell or _print))
         finally:
             store.close()
 
 
-async def _serve(settings: SandboxSettings, store: Store, listener: socket.socket, key: str, token: str) -> None:
+async def _serve(
+    settings: SandboxSettings,
+    store: Store,
+    listener: socket.socket,
+    key: str,
+    token: str,
+    tell: Callable[[str], None],
+) -> None:
     parts = Parts(settings, store)
     api = VastApi(parts, key)
     routes = [*api.routes(), *Control(parts, token, api.serving.limits).routes()]
@@ -78,7 +85,7 @@ async def _serve(settings: SandboxSettings, store: Store, listener: socket.socke
     # The first look at a moving market is the dear one; it is taken before somebody waits for it.
     asyncio.get_running_loop().call_later(_BEAT_SECONDS / 4, parts.market.offers)
     beats = asyncio.create_task(_beat(parts))
-    announcing = asyncio.create_task(_announce(server, listener))
+    announcing = asyncio.create_task(_announce(server, listener, tell))
     try:
         await server.serve(sockets=[listener])
     finally:
@@ -98,11 +105,16 @@ async def _beat(parts: Parts) -> None:
         await asyncio.sleep(min(_BEAT_SECONDS, max(_SHORTEST_SECONDS, wait)))
 
 
-async def _announce(server: uvicorn.Server, listener: socket.socket) -> None:
+async def _announce(server: uvicorn.Server, listener: socket.socket, tell: Callable[[str], None]) -> None:
     while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
         await asyncio.sleep(0.005)
     host, port = listener.getsockname()[:2]
-    sys.stdout.write(json.dumps({"ready": True, "port": port, "url": f"http://{host}:{port}"}) + "\n")
+    tell(f"http://{host}:{port}")
+
+
+def _print(url: str) -> None:
+    port = int(url.rsplit(":", 1)[1])
+    sys.stdout.write(json.dumps({"ready": True, "port": port, "url": url}) + "\n")
     sys.stdout.flush()
 
 

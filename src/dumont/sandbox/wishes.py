@@ -118,6 +118,19 @@ KNOWN: dict[str, dict[str, Check]] = {
 _ORDERS = ["create", "destroy", "start", "stop", "label", "bid"]
 
 
+def checked_rule(rule: Any) -> tuple[str, dict[str, Any], dict[str, list[str]], dict[str, Any]]:
+    """Return fault, params, match and when of a rule.
+
+    Errors: BadFault.
+    """
+    if not isinstance(rule, dict) or set(rule) - {"fault", "params", "match", "when", "times"}:
+        raise BadFault("A rule has the keys fault, params, match, when and times.")
+    fault = rule.get("fault")
+    params, match = checked_params(fault, rule.get("params") or {})
+    match |= checked_match(rule.get("match") or {})
+    return str(fault), params, match, checked_when(rule.get("when") or {}, rule.get("times"))
+
+
 def checked_params(fault: Any, params: Any) -> tuple[dict[str, Any], dict[str, list[str]]]:
     """Return the parameters, and what `ops` and `instance` among them ask the rule to match.
 

@@ -105,13 +105,17 @@ def test_a_life_by_the_official_command_line(vastai: Vastai, login: Login) -> No
     assert box.instance(number) is None and box.processes(number) == []
     assert not (box.home / "machines" / str(number)).exists()
 
+    _check_bill(box, number, round(offers[0]["dph_base"] * 1e9))
+    assert box.control.line(number).gpu_nanousd > stopped.gpu_nanousd > 0
+
+
+def _check_bill(box: SandboxProcess, number: int, rate: int) -> None:
+    """See that the GPU was billed for the two stretches in which the machine ran, at the rate of its offer."""
     line = box.control.line(number)
     ran = [span for span in line.spans if span["state"] == "running"]
-    rate = round(offers[0]["dph_base"] * 1e9)
     assert len(ran) == 2 and {span["gpu_rate_nanousd_hour"] for span in ran} == {rate}
     assert line.gpu_nanousd == pytest.approx(rate * sum(span["to"] - span["from"] for span in ran) / 3600, abs=1000)
-    assert line.destroyed_at is not None and line.gpu_nanousd > stopped.gpu_nanousd > 0
-    assert box.control.line(number) == line
+    assert line.destroyed_at is not None and box.control.line(number) == line
 
 
 def test_the_official_library(vastai: Vastai, capsys: pytest.CaptureFixture[str]) -> None:

@@ -65,19 +65,7 @@ async def _serve(
     routes = [*api.routes(), *Control(parts, token, api.serving.limits).routes()]
     app = Starlette(routes=routes, exception_handlers={404: unserved, 405: unserved, HTTPException: unserved})
     app.router.redirect_slashes = False
-    server = _Server(
-        uvicorn.Config(
-            _Paths(app),
-            http=_Protocol,
-            ws="none",
-            lifespan="off",
-            access_log=False,
-            log_level="warning",
-            proxy_headers=False,
-            server_header=False,
-            timeout_graceful_shutdown=1,
-        )
-    )
+    server = _Server(_config(_Paths(app)))
     _stop_on_signals(server)
     if settings.watch_stdin:
         _stop_on_eof(server)
@@ -95,6 +83,20 @@ async def _serve(
         await parts.troubles.begin_again()
         await parts.fleet.shut_down()
         parts.journal.flush()
+
+
+def _config(app: ASGIApp) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http=_Protocol,
+        ws="none",
+        lifespan="off",
+        access_log=False,
+        log_level="warning",
+        proxy_headers=False,
+        server_header=False,
+        timeout_graceful_shutdown=1,
+    )
 
 
 async def _beat(parts: Parts) -> None:

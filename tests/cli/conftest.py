@@ -43,7 +43,7 @@ class Dumont:
     environ: dict[str, str] = field(default_factory=dict)
 
     def env(self) -> dict[str, str]:
-        kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
+        kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH", "LANG") if name in os.environ}
         return {**kept, "HOME": str(self.cwd), "DUMONT_HOME": str(self.home), "TZ": "UTC", **self.environ}
 
     def command(self, *args: str) -> list[str]:

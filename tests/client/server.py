@@ -77,6 +77,7 @@ class Api:
         self.problem: dict[str, Any] | None = None
         self.cuts: list[int] = []
         self.hold: threading.Event | None = None
+        self.log: list[list[str]] = [["one", "two", "three"]]
         self.lock = threading.RLock()
         self.port = 0
 
@@ -241,6 +242,19 @@ def _verb(kind: str, during: str, after: str) -> Callable[..., tuple[int, Any]]:
     return act
 
 
+def _change(api: Api, seen: Seen, number: str) -> tuple[int, Any]:
+    instance = api.instances[_instance(api, seen, number)[1]["id"]]
+    labels = {**(instance.get("labels") or {}), **seen.body.get("labels", {})}
+    instance.update({**seen.body, "labels": {name: value for name, value in labels.items() if value is not None}})
+    return 200, dict(instance)
+
+
+def _logs(api: Api, seen: Seen, number: str) -> tuple[int, Any]:
+    shown = api.log.pop(0) if len(api.log) > 1 else api.log[0]
+    tail = int(seen.query.get("tail", 500))
+    return 200, {"lines": [{"at": None, "text": line} for line in shown[-tail:]], "source": "container"}
+
+
 def _ssh(api: Api, seen: Seen, number: str) -> tuple[int, Any]:
     if number not in api.access:
         raise Refusal(409, "instance-not-running", "fix", "The instance is not running.")
@@ -289,6 +303,11 @@ _ROUTES: list[tuple[str, str, Callable[..., tuple[int, Any]]]] = [
     ("DELETE", f"{_I}/{_ID}", _verb("destroy", "destroying", "destroyed")),
     ("POST", f"{_I}/{_ID}/hibernate", _verb("hibernate", "hibernating", "hibernated")),
     ("POST", f"{_I}/{_ID}/wake", _verb("wake", "waking", "running")),
+    ("PATCH", f"{_I}/{_ID}", _change),
+    ("POST", f"{_I}/{_ID}/pause", _verb("pause", "pausing", "paused")),
+    ("POST", f"{_I}/{_ID}/resume", _verb("resume", "resuming", "running")),
+    ("POST", f"{_I}/{_ID}/reboot", _verb("reboot", "resuming", "running")),
+    ("GET", f"{_I}/{_ID}/logs", _logs),
     ("GET", f"{_I}/{_ID}/ssh", _ssh),
     ("GET", f"{_I}/{_ID}/hibernation", lambda api, seen, number: (200, {"machine_kept": True})),
     ("GET", "/api/v1/snapshots", lambda api, seen: _page(api.snapshots, "snapshots", seen)),
@@ -308,7 +327,7 @@ class _Speaker(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._serve()
 
-    do_POST = do_DELETE = do_GET
+    do_POST = do_DELETE = do_PATCH = do_GET
 
     def _serve(self) -> None:
         parts = urlsplit(self.path)

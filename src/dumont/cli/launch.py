@@ -28,6 +28,11 @@ _TRIES = 3
 @click.option("--label", help="A name of your own.")
 @click.option("--env", multiple=True, metavar="NAME=VALUE", help="May be given again.")
 @click.option("--onstart", metavar="COMMAND", help="To run when the machine starts.")
+@click.option("--label-set", multiple=True, metavar="KEY=VALUE", help="A label; may be given again.")
+@click.option("--port", "ports", type=click.IntRange(1, 65535), multiple=True, help="To open; may be given again.")
+@click.option("--retry", type=click.IntRange(1, 10), metavar="N", help="Try N machines at most (3); 1 means this only.")
+@click.option("--interruptible", is_flag=True, help="Rent what a higher bid may take away.")
+@click.option("--bid", type=click.FloatRange(0.001, 128), metavar="USD", help="Per hour, for an interruptible machine.")
 @o.no_wait
 @o.as_json
 @ends_well
@@ -38,6 +43,11 @@ def launch(
     label: str | None,
     env: tuple[str, ...],
     onstart: str | None,
+    label_set: tuple[str, ...],
+    ports: tuple[int, ...],
+    retry: int | None,
+    interruptible: bool,
+    bid: float | None,
     no_wait: bool,
     as_json: bool,
     **filters: Any,
@@ -48,7 +58,10 @@ def launch(
     rooms = [gb for gb in (filters["min_disk"], disk) if gb is not None]
     filters["min_disk"] = max(rooms, default=None)
     wanted: dict[str, Any] = {"image": image, "disk_size": disk, "label": label, "max_price": filters["max_price"]}
-    wanted |= {"env": _environment(env), "onstart_cmd": onstart}
+    wanted |= {"env": o.pairs(env, "--env"), "onstart_cmd": onstart, "labels": o.pairs(label_set, "--label-set")}
+    wanted |= {"ports": ports, "attempts": retry, "bid": bid}
+    if interruptible or bid is not None:
+        filters["machine_type"] = "interruptible"
     signed = sign_in()
     register_key(signed)
     if offer is None:
@@ -93,13 +106,3 @@ def _offer_id(client: Client, name: str) -> str:
         return name
     looked_at = (offer for _, offer in zip(range(_OFFERS_LOOKED_AT), client.iter_offers(limit=100), strict=False))
     return find_offer(looked_at, name).id
-
-
-def _environment(pairs: tuple[str, ...]) -> dict[str, str]:
-    found = {}
-    for pair in pairs:
-        name, sign, value = pair.partition("=")
-        if not sign or not name:
-            raise CliError(f"--env {text(name)} is not NAME=VALUE.")
-        found[name] = value
-    return found

@@ -5,6 +5,9 @@ from typing import Any, TypeVar
 
 import click
 
+from dumont.cli.exit import CliError
+from dumont.cli.words import text
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 AT_LEAST_0 = click.FloatRange(min=0)
@@ -31,6 +34,20 @@ def offer_filters(command: F) -> F:
     for option in reversed(_FILTERS):
         command = option(command)
     return command
+
+
+def pairs(given: tuple[str, ...], option: str) -> dict[str, str]:
+    """Read NAME=VALUE pairs of an option.
+
+    Errors: CliError for one that is none.
+    """
+    found = {}
+    for pair in given:
+        key, sign, value = pair.partition("=")
+        if not sign or not key:
+            raise CliError(f"{option} {text(pair)} is not NAME=VALUE.")
+        found[key] = value
+    return found
 
 
 def limit(default: int, most: int) -> Callable[[F], F]:

@@ -1,4 +1,4 @@
-"""Commands that change an instance's life: hibernate, wake, destroy; and how each of them is waited for."""
+"""Commands that change an instance's life, from pause to destroy, and how each of them is waited for."""
 
 import sys
 
@@ -13,6 +13,44 @@ from dumont.cli.tables import show_json
 from dumont.cli.words import amount, gpus, price, short, text
 from dumont.client import Client, Instance, Operation
 from dumont.core import is_id
+
+
+@click.command()
+@o.name
+@o.no_wait
+@o.as_json
+@ends_well
+def pause(name: str, no_wait: bool, as_json: bool) -> None:
+    """Stop a machine and keep its disk, which goes on costing. Nothing is saved; what runs on it ends."""
+    client = sign_in().client
+    instance = find_instance(client, name)
+    settle(client, client.pause(instance.id), "is paused", no_wait=no_wait, as_json=as_json)
+
+
+@click.command()
+@o.name
+@click.option("--wait", type=click.FloatRange(0, 1440), metavar="MINUTES", help="For a GPU that is taken (30).")
+@o.no_wait
+@o.as_json
+@ends_well
+def resume(name: str, wait: float | None, no_wait: bool, as_json: bool) -> None:
+    """Start a paused machine again. Where its GPU is taken meanwhile, wait for it; else it stays paused."""
+    client = sign_in().client
+    instance = find_instance(client, name)
+    begun = client.resume(instance.id, wait_minutes=wait)
+    settle(client, begun, "is running", no_wait=no_wait, as_json=as_json)
+
+
+@click.command()
+@o.name
+@o.no_wait
+@o.as_json
+@ends_well
+def reboot(name: str, no_wait: bool, as_json: bool) -> None:
+    """Let a machine go down and come up again with its disk."""
+    client = sign_in().client
+    instance = find_instance(client, name)
+    settle(client, client.reboot(instance.id), "is running", no_wait=no_wait, as_json=as_json)
 
 
 @click.command()
@@ -67,16 +105,18 @@ def wake(
 @click.command()
 @o.name
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@click.option("--force", is_flag=True, help="Also while its workspace is being saved.")
 @o.no_wait
 @o.as_json
 @ends_well
-def destroy(name: str, yes: bool, no_wait: bool, as_json: bool) -> None:
+def destroy(name: str, yes: bool, force: bool, no_wait: bool, as_json: bool) -> None:
     """Destroy a machine and its disk for good. Snapshots stay."""
     client = sign_in().client
     instance = find_instance(client, name)
     if not yes and not as_json and sys.stdin.isatty():
         _ask_before_destroying(instance)
-    settle(client, client.destroy_instance(instance.id), "is destroyed", no_wait=no_wait, as_json=as_json)
+    gone = client.destroy_instance(instance.id, force=force)
+    settle(client, gone, "is destroyed", no_wait=no_wait, as_json=as_json)
 
 
 def settle(client: Client, instance: Instance, outcome: str, *, no_wait: bool, as_json: bool) -> None:
@@ -111,6 +151,9 @@ def _afterwards(instance: Instance) -> str:
     if instance.status == "running":
         card = gpus(instance.gpu_name, instance.num_gpus)
         return f" {card} at {price(instance.price_hour)}. Go there with `dumont ssh {name}`."
+    if instance.status == "paused":
+        kept = f" Its disk costs {price(instance.paused_cost_hour)}." if instance.paused_cost_hour else ""
+        return f"{kept} Start it again with `dumont resume {name}`."
     if instance.status == "hibernated":
         kept = "" if instance.machine_kept is None else " The machine was given back."
         kept = " The machine is kept." if instance.machine_kept else kept

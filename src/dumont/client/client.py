@@ -1,7 +1,7 @@
 """The API as typed calls: one method per endpoint, each call with its own idempotency key."""
 
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from http.client import HTTPResponse
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -108,27 +108,39 @@ class Client:
         image: str | None = None,
         disk_size: float | None = None,
         label: str | None = None,
+        labels: Mapping[str, str] | None = None,
         max_price: float | None = None,
+        bid: float | None = None,
         env: Mapping[str, str] | None = None,
         onstart_cmd: str | None = None,
+        ports: Sequence[int] = (),
+        attempts: int | None = None,
     ) -> Instance:
-        """Rent an offer. Units: `disk_size` in GB, `max_price` in USD per hour."""
+        """Rent an offer, or one of the next best where it fails: `attempts` machines in all.
+
+        Units: `disk_size` in GB; `max_price` and `bid` in USD per hour.
+        """
         body = {
             "offer_id": offer_id,
             "image": image,
             "disk_size": disk_size,
             "label": label,
+            "labels": dict(labels) if labels else None,
             "max_price": max_price,
+            "bid_price_usd": bid,
             "env": dict(env) if env else None,
             "onstart_cmd": onstart_cmd,
+            "ports": list(ports) or None,
+            "attempts": attempts,
         }
         return read(Instance, self._post("/instances", body))
 
     def iter_instances(
-        self, *, status: str | None = None, label: str | None = None, include_destroyed: bool = False
+        self, *, labels: Mapping[str, str] | None = None, include_destroyed: bool = False, **filters: Any
     ) -> Iterator[Instance]:
-        """Yield the team's instances, newest first."""
-        query = {"status": status, "label": label, "include_destroyed": include_destroyed or None, "limit": 100}
+        """Yield the team's instances, newest first; `filters` are status, label, provider, gpu_name, sort."""
+        query = {**filters, "include_destroyed": include_destroyed or None, "limit": 100}
+        query |= {f"labels.{name}": value for name, value in (labels or {}).items()}
         return self._all("/instances", "instances", Instance, query)
 
     def instance(self, instance_id: str, *, include_destroyed: bool = False) -> Instance:
@@ -136,10 +148,32 @@ class Client:
         query = {"include_destroyed": include_destroyed or None}
         return read(Instance, self._get(f"/instances/{_part(instance_id)}", query))
 
-    def destroy_instance(self, instance_id: str) -> Instance:
-        """Destroy the machine for good; snapshots stay."""
-        request = Request("DELETE", f"{_API}/instances/{_part(instance_id)}", key=_new_key())
-        return read(Instance, self._send(request))
+    def destroy_instance(self, instance_id: str, *, force: bool = False) -> Instance:
+        """Destroy the machine for good; snapshots stay. While one is being made only with `force`."""
+        path = f"{_API}/instances/{_part(instance_id)}"
+        return read(Instance, self._send(Request("DELETE", path, query={"force": force or None}, key=_new_key())))
+
+    def change_instance(self, instance_id: str, **changes: Any) -> Instance:
+        """Change `label`, `labels` (merged; None removes one) or `protected`."""
+        path = f"{_API}/instances/{_part(instance_id)}"
+        return read(Instance, self._send(Request("PATCH", path, body=changes, key=_new_key())))
+
+    def pause(self, instance_id: str) -> Instance:
+        """Stop the machine and keep its disk."""
+        return read(Instance, self._post(f"/instances/{_part(instance_id)}/pause"))
+
+    def resume(self, instance_id: str, *, wait_minutes: float | None = None) -> Instance:
+        """Start a paused machine; where its GPU is taken, wait for it that long."""
+        return read(Instance, self._post(f"/instances/{_part(instance_id)}/resume", {"wait_minutes": wait_minutes}))
+
+    def reboot(self, instance_id: str) -> Instance:
+        """Let the machine go down and come up again."""
+        return read(Instance, self._post(f"/instances/{_part(instance_id)}/reboot"))
+
+    def logs(self, instance_id: str, *, tail: int | None = None) -> list[str]:
+        """Return the last lines that the machine's container wrote, oldest first."""
+        found = _object(self._get(f"/instances/{_part(instance_id)}/logs", {"tail": tail}))
+        return [str(line.get("text", "")) for line in found.get("lines") or [] if isinstance(line, dict)]
 
     def machines(self, instance_id: str) -> list[dict[str, Any]]:
         """Return every machine that the instance ever had, oldest first, with what each has cost."""

@@ -178,13 +178,18 @@ class Instance:
     disk_size_gb: float | None
     image: str | None
     label: str | None
+    labels: dict[str, Any] | None
+    machine_type: str | None
     price_hour: Money | None
+    paused_cost_hour: Money | None
     ssh_host: str | None
     ssh_port: int | None
     geolocation: str | None
     country: str | None
     created_at: datetime | None
     started_at: datetime | None
+    uptime_seconds: int | None
+    paused_at: datetime | None
     hibernated_at: datetime | None
     destroyed_at: datetime | None
     cost_to_date: Money | None

@@ -1,0 +1,128 @@
+"""Pausing, resuming and rebooting for real: processes end, GPUs stop costing, queues are left behind."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from tests.support.sandbox import wait_until
+from tests.support.world import Stage
+
+from .engine import Trial
+from .scenarios import Case, check_paused, check_running, new_instance, pause, paused, reboot, resume
+
+CANCEL = "UPDATE operation SET cancel_requested = true, status = 'cancelling' WHERE id = %s"
+
+
+async def taken(stage: Stage, case: Case) -> list[int]:
+    """Let strangers rent all that is free of a paused instance's computer; returns their machines."""
+    machine = int((await stage.rental(case.instance_id)).machine_id)
+    strangers = []
+    while offers := stage.sandbox.offers(machine_id={"eq": machine}):
+        strangers.append(stage.sandbox.rent(min(offers, key=lambda offer: int(offer["num_gpus"]))["id"]))
+    assert strangers, "nobody can take the GPU"
+    return strangers
+
+
+def leave(stage: Stage, strangers: list[int]) -> None:
+    for number in strangers:
+        stage.sandbox.call("DELETE", f"/api/v0/instances/{number}/", {})
+
+
+def machine_of(stage: Stage, number: int) -> dict[str, Any]:
+    """How the marketplace sees a machine."""
+    machines = stage.sandbox.control.state()["machines"]
+    return dict(next(machine for machine in machines if machine["instance_id"] == number))
+
+
+@pytest.mark.checklist("INST-17")
+async def test_a_pause_ends_processes_and_cost(stage: Stage) -> None:
+    """What ran is gone, the GPU costs nothing from here, the disk goes on costing and keeps every file."""
+    case = await new_instance(stage)
+    number = int((await stage.rental(case.instance_id)).provider_machine_id or 0)
+    async with stage.login(case.instance_id) as hands:
+        await hands.run("setsid sleep 1000 >/dev/null 2>&1 &", timeout=10)
+    assert stage.sandbox.processes(number)
+    done = await Trial(stage, await pause(stage, case)).run()
+    assert done.status == "succeeded", done.problem
+    instance = await check_paused(stage, case)
+    assert instance.paused_at is not None
+    (await stage.bills(case.instance_id)).agree()
+    before = await asyncio.to_thread(stage.sandbox.control.line, number)
+    await asyncio.sleep(0.3)
+    after = await asyncio.to_thread(stage.sandbox.control.line, number)
+    assert after.gpu_nanousd == before.gpu_nanousd and after.disk_nanousd > before.disk_nanousd
+
+
+@pytest.mark.checklist("INST-18")
+async def test_a_resume_waits_for_its_gpu(stage: Stage) -> None:
+    """Strangers have the GPU: the resume waits in the queue, says so, and is served when they leave."""
+    case = await paused(stage, None)
+    strangers = await taken(stage, case)
+    operation_id = await resume(stage, case, wait_minutes=1)
+    running = asyncio.create_task(Trial(stage, operation_id).run())
+    while not await _says(stage, operation_id, "rented by somebody else"):
+        assert not running.done()
+        await asyncio.sleep(0.05)
+    assert (await stage.instance(case.instance_id)).status == "resuming"
+    leave(stage, strangers)
+    done = await asyncio.wait_for(running, 40)
+    assert done.status == "succeeded", done.problem
+    instance = await check_running(stage, case)
+    assert instance.paused_at is None
+    (await stage.bills(case.instance_id)).agree()
+
+
+@pytest.mark.parametrize("how", ["waited long enough", "cancelled"])
+async def test_a_start_that_was_given_up_never_runs_later(stage: Stage, how: str) -> None:
+    """The GPU does not come free in time, or nobody wants to wait any more: paused again, and out of the queue."""
+    case = await paused(stage, None)
+    number = int((await stage.rental(case.instance_id)).provider_machine_id or 0)
+    strangers = await taken(stage, case)
+    operation_id = await resume(stage, case, wait_minutes=1 if how == "cancelled" else 0.01)
+    running = asyncio.create_task(Trial(stage, operation_id).run())
+    if how == "cancelled":
+        while not await _says(stage, operation_id, "rented by somebody else"):
+            await asyncio.sleep(0.05)
+        await stage.write(CANCEL, operation_id)
+    done = await asyncio.wait_for(running, 30)
+    assert (done.problem or {})["code"] == ("cancelled" if how == "cancelled" else "no-capacity")
+    await check_paused(stage, case)
+    leave(stage, strangers)
+    offers = {"machine_id": {"eq": int((await stage.rental(case.instance_id)).machine_id)}}
+    await asyncio.to_thread(wait_until, lambda: stage.sandbox.offers(**offers), what="the GPU to be free")
+    await asyncio.sleep(1.2)  # the marketplace serves its queue every second
+    assert machine_of(stage, number)["intended"] == "stopped"
+    await check_paused(stage, case)
+
+
+async def test_a_reboot_ends_processes_and_keeps_files(stage: Stage) -> None:
+    """What ran before is gone, the files and the host key are the same, and people can log in again."""
+    case = await new_instance(stage)
+    before = await stage.rental(case.instance_id)
+    async with stage.login(case.instance_id) as hands:
+        await hands.run("setsid sleep 4321 >/dev/null 2>&1 &", timeout=10)
+        assert (await hands.run("pgrep -f 'sleep 432[1]'", timeout=10)).exit_status == 0
+    done = await Trial(stage, await reboot(stage, case)).run()
+    assert done.status == "succeeded", done.problem
+    await check_running(stage, case)
+    async with stage.login(case.instance_id) as hands:
+        old = await hands.run("grep -slz 'HOME='$HOME /proc/[0-9]*/environ | wc -l", timeout=10)
+        assert old.exit_status == 0
+    number = int(before.provider_machine_id or 0)
+    assert not [pid for pid in stage.sandbox.processes(number) if "4321" in _words(pid)]
+    assert (await stage.rental(case.instance_id)).host_key == before.host_key
+    (await stage.bills(case.instance_id)).agree()
+
+
+def _words(pid: int) -> str:
+    from pathlib import Path
+
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+    except OSError:
+        return ""
+
+
+async def _says(stage: Stage, operation_id: str, words: str) -> bool:
+    found = await stage.rows("SELECT steps::text FROM operation WHERE id = %s", operation_id)
+    return words in found[0][0]

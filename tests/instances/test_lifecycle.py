@@ -216,7 +216,7 @@ def test_errors_of_the_marketplace_are_told(server: Product, http: httpx.Client)
     assert (problem["code"], problem["act"]) == ("offer-gone", "fix")
     dear = asked(http, "POST", "/instances", 409, json={**body, "price_hour_max": 0.0001})
     assert dear["code"] == "price-moved" and dear["price_hour_max"]["amount"] == "0.000100"
-    server.control.add_fault("host_dies")
+    server.control.add_fault("host_offline", {"moment": "ssh_exec"})
     down = asked(http, "POST", "/instances", 202, json={**body, "offer_id": offers(http)[0]["id"]})
     problem = ended(http, down, "failed")["problem"]
     assert (problem["code"], problem["act"]) == ("host-lost", "wait")

@@ -75,7 +75,7 @@ async def test_no_more_machines_than_allowed(stage: Stage) -> None:
 async def test_no_dearer_machine_than_allowed(stage: Stage) -> None:
     """The limit is the price of the cheapest: when that one fails there is no next, and the first problem stands."""
     chosen = (await twins(stage))[0]
-    wish(stage, "host_dies")
+    wish(stage, "host_offline", moment="ssh_exec")
     instance_id, operation = await launched(stage, chosen, max_price_hour_nano=chosen.price_hour_nano)
     assert (operation.status, (operation.problem or {})["code"]) == ("failed", "host-lost")
     assert "No other machine" in detail(operation, "search again")

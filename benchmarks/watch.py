@@ -64,7 +64,7 @@ class _Installation:
         """Wait until an instance has a status; returns the seconds that it took."""
         return _seconds_until(lambda: self._status(instance_id) == status, f"an instance to be {status}")
 
-    def _status(self, instance_id: str) -> str:
+    def _status(self, instance_id: str) -> str | None:
         return self.client.instance(instance_id, include_destroyed=True).status
 
     def machine(self, instance_id: str) -> dict[str, Any]:

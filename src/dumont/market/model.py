@@ -1,6 +1,6 @@
 """Offers as the product knows them, and what can go wrong between us and a marketplace."""
 
-from dataclasses import asdict, fields
+from dataclasses import fields
 from datetime import datetime
 from typing import Any
 
@@ -36,7 +36,7 @@ class KnownOffer(Base):
     as_of: Mapped[datetime]
 
 
-_FIELDS = frozenset(field.name for field in fields(Offer))
+_FIELDS = {field.name: None for field in fields(Offer)}
 
 
 class OfferNotFound(Problem):
@@ -113,7 +113,7 @@ def explain(error: ProviderError) -> Problem:
 
 def offer_to_json(offer: Offer) -> dict[str, Any]:
     """Write an offer as plain JSON."""
-    document = asdict(offer)
+    document = {name: getattr(offer, name) for name in _FIELDS}
     until = document["available_until"]
     document["available_until"] = until.isoformat() if until is not None else None
     return document

@@ -1,5 +1,7 @@
 """Read the country out of the places that marketplaces write, such as "Texas, US"."""
 
+from functools import lru_cache
+
 from dumont.providers.continents import CONTINENT_NAMES, CONTINENTS
 from dumont.providers.countries import COUNTRIES, OTHER_NAMES
 
@@ -7,6 +9,7 @@ _REGION_TAGS = frozenset({"AF", "AN", "AS", "EU", "NA", "OC", "SA"})
 _NAMES = {name.lower(): code for code, name in COUNTRIES.items()} | OTHER_NAMES
 
 
+@lru_cache(4096)
 def country_of(place: str | None) -> str | None:
     """Return the ISO 3166-1 alpha-2 code of a place, or None when it names no country.
 

@@ -28,7 +28,9 @@ def text(row: Row, *names: str) -> str | None:
 def line(row: Row, *names: str) -> str | None:
     """Return the first of the named texts on one line, without signs that cannot be shown or stored."""
     found = text(row, *names)
-    return None if found is None else " ".join("".join(s if s.isprintable() else " " for s in found).split()) or None
+    if found is None or (found.isprintable() and "  " not in found):
+        return found
+    return " ".join("".join(sign if sign.isprintable() else " " for sign in found).split()) or None
 
 
 def number(row: Row, *names: str) -> float | None:
@@ -61,7 +63,8 @@ def money(row: Row, *names: str) -> int | None:
     """Return the first of the named dollar amounts that is finite and not negative, in nano-dollars."""
     for name in names:
         value = row.get(name)
-        if (finite(value) or 0) >= 0 and finite(value) is not None:
+        found = finite(value)
+        if found is not None and found >= 0:
             return nanousd(str(value))
     return None
 

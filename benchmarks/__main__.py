@@ -19,15 +19,13 @@ NAMES: dict[str, tuple[Measure, ...]] = {
     "instances": (instances.measure, watch.measure),
     "watch": (watch.measure,),
 }
-"""A name and what it measures; without a name, `start`, `api` and `instances`, which are everything."""
+"""A name and what it measures; without a name, `start` and `api`."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure what is asked for and return 0; an error that broke a benchmark passes through as a traceback."""
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
-    parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"any of {', '.join(NAMES)}; default: start api instances"
-    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(NAMES)}; default: start api")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.add_argument("--quick", action="store_true", help="a tiny form that shows that everything can be measured")
     options = parser.parse_args(arguments)
@@ -37,9 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that all is cleared away
     report = Report(sys.stdout, as_json=options.json)
     report.note(load_note())
-    measures = dict.fromkeys(
-        measure for name in options.names or ["start", "api", "instances"] for measure in NAMES[name]
-    )
+    measures = dict.fromkeys(measure for name in options.names or ["start", "api"] for measure in NAMES[name])
     with Laboratory() as laboratory:
         for metric in chain.from_iterable(measure(laboratory, options.quick) for measure in measures):
             report.show(metric)

@@ -78,7 +78,8 @@ def _offers(market: Market, pid: int, url: str, *, rounds: int) -> Iterator[Metr
 
 def _bare_search(market: Market) -> float:
     """Ask the marketplace alone for all its offers, page after page by price; returns milliseconds."""
-    begun, lowest, rows = time.perf_counter(), 0.0, [{}] * _PAGE_ROWS
+    begun, lowest = time.perf_counter(), 0.0
+    rows: list[dict[str, float]] = [{}] * _PAGE_ROWS
     headers = {"Authorization": f"Bearer {market.key}", "Content-Type": "application/json"}
     with closing(connect(market.url)) as connection:
         while len(rows) >= _PAGE_ROWS:

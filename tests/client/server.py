@@ -66,6 +66,8 @@ class Api:
         self.tokens: set[str] = set()
         self.refreshes: list[str] | None = None
         self.offers: list[dict[str, Any]] = []
+        self.sources: list[dict[str, Any]] = [{"provider": "vast", "status": "ok"}]
+        self.on_offers: Callable[[], None] = lambda: None
         self.instances: dict[str, dict[str, Any]] = {}
         self.access: dict[str, Any] = {}
         self.snapshots: list[dict[str, Any]] = []
@@ -202,7 +204,8 @@ def _offers(api: Api, seen: Seen) -> tuple[int, Any]:
     if "max_price" in seen.query:
         rows = [row for row in rows if float(row["price_hour"]["amount"]) <= float(seen.query["max_price"])]
     status, page = _page(rows, "offers", seen)
-    return status, {**page, "sources": [{"provider": "vast", "status": "ok"}]}
+    api.on_offers()
+    return status, {**page, "sources": api.sources}
 
 
 def _create(api: Api, seen: Seen) -> tuple[int, Any]:

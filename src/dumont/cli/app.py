@@ -29,6 +29,7 @@ COMMANDS = {
     "login": Entry("dumont.cli.account:login", _ACCOUNT),
     "logout": Entry("dumont.cli.account:logout", _ACCOUNT),
     "whoami": Entry("dumont.cli.account:whoami", _ACCOUNT),
+    "completion": Entry("dumont.cli.completion:completion", _ACCOUNT),
 }
 
 app = LazyGroup(

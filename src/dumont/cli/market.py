@@ -9,9 +9,11 @@ from dumont.cli import options as o
 from dumont.cli.exit import ends_well
 from dumont.cli.session import sign_in
 from dumont.cli.tables import Column, show_json, show_table
-from dumont.cli.words import gpus, memory, number, percent, price, short, text
-from dumont.client import Offer, OfferPage
+from dumont.cli.words import gpus, memory, now, number, percent, price, seconds_between, short, span, text
+from dumont.client import Client, Offer, OfferPage, Source
 
+_WATCH_SECONDS = 5.0
+_MOST_A_PAGE = 100
 _COLUMNS = (
     Column("OFFER"),
     Column("GPU"),
@@ -28,21 +30,67 @@ _COLUMNS = (
 
 @click.command()
 @o.offer_filters
-@click.option("--sort", metavar="FIELD", help="price_hour (default), reliability, gpu_ram ...; -FIELD reverses.")
-@o.limit(20, 100)
+@click.option("--exact", is_flag=True, help="--gpu names whole cards: 'RTX 4090' without 'RTX 4090 Ti'.")
+@click.option("--interruptible", is_flag=True, help="What a higher bid may take away, at the lowest bid.")
+@click.option("--provider", metavar="NAME", help="Of this marketplace; several with commas.")
+@click.option("--disk", "disk_size", type=click.FloatRange(8, 10_000), metavar="GB", help="Disk in the prices (20).")
+@click.option("--sort", metavar="FIELD", help="price_hour (default), performance_per_usd ...; -FIELD reverses.")
+@o.limit(20, _MOST_A_PAGE)
+@click.option("--all", "-a", "everything", is_flag=True, help="Show all that fit.")
+@click.option("--max-age", type=click.FloatRange(0, 600), metavar="SECONDS", help="Ask anew for what is older (60).")
+@click.option("--watch", "-w", is_flag=True, help="Show them again every five seconds until Ctrl-C.")
 @o.as_json
 @ends_well
-def offers(sort: str | None, limit: int, as_json: bool, **filters: Any) -> None:
-    """Show what can be rented now, cheapest first."""
-    page = sign_in().client.offers(**filters, sort=sort, limit=limit)
-    if as_json:
-        show_json(page.raw)
+def offers(
+    exact: bool,
+    interruptible: bool,
+    limit: int,
+    everything: bool,
+    max_age: float | None,
+    watch: bool,
+    as_json: bool,
+    **filters: Any,
+) -> None:
+    """Show what can be rented now, cheapest first, and how old that is."""
+    query = {**filters, "gpu_match": "exact" if exact else None}
+    query |= {"machine_type": "interruptible" if interruptible else None}
+    query |= {"max_age_seconds": _WATCH_SECONDS if watch and max_age is None else max_age}
+    client = sign_in().client
+
+    def draw() -> None:
+        page = _whole(client, query) if everything else client.offers(**query, limit=limit)
+        if as_json:
+            show_json(page.raw)
+        else:
+            _show(page)
+
+    if not watch:
+        draw()
         return
-    warn_of_sources(page)
+    from dumont.cli.live import again_and_again
+
+    again_and_again(draw, _WATCH_SECONDS)
+
+
+def _whole(client: Client, query: dict[str, Any]) -> OfferPage:
+    """Return all pages as one; they go through one listing, whatever changes meanwhile."""
+    first = page = client.offers(**query, limit=_MOST_A_PAGE)
+    rows = list(first.offers)
+    while page.next_cursor:
+        page = client.offers(**query, limit=_MOST_A_PAGE, cursor=page.next_cursor)
+        rows += page.offers
+    raw = {**first.raw, "offers": [row.raw for row in rows], "count": len(rows), "next_cursor": None}
+    return OfferPage(rows, first.total, None, first.as_of, first.sources, raw)
+
+
+def _show(page: OfferPage) -> None:
     show_table(_COLUMNS, (_row(offer) for offer in page.offers), empty="No offer fits these filters.")
+    sys.stdout.flush()
     if page.next_cursor or (page.total or 0) > len(page.offers):
         total = f" of {page.total}" if page.total is not None else ""
-        print(f"The first {len(page.offers)}{total}; --limit shows more.", file=sys.stderr)
+        print(f"The first {len(page.offers)}{total}; --limit shows more, --all shows all.", file=sys.stderr)
+    for source in page.sources:
+        _tell(source)
 
 
 def _row(offer: Offer) -> list[str]:
@@ -64,5 +112,14 @@ def warn_of_sources(page: OfferPage) -> None:
     """Say on stderr which marketplaces did not answer just now."""
     for source in page.sources:
         if source.status not in ("ok", None):
-            told = f" ({text(source.detail)})" if source.detail else ""
-            print(f"Offers of {text(source.provider)} are {text(source.status)}{told}.", file=sys.stderr)
+            _tell(source)
+
+
+def _tell(source: Source) -> None:
+    """Say on stderr how one marketplace answered, and how old that is; nothing where there is nothing to say."""
+    facts = [] if source.status in ("ok", None) else [f"are {text(source.status)}"]
+    if source.as_of is not None:
+        facts.append(f"{span(seconds_between(source.as_of, now()))} old")
+    told = f" ({text(source.detail)})" if source.detail else ""
+    if facts or told:
+        print(f"Offers of {text(source.provider)}: {', '.join(facts)}{told}.".replace(": are", " are"), file=sys.stderr)

@@ -21,11 +21,20 @@ _FILTERS = (
     click.option("--gpu", "gpu_name", metavar="CARD", help="A100, 'RTX 4090' ...; several with commas."),
     click.option("--num-gpus", type=click.IntRange(0, 16), metavar="N", help="How many cards; 0 means none."),
     click.option("--min-gpu-ram", type=AT_LEAST_0, metavar="GB", help="Per card, at least."),
+    click.option("--max-gpu-ram", type=AT_LEAST_0, metavar="GB", help="Per card, at most."),
+    click.option("--min-price", type=AT_LEAST_0, metavar="USD", help="Per hour, at least."),
     max_price,
-    click.option("--region", metavar="PLACE", help="Continent, ISO country or region; several with commas."),
+    click.option("--region", metavar="PLACE", help="Continents and countries, with commas: Europe, SA, Japan ..."),
+    click.option("--country", metavar="PLACE", help="Countries, with commas: US, Brazil ..."),
     click.option("--min-reliability", type=click.FloatRange(0, 1), metavar="SHARE", help="0 to 1."),
     click.option("--verified", "verified_only", is_flag=True, default=None, help="Only verified hosts."),
     click.option("--min-disk", type=AT_LEAST_0, metavar="GB", help="Disk, at least."),
+    click.option("--min-cpu", "min_cpu_cores", type=AT_LEAST_0, metavar="N", help="Processor cores, at least."),
+    click.option("--min-ram", "min_cpu_ram", type=AT_LEAST_0, metavar="GB", help="Memory beside the cards', at least."),
+    click.option("--min-down", "min_inet_down", type=AT_LEAST_0, metavar="MBPS", help="Download, at least."),
+    click.option("--min-up", "min_inet_up", type=AT_LEAST_0, metavar="MBPS", help="Upload, at least."),
+    click.option("--cuda", "cuda_version", metavar="VERSION", help="At least, such as 12.4."),
+    click.option("--static-ip", is_flag=True, default=None, help="Only with an address that stays."),
 )
 
 

@@ -125,7 +125,7 @@ class Offer:
     num_gpus: int | None
     gpu_ram: float | None
     gpu_memory_mib: int | None
-    cpu_cores: int | None
+    cpu_cores: float | None
     cpu_ram: float | None
     disk_space: float | None
     inet_down: float | None
@@ -137,6 +137,9 @@ class Offer:
     reliability: float | None
     verified: bool | None
     cuda_version: str | None
+    machine_type: str | None
+    min_bid: Money | None
+    performance_per_usd: float | None
     raw: dict[str, Any]
 
 

@@ -7,12 +7,13 @@ from typing import Any
 import psycopg
 import pytest
 from sqlalchemy import text
+from tests.support.api import running_api
 from tests.support.world import Stage
 from tests.workflows.engine import Trial
 from tests.workflows.scenarios import BY_NAME, check_asleep, kept
 
 from dumont.db import Database, set_sweep
-from dumont.instances import Losses, Sweep, keep_watch, watch_queries, watch_report
+from dumont.instances import Losses, Sweep, keep_watch, stray_router, watch_queries, watch_report
 
 from .conftest import Watch
 from .test_losses import launched, machine_of, snapshot_of_all
@@ -48,6 +49,18 @@ async def test_machines_of_others_are_told_of_and_left(stage: Stage, watch: Watc
     (await stage.bills(ours.instance_id)).agree()
 
 
+async def strays_shown_to(stage: Stage) -> list[dict[str, Any]]:
+    """What the API shows the stage's team, and nobody else."""
+    async with running_api(stage.urls, stray_router, settings=stage.settings) as api:
+        stranger = await api.person()
+        answer = await api.http.get("/api/v1/strays", headers=stranger.headers)
+        assert (answer.status_code, answer.json()["strays"]) == (200, [])
+        answer = await api.http.get("/api/v1/strays?limit=100", headers=stage.person.headers)
+        assert answer.status_code == 200, answer.text
+        shown: list[dict[str, Any]] = answer.json()["strays"]
+        return shown
+
+
 async def test_an_answer_that_came_too_late(stage: Stage, watch: Watch) -> None:
     """A machine under a label that was given up is destroyed, with a row and news that say so."""
     case = await launched(stage)
@@ -59,6 +72,10 @@ async def test_an_answer_that_came_too_late(stage: Stage, watch: Watch) -> None:
     assert stage.sandbox.instance(late) is None
     assert await stage.rows(STRAY, str(late)) == [("late", "destroyed", rental.label, stage.person.team_id, rental.id)]
     assert len(await watch.news("machine.stray", str(late))) == 1
+    shown = await strays_shown_to(stage)
+    assert [(one["provider_machine_id"], one["kind"], one["action"]) for one in shown] == [
+        (str(late), "late", "destroyed")
+    ]
     await watch.rounds(1)
     assert len(await watch.news("machine.stray", str(rental.provider_machine_id))) == 0
 

@@ -86,6 +86,7 @@ def build_api(
             market.router,
             snapshots.router,
             instances.router,
+            instances.stray_router,
             hibernation.router,
         ],
     )

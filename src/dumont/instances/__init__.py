@@ -22,6 +22,7 @@ from dumont.instances.release import release
 from dumont.instances.service import expect, find_instance, move, same_again
 from dumont.instances.service import start as start_operation
 from dumont.instances.shell import drop_link, explain_remote, hold_link
+from dumont.instances.stray_api import router as stray_router
 from dumont.instances.sweeps import Sweep, begin_stopping, finish_destroying
 from dumont.instances.watch import keep_watch
 from dumont.instances.watch_queries import WatchReport, watch_report
@@ -71,6 +72,7 @@ __all__ = [
     "start_operation",
     "stop",
     "stop_again",
+    "stray_router",
     "take_machine",
     "watch_report",
     "wish_of",

@@ -6,10 +6,11 @@ from datetime import datetime
 from typing import Any
 
 from psycopg.types.json import Jsonb
-from sqlalchemy import text
+from sqlalchemy import BigInteger, DateTime, Row, Text, column, select, table, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dumont.core import new_id
+from dumont.http import Page
 from dumont.providers import Machine
 
 _TAKE = text(
@@ -65,6 +66,17 @@ _COSTLY = text(
     "SELECT i.id FROM instance i JOIN rental r ON r.instance_id = i.id AND r.state = 'rented' "
     "WHERE i.status = 'failed' ORDER BY i.id"
 )
+_STRAY = table(
+    "stray_machine",
+    column("id", Text),
+    *(
+        column(name, Text)
+        for name in ("provider", "provider_machine_id", "label", "rental_id", "kind", "action", "state")
+    ),
+    column("price_hour_nano", BigInteger),
+    *(column(name, DateTime(timezone=True)) for name in ("first_seen_at", "last_seen_at")),
+)
+StrayRow = Row[Any]
 
 
 @dataclass(frozen=True)
@@ -182,6 +194,13 @@ async def note_stray(session: AsyncSession, stray: Stray, at: datetime) -> bool:
         "at": at,
     }
     return bool((await session.execute(_NOTE_STRAY, values)).scalar_one())
+
+
+async def strays_of_team(session: AsyncSession, page: Page) -> Sequence[StrayRow]:
+    """Read a page of the team's strays, and one more to know whether there is a next."""
+    columns = {"id": _STRAY.c.id, "first_seen_at": _STRAY.c.first_seen_at}
+    rows: Sequence[StrayRow] = (await session.execute(page.select(select(_STRAY), columns))).all()
+    return rows
 
 
 async def left_destroying(session: AsyncSession) -> list[tuple[str, str]]:

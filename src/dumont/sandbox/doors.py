@@ -35,7 +35,7 @@ class Doors:
 
     def address(self, rental: Rental) -> str:
         """Return the host under which a machine is reached."""
-        return self._store.rental_host(rental.id) or self._host
+        return self._store.rental_hosts().get(rental.id, self._host)
 
     async def open(self, rental: Rental, folder: Path) -> None:
         """Open a machine's port, under another number where its own is taken; a bolted one stays closed.
@@ -55,7 +55,7 @@ class Doors:
         try:
             self._open[rental.id] = await open_door(door, host, rental.port, key)
         except OSError:
-            port = free_port(host, {r.port for r in self._store.rentals()})
+            port = free_port(host, self._store.ports())
             self._store.update(rental.id, port=port)
             self._open[rental.id] = await open_door(door, host, port, key)
 
@@ -96,7 +96,7 @@ class Doors:
             last = int(self.address(rental).rsplit(".", 1)[1])
             host = f"127.0.1.{last % _OTHER_HOSTS + 1}"
         self._store.set_rental_host(rental.id, host)
-        self._store.update(rental.id, port=free_port(host, {r.port for r in self._store.rentals()}))
+        self._store.update(rental.id, port=free_port(host, self._store.ports()))
 
     def drop(self, number: int) -> int:
         """Cut a machine's connections, the port stays open; return how many there were."""

@@ -21,7 +21,7 @@ class Folders:
 
         Errors: ValueError when it would lie outside the sandbox, such as through a link put in its place.
         """
-        path = self.home / "machines" / str(int(number))
+        path = self._place(number)
         if path.resolve() != path or self.home not in path.parents:
             raise ValueError(f"{path} is not inside the sandbox")
         return path
@@ -31,8 +31,11 @@ class Folders:
         return self.machine(number) / "root"
 
     def workspace(self, number: int) -> Path:
-        """Return the folder that stands for /workspace."""
-        return self.root(number) / "workspace"
+        """Return the folder that stands for /workspace, for showing it: nothing is checked."""
+        return self._place(number) / "root" / "workspace"
+
+    def _place(self, number: int) -> Path:
+        return self.home / "machines" / str(int(number))
 
     def make(self, number: int, gpu: dict[str, str]) -> None:
         """Make a machine's folders and tools; what is there stays."""
@@ -56,8 +59,10 @@ class Folders:
 
     def load(self, number: int) -> float | None:
         """Return the set percentage; None while a pattern decides or nothing is there."""
-        path = self.machine(number) / "load"
-        text = path.read_text().strip() if path.exists() else ""
+        try:
+            text = (self._place(number) / "load").read_text().strip()
+        except FileNotFoundError:
+            return None
         return float(min(100, int(text))) if text.isdigit() else None
 
     def exists(self, number: int) -> bool:

@@ -251,7 +251,7 @@ class Market:
             "phase": phase,
             "intended": "stopped" if stopped else "running",
             "status_msg": "" if stopped else None,
-            "port": free_port(self._settings.host, {r.port for r in self._store.rentals()}),
+            "port": free_port(self._settings.host, self._store.ports()),
             "api_key": secrets.token_hex(32),
             "hardware": hardware(offer, now / MICRO),
         }

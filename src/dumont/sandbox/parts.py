@@ -79,33 +79,45 @@ class Parts:
         self._veils.clear()
         self._ghosts.clear()
 
-    def instance(self, rental: Rental) -> dict[str, Any]:
-        """Return the document of a living instance as it truly is."""
-        self._measure(rental.id)
-        return instance_document(
-            rental,
-            self.now_s(),
-            offline=rental.box_id in self.store.dead_boxes() | self.store.cut_boxes(),
-            host=self.fleet.doors.address(rental),
-            workspace=str(self.folders.workspace(rental.id)),
-            disk_usage=self._usage.get(rental.id, -1),
-            load=self.folders.load(rental.id),
-        )
-
     def seen(self, number: int) -> dict[str, Any] | None:
         """Return what the marketplace shows of an instance, None where it shows none."""
         rental = self.store.rental(number)
-        if rental is None:
-            return None
-        if rental.destroyed_us is not None:
-            return self._ghost(rental)
-        until, shown = self._veils.get(number, (0.0, None))
-        return shown if self.now_s() < until else self.instance(rental)
+        return None if rental is None else self._show([rental])[0]
 
     def listed(self) -> list[dict[str, Any]]:
         """Return what the marketplace shows of every instance, by number."""
-        numbers = sorted({rental.id for rental in self.store.rentals()} | set(self._ghosts))
-        return [shown for number in numbers if (shown := self.seen(number)) is not None]
+        ghosts = [rental for number in list(self._ghosts) if (rental := self.store.rental(number)) is not None]
+        rentals = {rental.id: rental for rental in (*self.store.rentals(), *ghosts)}
+        return [shown for shown in self._show([rentals[at] for at in sorted(rentals)]) if shown is not None]
+
+    def _show(self, rentals: list[Rental]) -> list[dict[str, Any] | None]:
+        """Return what is shown of each rental; what they share is asked for once."""
+        now, hosts = self.now_s(), self.store.rental_hosts()
+        silent = self.store.dead_boxes() | self.store.cut_boxes()
+
+        def truth(rental: Rental) -> dict[str, Any]:
+            self._measure(rental.id)
+            return instance_document(
+                rental,
+                now,
+                offline=rental.box_id in silent,
+                host=hosts.get(rental.id, self.settings.host),
+                workspace=str(self.folders.workspace(rental.id)),
+                disk_usage=self._usage.get(rental.id, -1),
+                load=self.folders.load(rental.id),
+            )
+
+        def shown(rental: Rental) -> dict[str, Any] | None:
+            if rental.destroyed_us is not None:
+                until, actual = self._ghosts.get(rental.id, (0.0, ""))
+                if now < until:
+                    return lingering(truth(rental), actual)
+                self._ghosts.pop(rental.id, None)
+                return None
+            until, before = self._veils.get(rental.id, (0.0, None))
+            return before if now < until else truth(rental)
+
+        return [shown(rental) for rental in rentals]
 
     def veil(self, rental: Rental, *, fresh: bool = False) -> None:
         """Let reads lag behind a change of this instance where a rule says so: they show it as it is now."""
@@ -117,13 +129,6 @@ class Parts:
     def haunt(self, number: int, seconds: float, shown: str) -> None:
         """Go on listing an instance for that much product time after it was destroyed."""
         self._ghosts[number] = (self.now_s() + seconds, "running" if shown == "running" else "exited")
-
-    def _ghost(self, rental: Rental) -> dict[str, Any] | None:
-        until, actual = self._ghosts.get(rental.id, (0.0, ""))
-        if self.now_s() < until:
-            return lingering(self.instance(rental), actual)
-        self._ghosts.pop(rental.id, None)
-        return None
 
     def keep_log(self, number: int, tail: int, wanted: str = "") -> str:
         """Put the last lines of a container log aside and return the word under which they can be fetched."""

@@ -1,4 +1,4 @@
-"""The sandbox's own records in SQLite: rentals, keys, spans of billing. Every write is durable when it returns."""
+"""The sandbox's own records in SQLite: rentals, keys, spans of billing. A write outlives the process, killed or not."""
 
 import json
 import secrets
@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,8 @@ class Store:
         self._db = sqlite3.connect(path, isolation_level=None)
         self._db.row_factory = sqlite3.Row
         self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=FULL")
+        # A killed sandbox loses nothing so; only a computer that loses its power may lose the last moments.
+        self._db.execute("PRAGMA synchronous=NORMAL")
         self._db.executescript(_SCHEMA)
         if self.meta("marker") is None:
             self._begin()
@@ -233,6 +235,10 @@ class Store:
         if dead:
             self._db.execute("INSERT INTO dead_box VALUES (?)", (box,))
 
+    def ports(self) -> set[int]:
+        """Return the ports of the living rentals."""
+        return {row[0] for row in self._db.execute("SELECT port FROM rental WHERE destroyed_us IS NULL")}
+
     def claims(self) -> list[Claim]:
         """Return what living rentals want or have of their boxes, by number."""
         rows = self._db.execute(
@@ -250,10 +256,9 @@ class Store:
         if cut:
             self._db.execute("INSERT INTO cut_box VALUES (?)", (box,))
 
-    def rental_host(self, number: int) -> str | None:
-        """Return the address that a machine was moved to, or None."""
-        row = self._db.execute("SELECT host FROM rental_host WHERE rental_id = ?", (number,)).fetchone()
-        return None if row is None else str(row[0])
+    def rental_hosts(self) -> dict[int, str]:
+        """Return the addresses of the machines that were moved."""
+        return dict(self._db.execute("SELECT rental_id, host FROM rental_host").fetchall())
 
     def set_rental_host(self, number: int, host: str) -> None:
         """Record the address that a machine was moved to."""
@@ -276,10 +281,16 @@ class Store:
         return [(row[0], tuple(json.loads(row[1]))) for row in self._db.execute("SELECT box_id, gpus FROM rental")]
 
 
+@lru_cache(maxsize=1024)
+def _hardware(text: str) -> dict[str, Any]:
+    """Read what never changes once for all; nobody writes into it."""
+    return dict(json.loads(text))
+
+
 def _rental(row: sqlite3.Row) -> Rental:
     values = {name: row[name] for name in row.keys()}  # noqa: SIM118 - a Row iterates over its values
     values["gpus"] = tuple(json.loads(values["gpus"]))
     values["env"] = json.loads(values["env"])
-    values["hardware"] = json.loads(values["hardware"])
+    values["hardware"] = _hardware(values["hardware"])
     values["is_bid"] = bool(values["is_bid"])
     return Rental(**values)

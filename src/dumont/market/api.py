@@ -70,7 +70,9 @@ class OfferPaging(BaseModel):
     sort: Annotated[str, Field(max_length=200)] = "price_hour"
     limit: Annotated[int, Field(ge=1, le=100)] = 50
     page: Annotated[int | None, Field(ge=1, le=100_000)] = None
-    cursor: Annotated[str | None, Field(max_length=2000)] = None
+    cursor: Annotated[
+        str | None, Field(max_length=2000, description="The next_cursor of the page before; good for 15 minutes.")
+    ] = None
     max_age_seconds: Annotated[float, Field(ge=0, le=600, description="How old the listing may be.")] = 60
 
 

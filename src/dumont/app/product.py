@@ -65,7 +65,8 @@ class Product:
             listening = self._listen() if self._roles.api else None
             urls = self._database()
             sandbox = self._marketplace()
-            asyncio.run(self._serve(urls, sandbox, listening, on_ready))
+            with asyncio.Runner(loop_factory=None if self._roles.worker else _quick_loop) as runner:
+                runner.run(self._serve(urls, sandbox, listening, on_ready))
 
     def _listen(self) -> socket.socket:
         # asyncio sends small answers at once (TCP_NODELAY) only on sockets that name TCP; without, each waits 40 ms
@@ -169,6 +170,13 @@ def prepare_database(settings: Settings, secret: bytes, owner_url: str) -> Datab
     if not urls.second_wall:
         log.warning("the application connects as the owner: row-level security is not the second wall")
     return urls
+
+
+def _quick_loop() -> asyncio.AbstractEventLoop:
+    """Make the loop of a process that only answers requests; workers keep the one that asyncssh is tried with."""
+    import uvloop
+
+    return uvloop.new_event_loop()
 
 
 async def _until_stopped() -> None:

@@ -25,7 +25,8 @@ def find_instance(client: Client, name: str, *, include_destroyed: bool = False)
         rows = list(client.iter_instances(include_destroyed=True))
         chosen = _labelled(rows, name) or _by_part(rows, name)
     where = "`dumont ps` lists them."
-    return _only(chosen, name, "instance", where, lambda row: f"{row.id} ({text(row.label)}, {text(row.status)})")
+    found = _only(chosen, name, "instance", where, lambda row: f"{row.id} ({text(row.label)}, {text(row.status)})")
+    return client.instance(found.id, include_destroyed=include_destroyed)
 
 
 def find_offer(offers: Iterable[Offer], name: str) -> Offer:

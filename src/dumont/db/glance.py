@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any
 
 import psycopg
+from psycopg.types.json import Jsonb
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.elements import ClauseElement
@@ -23,6 +24,8 @@ _DIALECT = PGDialect_psycopg(paramstyle="numeric_dollar")  # type: ignore[no-unt
 _BEGIN: Statement = (b"BEGIN", ())
 _COMMIT: Statement = (b"COMMIT", ())
 _ROLLBACK: Statement = (b"ROLLBACK", ())
+_PLAN_ANEW: Statement = (b"SET LOCAL plan_cache_mode = force_custom_plan", ())
+"""For what was put together from a caller's wishes: one plan for all values would be a bad plan for most."""
 
 
 class NoneFree(Exception):
@@ -54,8 +57,10 @@ class Glance:
         """
         if not self.open:
             raise RuntimeError("a glance answers one question, once somebody has come in: use a session")
-        written = question.written(values) if isinstance(question, Question) else _written(question, values)
-        rows = await self._wire.send(written, _COMMIT)
+        if isinstance(question, Question):
+            rows = await self._wire.send(question.written(values), _COMMIT)
+        else:
+            rows = await self._wire.send(_PLAN_ANEW, _written(question, values), _COMMIT)
         self.open = False
         return rows
 
@@ -169,7 +174,11 @@ def _written(statement: ClauseElement, values: Mapping[str, Any]) -> Statement:
             _forms.popitem(last=False)
     compiled, text = known
     found = compiled.construct_params(values, extracted_parameters=key.bindparams)
-    return text, [found[name] for name in compiled.positiontup or []]
+    return text, [_adapted(found[name]) for name in compiled.positiontup or []]
+
+
+def _adapted(value: Any) -> Any:
+    return Jsonb(value) if isinstance(value, dict) else value
 
 
 def _compile(statement: ClauseElement, **options: Any) -> SQLCompiler:

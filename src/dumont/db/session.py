@@ -27,6 +27,9 @@ KEEPALIVE: dict[str, int] = {
 }
 """libpq's words for giving up on a silent server after 25 seconds; source: decision 10."""
 
+_PLAN_ANEW = "-c plan_cache_mode=force_custom_plan"
+"""The driver prepares what it runs often, and the one plan that PostgreSQL then keeps for all values is often bad."""
+
 _SERVER_OPTIONS = "-c idle_in_transaction_session_timeout=60000 -c jit=off"
 """Compiling (jit) takes longer than any statement of ours runs; PostgreSQL would do it for what it thinks expensive."""
 
@@ -118,7 +121,7 @@ class Database:
             pool_size=pool_size,
             max_overflow=0,
             pool_timeout=10,
-            connect_args=options,
+            connect_args={**options, "options": f"{options['options']} {_PLAN_ANEW}"},
         )
         event.listen(self.engine.sync_engine, "checkout", _refuse_ended)
         self._sessions = async_sessionmaker(self.engine, expire_on_commit=False)

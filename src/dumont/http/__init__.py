@@ -11,7 +11,7 @@ from dumont.http.pages import Page, list_document, page_params
 from dumont.http.rates import Limits, LimitsDep, Rule, address_of, refusal, spend
 from dumont.http.routing import Route, Router, apart
 from dumont.http.seal import seal, unseal
-from dumont.http.shapes import MomentText, MoneyDocument, ProblemDocument, money
+from dumont.http.shapes import MomentText, MoneyDocument, ProblemDocument, money, written
 from dumont.http.text import Line, Lines
 
 __all__ = [
@@ -52,4 +52,5 @@ __all__ = [
     "signed_in",
     "spend",
     "unseal",
+    "written",
 ]

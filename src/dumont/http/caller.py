@@ -1,6 +1,6 @@
 """The caller of a request: who he is, what he may do, and the one transaction that his request runs in."""
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -182,28 +182,25 @@ def bearer_token(request: Request) -> str:
     return token
 
 
-async def _caller(request: Request) -> Caller:
-    caller = request.scope.get("dumont.caller")
-    if not isinstance(caller, Caller):
-        raise RuntimeError("a public route has no caller")
-    return caller
+@dataclass(frozen=True)
+class Given:
+    """Marks an argument that the request kit gives to a route: an attribute of the caller, or `self` for himself.
+
+    FastAPI never sees it: its own way to an argument costs more than what it fetches.
+    """
+
+    name: str
+
+    def of(self, caller: Caller) -> Any:
+        """Return what the argument gets."""
+        return caller if self.name == "self" else getattr(caller, self.name)
 
 
-CallerDep = Annotated[Caller, Depends(_caller)]
+CallerDep = Annotated[Caller, Given("self")]
 """The caller, as an argument of a route."""
 
-
-async def _glance(request: Request) -> Glance:
-    return (await _caller(request)).glance
-
-
-GlanceDep = Annotated[Glance, Depends(_glance)]
+GlanceDep = Annotated[Glance, Given("glance")]
 """The route's one question: a route that takes this has a glance in place of the caller's session."""
-
-
-def takes_glance(dependencies: Iterable[Any]) -> bool:
-    """Tell whether a route's dependencies name a glance."""
-    return any(part.call is _glance for part in dependencies)
 
 
 async def _database(request: Request) -> Database:

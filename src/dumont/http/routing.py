@@ -18,11 +18,13 @@ from fastapi import APIRouter
 from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match
+from starlette.types import Scope
 
 from dumont.http import idempotency, problems
 from dumont.http.access import read_access
 from dumont.http.body import Body, read_body
-from dumont.http.caller import Caller, Door, bearer_token, come_in, takes_glance
+from dumont.http.caller import Caller, Door, Given, bearer_token, come_in
 from dumont.http.rates import Limits, address_of, refusal, spend
 
 _WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
@@ -62,8 +64,18 @@ class Route(APIRoute):
             raise TypeError(f"{path}: a route is an async function")
         if isinstance(options.get("response_model"), type(None)) or not _is_given(options["response_model"]):
             options["response_model"] = _shown_type(endpoint)
-        super().__init__(path, _guarded(endpoint), **options)
-        self.glance = takes_glance(self.dependant.dependencies)
+        given = _given(endpoint)
+        if given and self.access.public:
+            raise TypeError(f"{path}: a public route has no caller")
+        self.glance = Given("glance") in given.values()
+        super().__init__(path, _guarded(endpoint, given), **options)
+        self._fixed = path.partition("{")[0]
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Match as ever, after a look at the fixed beginning of the path."""
+        if not scope.get("root_path") and not scope["path"].startswith(self._fixed):
+            return Match.NONE, {}
+        return super().matches(scope)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Wrap FastAPI's own handler in reading, looking up, and committing."""
@@ -114,7 +126,6 @@ class Route(APIRoute):
         self, request: Request, caller: Caller, body: Body, run: Callable[[Request], Awaitable[Response]]
     ) -> Response:
         body.check()
-        request.scope["dumont.caller"] = caller
         claim = None
         if caller.writes and not self.access.stream:
             key = request.app.state.idempotency_key
@@ -167,20 +178,34 @@ async def _spend_open(request: Request) -> None:
     await spend(request, limits.rules.open_requests, address_of(request), shown=True)
 
 
-def _guarded(endpoint: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-    """Put permission and Idempotency-Key between the checked shape and the route's function."""
+def _given(endpoint: Callable[..., Any]) -> dict[str, Given]:
+    """Find the arguments that the request kit gives."""
+    hints = typing.get_type_hints(endpoint, include_extras=True)
+    marks = {name: getattr(hinted, "__metadata__", ()) for name, hinted in hints.items() if name != "return"}
+    return {name: mark for name, found in marks.items() for mark in found if isinstance(mark, Given)}
+
+
+def _guarded(endpoint: Callable[..., Awaitable[Any]], given: dict[str, Given]) -> Callable[..., Awaitable[Any]]:
+    """Put permission and Idempotency-Key between the checked shape and the route's function, and give it its caller."""
 
     @functools.wraps(endpoint)
     async def guarded(*args: Any, **arguments: Any) -> Any:
         visit = _visit.get()
-        stored = await visit.admit() if visit is not None else None
+        if visit is None:
+            return await endpoint(*args, **arguments)
+        stored = await visit.admit()
         if stored is not None:
             return stored
+        caller = visit.caller
         try:
-            return await endpoint(*args, **arguments)
+            return await endpoint(*args, **arguments, **{name: mark.of(caller) for name, mark in given.items()})
         except _Repeated as repeated:
             return repeated.stored
 
+    own = inspect.signature(endpoint)
+    guarded.__signature__ = own.replace(  # type: ignore[attr-defined]
+        parameters=[parameter for name, parameter in own.parameters.items() if name not in given]
+    )
     return guarded
 
 

@@ -3,6 +3,8 @@
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic_core import to_json
+from starlette.responses import Response
 from typing_extensions import NotRequired, TypedDict
 
 from dumont.core import money_document
@@ -45,6 +47,14 @@ class ProblemDocument(TypedDict):
 def money(nano: int) -> MoneyDocument:
     """Show nano-dollars as Money."""
     return MoneyDocument(**money_document(nano))
+
+
+def written(document: Any) -> Response:
+    """Answer with a document that is known to have its shape, written once and not checked again.
+
+    For long lists, where the check costs more than the work; the tests compare every such answer with its schema.
+    """
+    return Response(to_json(document), media_type="application/json")
 
 
 def problem_schemas() -> dict[str, Any]:

@@ -19,11 +19,11 @@ from dumont.http import (
     permit,
     problems,
     raises,
+    written,
 )
 from dumont.instances import queries, service
 from dumont.instances.documents import (
     InstanceDocument,
-    InstancesDocument,
     LogLine,
     LogsDocument,
     MachinesDocument,
@@ -42,6 +42,7 @@ from dumont.instances.model import (
     Status,
     VersionMismatch,
 )
+from dumont.instances.summaries import InstancesDocument, listing, summary
 from dumont.instances.wishes import ChangeBody, Labels, LaunchBody, ResumeBody, check_fit, wrong
 from dumont.market import (
     OfferNotFound,
@@ -130,14 +131,14 @@ async def launch_instance(request: Request, body: LaunchBody, caller: CallerDep)
 @router.get("", **permit("gpu.view"))
 async def list_instances(
     request: Request,
-    caller: CallerDep,
+    glance: GlanceDep,
     page: Annotated[Page, Depends(page_params("created_at", "price_hour", "status", "label"))],
     status: Annotated[str | None, Query(max_length=200)] = None,
     label: Annotated[str | None, Query(max_length=128)] = None,
     provider: Annotated[str | None, Query(max_length=40)] = None,
     gpu_name: Annotated[str | None, Query(max_length=100)] = None,
     include_destroyed: bool = False,
-) -> InstancesDocument:
+) -> InstancesDocument | Response:
     """List the team's instances from our own records, newest first; `labels.KEY=VALUE` narrows by labels."""
     statuses = [part for part in (status or "").split(",") if part]
     if set(statuses) - {known.value for known in Status}:
@@ -150,8 +151,8 @@ async def list_instances(
         gpu_name=None if gpu_name is None else gpu_name.replace("_", " "),
         include_destroyed=include_destroyed,
     )
-    rows = await queries.listing(caller.session, page, request.app.state.clock.now(), wanted)
-    return InstancesDocument(**list_document("instances", rows, page, instance_document))
+    rows = await listing(glance, page, request.app.state.clock.now(), wanted)
+    return written(list_document("instances", rows, page, summary))
 
 
 def _wanted_labels(request: Request) -> dict[str, str]:

@@ -67,15 +67,6 @@ class InstanceDocument(BaseModel):
     ports: dict[str, PortDocument] | None = Field(description="Open ports beside SSH's, as `8080/tcp`, while it runs.")
 
 
-class InstancesDocument(BaseModel):
-    """A page of instances."""
-
-    instances: list[InstanceDocument]
-    count: int
-    total: int | None
-    next_cursor: str | None
-
-
 class LogLine(BaseModel):
     """One line of a log; when it was written, where the provider says so."""
 

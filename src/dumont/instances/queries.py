@@ -5,29 +5,21 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import BigInteger, Row, Select, bindparam, case, cast, func, select, text, update
+from sqlalchemy import ARRAY, BigInteger, Row, Select, Text, any_, bindparam, case, cast, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dumont.core import new_id
 from dumont.db import Glance, Question
 from dumont.durable import live_operation_id
-from dumont.http import Page
 from dumont.instances.model import Instance, Rental, RentalSpan, Status
 
 _I, _R, _S = Instance.__table__.c, Rental.__table__.c, RentalSpan.__table__.c
-_LABEL = func.coalesce(_I.label, "")
-_SORTS = {
-    "id": _I.id,
-    "created_at": _I.created_at,
-    "price_hour": _I.price_hour_nano,
-    "status": _I.status,
-    "label": _LABEL,
-}
+LABEL = func.coalesce(_I.label, "")
 _MACHINE = Rental.__table__.alias("machine")
 _SECONDS = func.extract(
     "epoch", func.greatest(func.coalesce(_S.to_at, bindparam("shown_now")) - _S.from_at, timedelta(0))
 )
-_COST = (
+COST = (
     select(cast(func.round(func.sum(_S.rate_hour_nano * _SECONDS / 3600)), BigInteger))
     .join(_MACHINE, _MACHINE.c.id == _S.rental_id)
     .where(_MACHINE.c.instance_id == _I.id)
@@ -37,7 +29,7 @@ _COST = (
 _AGE = cast(func.extract("epoch", bindparam("shown_now") - _I.started_at), BigInteger)
 _SHOWN: Select[Any] = select(
     *(column for column in _I if column.name not in ("team_id", "created_by", "onstart_cmd", "label", "ports")),
-    _LABEL.label("label"),
+    LABEL.label("label"),
     _I.price_hour_nano.label("price_hour"),
     *(
         _R[name]
@@ -45,7 +37,7 @@ _SHOWN: Select[Any] = select(
     ),
     *(_R[name] for name in ("ports", "public_ip", "offer", "host_key")),
     case((_I.status == Status.RUNNING.value, func.greatest(_AGE, 0))).label("uptime_seconds"),
-    _COST.label("cost_nano"),
+    COST.label("cost_nano"),
     live_operation_id(_I.id).label("operation_id"),
 ).outerjoin(Rental.__table__, _R.id == _I.rental_id)
 """All that is shown of instances, by tables and not by classes: rows that are only read need no objects."""
@@ -67,7 +59,7 @@ class Wanted:
     def narrow(self, statement: Select[Any]) -> Select[Any]:
         """Return the statement with these conditions."""
         if self.statuses:
-            statement = statement.where(_I.status.in_(self.statuses))
+            statement = statement.where(_I.status == any_(cast(list(self.statuses), ARRAY(Text))))
         elif not self.include_destroyed:
             statement = statement.where(_I.status != Status.DESTROYED.value)
         if self.labels:
@@ -119,23 +111,6 @@ async def shown(session: AsyncSession, instance_id: str, now: datetime) -> Row[A
     """Read all that is shown of one instance, in one round trip; what is pending must be flushed before."""
     rows: Sequence[Row[Any]] = (await session.execute(_SHOWN_ONE, {"shown_id": instance_id, "shown_now": now})).all()
     return rows[0] if rows else None
-
-
-async def listing(
-    session: AsyncSession,
-    page: Page,
-    now: datetime,
-    wanted: "Wanted",
-) -> Sequence[Row[Any]]:
-    """Read what is shown of a page of instances, and one more to know whether there is a next, in one round trip.
-
-    It names the team, as row-level security does anyway: policies that are joined by OR let no index be used.
-    """
-    statement = _SHOWN
-    statement = statement.where(_I.team_id == func.current_setting("dumont.team_id", True))
-    statement = wanted.narrow(statement)
-    rows: Sequence[Row[Any]] = (await session.execute(page.select(statement, _SORTS), {"shown_now": now})).all()
-    return rows
 
 
 async def open_span(

@@ -9,7 +9,7 @@ from tests.http.notes import NoteDocument, titles
 from tests.support.api import PASSWORD, SECRET, Api
 
 from dumont.db import Database, DatabaseUrls, psycopg_url
-from dumont.http import AccessNotDeclared, CallerDep, Router, create_app, permit
+from dumont.http import AccessNotDeclared, CallerDep, Router, create_app, permit, public
 
 pytestmark = pytest.mark.requires_postgres
 NOTES = "/api/v1/notes"
@@ -223,6 +223,11 @@ async def test_a_route_that_does_not_say_who_may_call_it_does_not_exist(api: Api
 
         @router.get("")
         async def forgotten() -> None: ...
+
+    with pytest.raises(TypeError, match="no caller"):
+
+        @router.get("/open", **public())
+        async def open_to_all(caller: CallerDep) -> None: ...
 
     unknown = Router(prefix="/typo")
 

@@ -1,6 +1,6 @@
 """Instances in a list: what tells them apart and how to reach them; the rest stands in each one's own document.
 
-See docs/decisions/0016-short-lists.md.
+See docs/decisions/0017-short-lists.md.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""PostgreSQL dies again and again for three seconds in the middle of a launch: the launch ends all the same, once."""
+"""PostgreSQL dies again and again for three seconds in the middle of work: the work ends all the same, once."""
 
 import os
 import signal
@@ -12,22 +12,43 @@ from tests.support.sandbox import wait_until
 from dumont.client import ApiProblem, Operation
 from dumont.core import Act
 
+HASHES = "find . -type f -print0 | sort -z | xargs -0 sha256sum"
 
-def test_a_launch_survives_three_seconds_without_a_database(tmp_path: Path) -> None:
-    """Every postmaster that appears within three seconds is killed; one machine runs and is billed in the end."""
+
+def test_work_survives_three_seconds_without_a_database(tmp_path: Path) -> None:
+    """Every postmaster that appears within three seconds is killed, in a launch, a hibernation and a wake.
+
+    Each of them ends well, one machine or none is billed in the end, and every file is as it was.
+    """
     with running_product(tmp_path) as product:
         product.start()
         product.control.add_fault("slow_pull", {"s": 4})
-        client = product.client
-        offer = next(iter(client.iter_offers()))
-        operation = str(client.create_instance(offer.id, label="through-the-night").operation_id)
-        killed = _kill_for(product.process.pid if product.process else 0, seconds=3.0)
-        assert killed >= 2, "the database was not really down"
-        found = wait_until(lambda: _ended(product, operation), seconds=60, what="the launch to end")
-        assert found.status == "succeeded", found.raw
+        begun = product.cli("launch", "--label", "through-the-night", "--no-wait", "--json").document
+        number = begun["id"]
+        _through_the_night(product, begun["operation_id"])
+        assert product.client.instance(number).status == "running"
         assert [line.destroyed_at for line in product.control.ledger()] == [None]
-        assert next(iter(product.client.iter_instances())).status == "running"
+
+        product.run_on("through-the-night", "for n in 1 2 3; do head -c 20000000 /dev/urandom > part$n; done")
+        before = product.run_on("through-the-night", HASHES)
+        _through_the_night(product, product.client.hibernate(number, "destroy").operation_id)
+        asleep = product.client.instance(number)
+        assert asleep.status == "hibernated"
+        assert [line.running for line in product.bills(number)] == ([False] if asleep.machine_kept else [])
+
+        _through_the_night(product, product.client.wake(number, elsewhere=True).operation_id)
+        assert [line.running for line in product.bills(number)] == [True]
+        assert product.run_on("through-the-night", HASHES) == before
         product.stop()
+
+
+def _through_the_night(product: Product, operation_id: str | None) -> None:
+    assert operation_id is not None
+    wait_until(lambda: product.client.operation(operation_id).current_step, seconds=20, what="the work to begin")
+    killed = _kill_for(product.process.pid if product.process else 0, seconds=3.0)
+    assert killed >= 2, "the database was not really down"
+    found = wait_until(lambda: _ended(product, operation_id), seconds=90, what="the operation to end")
+    assert found.status == "succeeded", found.raw
 
 
 def _ended(product: Product, operation_id: str) -> Operation | None:

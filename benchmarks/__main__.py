@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from itertools import chain
 
-from benchmarks import api, command, instances, start, watch, work
+from benchmarks import api, command, fleet, instances, start, watch, work
 from benchmarks.installation import Laboratory
 from benchmarks.metrics import Metric, Report, load_note
 
@@ -16,7 +16,8 @@ NAMES: dict[str, tuple[Measure, ...]] = {
     "api": (api.measure, command.measure, work.measure),
     "cli": (command.measure,),
     "work": (work.measure,),
-    "instances": (instances.measure, watch.measure),
+    "instances": (instances.measure, fleet.measure, watch.measure),
+    "fleet": (fleet.measure,),
     "watch": (watch.measure,),
 }
 """A name and what it measures; without a name, `start` and `api`."""

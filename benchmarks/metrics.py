@@ -22,6 +22,8 @@ GOALS: dict[str, tuple[str, float]] = {
     "takeover_s": ("<=", 5.0),
     "loss_seen_s": ("<=", 15.0),
     "orphan_found_s": ("<=", 60.0),
+    "launch_200_s": ("<=", 10.0),
+    "destroy_200_s": ("<=", 5.0),
     "offers_cold_ms": ("<=", 200.0),
     "offers_warm_ms": ("<=", 20.0),
 }

@@ -99,8 +99,8 @@ def test_another_secret_key_does_not_open_the_home_and_the_profile_follows_the_p
     [
         ("this is no setting", "is not NAME=value"),
         ("DUMONT_PROT=1234", "DUMONT_PROT"),
-        ("DUMONT_WORKERS=many", "DUMONT_WORKERS"),
-        ("DUMONT_WORKERS=100000", "DUMONT_WORKERS"),
+        ("DUMONT_WORKER_CONCURRENCY=many", "DUMONT_WORKER_CONCURRENCY"),
+        ("DUMONT_WORKER_CONCURRENCY=100000", "DUMONT_WORKER_CONCURRENCY"),
         ("DUMONT_PROVIDER=nowhere", "DUMONT_PROVIDER"),
     ],
 )

@@ -33,7 +33,7 @@ async def start_worker(
     database = Database(urls.worker, pool_size=6, application_name="dumont-worker")
     parts.push_async_callback(database.close)
     world = build_world(settings, secret, database, providers)
-    worker = Worker(urls.worker, world, database, settings.workers, settings.poll_seconds, _exit_now)
+    worker = Worker(urls.worker, world, database, settings.worker_concurrency, settings.poll_seconds, _exit_now)
     await worker.start()
     parts.push_async_callback(worker.stop)
     parts.push_async_callback(_end, asyncio.create_task(_sweep(database)))

@@ -54,7 +54,7 @@ class Settings:
     limit_sign_in_failures: int = 5
     limit_sign_in_failures_address: int = 100
     limit_sign_in_minutes: float = 15.0
-    workers: int = 16
+    worker_concurrency: int = 200
     log_level: str = "info"
 
     @property
@@ -83,7 +83,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "limit_sign_in_failures": (0, 1_000_000),
     "limit_sign_in_failures_address": (0, 1_000_000),
     "limit_sign_in_minutes": (0.02, 1440),
-    "workers": (1, 64),
+    "worker_concurrency": (1, 2000),
 }
 
 

@@ -73,14 +73,15 @@ class _DbosEngine:
 class Worker:
     """Runs workflows in the event loop that starts it.
 
-    `url` is the worker role's; `world` is handed to every workflow body; `on_fenced` stops the process when the
-    worker may have been replaced.
+    `url` is the worker role's; `world` is handed to every workflow body; `concurrency` is how many pieces of work of
+    each queue it does at once, of which most wait for marketplaces; `on_fenced` stops the process when the worker may
+    have been replaced.
     """
 
     url: str
     world: Any
     database: Database
-    concurrency: int = 4
+    concurrency: int = 200
     poll_seconds: float = 0.2
     on_fenced: Callable[[], None] = lambda: None
     _presence: Presence | None = field(default=None, init=False)

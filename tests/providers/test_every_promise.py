@@ -43,7 +43,7 @@ async def test_no_capacity_leaves_a_start_that_can_be_taken_back(provider: Provi
     with pytest.raises(NoCapacity):
         await provider.start(machine)
     waiting = await provider.get(machine)
-    assert waiting is not None and waiting.state not in (MachineState.RUNNING, MachineState.STOPPED)
+    assert waiting is not None and waiting.state is MachineState.WAITING_FOR_GPU
     for _ in range(2):
         await provider.cancel_start(machine)
     await reaches(provider, machine, MachineState.STOPPED)

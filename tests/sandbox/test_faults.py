@@ -280,10 +280,12 @@ def test_starts_and_stops_that_take_their_time(box: SandboxProcess) -> None:
     box.control.turn_clock(advance_s=5)
     box.wait_for(raced, "exited")
     box.control.add_fault("start_queue", {"for_s": LONG})
-    assert _state(box, raced, "running")[1]["error"] == "resources_unavailable"
-    assert _seen(box, raced)["cur_state"] == "stopped"
+    refused = _state(box, raced, "running")[1]
+    waits = _seen(box, raced)
+    assert refused["error"] == "resources_unavailable"
+    assert (waits["cur_state"], waits["status_msg"]) == ("stopped", refused["msg"])
     box.control.turn_clock(advance_s=LONG)
-    box.wait_for(raced, "running")
+    assert "queued" not in box.wait_for(raced, "running")["status_msg"]
     _state(box, raced, "stopped")
     box.wait_for(raced, "exited")
     box.control.add_fault("start_queue", {"emit_scheduling": True})

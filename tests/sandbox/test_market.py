@@ -151,7 +151,7 @@ def test_the_list_filters_pages_and_counts(sandboxes: Start) -> None:
         text = "&".join(
             f"{name}={json.dumps(value) if name != 'after_token' else value}" for name, value in query.items()
         )
-        return box.call("GET", f"/api/v1/instances/?{text}".replace(" ", "").replace('"', "%22"))
+        return box.call("GET", f"/api/v1/instances/?{text}".replace(" ", "%20").replace('"', "%22"))
 
     status, found = listed(select_filters={"label": {"eq": "l1"}})
     assert status == 200 and [row["id"] for row in found["instances"]] == [numbers[1], numbers[3]]
@@ -163,6 +163,10 @@ def test_the_list_filters_pages_and_counts(sandboxes: Start) -> None:
         seen += [row["id"] for row in shown["instances"]]
         token = shown["next_token"]
     assert seen == numbers[::-1]
+    whole = box.wait_for(numbers[2], "running")
+    for name in ("id", "actual_status", "intended_status", "cur_state", "gpu_name", "verification", "machine_id"):
+        rows = listed(select_filters={name: {"eq": whole[name]}}, order_by=[{"col": "start_date"}])[1]["instances"]
+        assert whole["id"] in [row["id"] for row in rows] and all(row[name] == whole[name] for row in rows)
     assert listed(after_token="nonsense")[1]["error"] == "invalid_token"
     assert listed(select_filters={"dph_total": {"eq": 1}})[0] == 400
     assert box.call("PUT", f"/api/v0/instances/{numbers[0]}/", {"label": "renamed"})[0] == 200

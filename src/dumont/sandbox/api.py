@@ -10,12 +10,13 @@ from starlette.routing import Route
 
 from dumont.sandbox import search
 from dumont.sandbox.account import Account
-from dumont.sandbox.documents import offer_document
+from dumont.sandbox.bids import QUEUED
 from dumont.sandbox.faults import Event
 from dumont.sandbox.listing import page
 from dumont.sandbox.market import Refused, read_price, read_wish
 from dumont.sandbox.oddments import Oddments
 from dumont.sandbox.parts import Parts
+from dumont.sandbox.rows import OfferRows
 from dumont.sandbox.serving import Serving, Work, body_of
 from dumont.sandbox.store import Rental
 
@@ -31,6 +32,7 @@ class VastApi:
         self.serving = Serving(parts, key)
         self._account = Account(parts)
         self._oddments = Oddments(parts, self)
+        self._rows = OfferRows()
 
     def routes(self) -> list[Route]:
         """Return the routes; paths come without a slash at the end."""
@@ -69,9 +71,8 @@ class VastApi:
         now = self._parts.now_s()
         try:
             bids, size = search.wants_bids(query), search.storage(query)
-            offers = [o for o in self._parts.market.offers(bids=bids) for _ in range(1 + ("twice" in o.box.oddities))]
-            rows = [offer_document(offer, now, gigabytes=size, bid=bids) for offer in offers]
-            return {"offers": search.select(rows, query, self._parts.offer_fields)}
+            rows = self._rows.of(self._parts.market.offers(bids=bids), now, gigabytes=size, bid=bids)
+            return {"offers": [dict(row) for row in search.select(rows, query, self._parts.offer_fields)]}
         except search.BadQuery as error:
             raise Refused(400, "invalid_request", str(error)) from error
 
@@ -130,8 +131,7 @@ class VastApi:
         if state == "stopped":
             self._parts.fleet.stop(rental)
         elif not self._parts.fleet.start(rental):
-            text = "Required resources are currently unavailable, state change queued."
-            return {"success": False, "error": "resources_unavailable", "msg": text}
+            return {"success": False, "error": "resources_unavailable", "msg": QUEUED}
         return {"success": True}
 
     async def _destroy(self, request: Request) -> Any:

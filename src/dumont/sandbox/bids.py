@@ -9,6 +9,8 @@ from dataclasses import dataclass
 HOLDS_GPU = ("created", "loading", "running", "rebooting", "recycling", "failed", "ended")
 WAITS = ("queued", "outbid")
 """Phases of rentals that want their GPUs and do not have them."""
+QUEUED = "Required resources are currently unavailable, state change queued."
+"""What the marketplace answers to a start that has to wait for its GPUs, and shows of the machine meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)

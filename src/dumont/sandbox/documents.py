@@ -211,6 +211,13 @@ def statuses(rental: Rental, *, offline: bool) -> dict[str, Any]:
     }
 
 
+def stored_columns(rental: Rental, *, offline: bool) -> dict[str, Any]:
+    """Return what the list of instances filters and sorts by, with the values of the `instance_document`."""
+    named = {name: rental.hardware[name] for name in ("gpu_name", "verification", "machine_id")}
+    own = {"id": rental.id, "label": rental.label, "start_date": rental.created_us / MICRO}
+    return {**named, **own, **statuses(rental, offline=offline)}
+
+
 def instance_document(
     rental: Rental, now_s: float, *, offline: bool, host: str, workspace: str, disk_usage: float, load: float | None
 ) -> dict[str, Any]:

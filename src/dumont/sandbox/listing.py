@@ -4,25 +4,33 @@ import base64
 import binascii
 import json
 from collections import Counter
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from dumont.sandbox.market import Refused
-from dumont.sandbox.search import BadQuery, matches
+from dumont.sandbox.search import BadQuery, matcher
 
 _PAGE = 25
 _STORED = ("id", "label", "actual_status", "intended_status", "cur_state", "gpu_name", "verification", "machine_id")
 _STORED_ORDER = (*_STORED, "start_date")
 
 
-def page(documents: list[dict[str, Any]], query: dict[str, str]) -> dict[str, Any]:
-    """Return one page of the list.
+class Row(NamedTuple):
+    """One instance of the list: its stored columns, and what makes the whole of it once it is to be shown."""
+
+    stored: dict[str, Any]
+    document: Callable[[], dict[str, Any]]
+
+
+def page(found: list[Row], query: dict[str, str]) -> dict[str, Any]:
+    """Return one page of the list; only its own rows are made whole.
 
     Errors: Refused with invalid_token for a bad `after_token`, invalid_request for unreadable parameters.
     """
-    rows = _filtered(documents, _json(query, "select_filters", {}))
+    rows = _filtered(found, _json(query, "select_filters", {}))
     order = _order(_json(query, "order_by", []))
     for name, descending in reversed(order):
-        rows.sort(key=lambda row, name=name: _key(row.get(name)), reverse=descending)  # type: ignore[misc]
+        rows.sort(key=lambda row, name=name: _key(row.stored[name]), reverse=descending)  # type: ignore[misc]
     rest = _after(rows, order, query.get("after_token"))
     shown = rest[: _limit(query.get("limit"))]
     more = len(rest) > len(shown) and shown
@@ -30,9 +38,9 @@ def page(documents: list[dict[str, Any]], query: dict[str, str]) -> dict[str, An
         "success": True,
         "instances_found": len(shown),
         "total_instances": len(rows),
-        "label_counts": dict(Counter(row["label"] or "" for row in rows)),
-        "next_token": _token(shown[-1], order) if more else None,
-        "instances": [_columns(row, _json(query, "select_cols", ["*"])) for row in shown],
+        "label_counts": dict(Counter(row.stored["label"] or "" for row in rows)),
+        "next_token": _token(shown[-1].stored, order) if more else None,
+        "instances": [_columns(row.document(), _json(query, "select_cols", ["*"])) for row in shown],
     }
 
 
@@ -49,14 +57,17 @@ def _json(query: dict[str, str], name: str, default: Any) -> Any:
     return value
 
 
-def _filtered(rows: list[dict[str, Any]], filters: dict[str, Any]) -> list[dict[str, Any]]:
+def _filtered(rows: list[Row], filters: dict[str, Any]) -> list[Row]:
     for name in filters:
         if name not in _STORED:
             raise Refused(400, "invalid_request", f"Error in query parameters: {name} is not a valid search key")
     try:
-        return [row for row in rows if all(matches(row[name], wish, name) for name, wish in filters.items())]
+        for name, wish in filters.items():
+            passes = matcher(wish, name)
+            rows = [row for row in rows if passes(row.stored[name])]
     except BadQuery as error:
         raise Refused(400, "invalid_request", str(error)) from error
+    return rows
 
 
 def _order(wishes: list[Any]) -> list[tuple[str, bool]]:
@@ -81,7 +92,7 @@ def _token(row: dict[str, Any], order: list[tuple[str, bool]]) -> str:
     return base64.b64encode(json.dumps({"values": {name: row[name] for name, _ in order}}).encode()).decode()
 
 
-def _after(rows: list[dict[str, Any]], order: list[tuple[str, bool]], token: str | None) -> list[dict[str, Any]]:
+def _after(rows: list[Row], order: list[tuple[str, bool]], token: str | None) -> list[Row]:
     if not token:
         return rows
     try:
@@ -89,7 +100,7 @@ def _after(rows: list[dict[str, Any]], order: list[tuple[str, bool]], token: str
         last = [values[name] for name, _ in order]
     except (binascii.Error, ValueError, KeyError, TypeError) as error:
         raise Refused(400, "invalid_token", "The after_token is not one of ours.") from error
-    return [row for row in rows if _comes_after(row, last, order)]
+    return [row for row in rows if _comes_after(row.stored, last, order)]
 
 
 def _comes_after(row: dict[str, Any], last: list[Any], order: list[tuple[str, bool]]) -> bool:

@@ -7,7 +7,7 @@ import asyncio
 import logging
 from dataclasses import replace
 
-from dumont.sandbox.bids import WAITS
+from dumont.sandbox.bids import QUEUED, WAITS
 from dumont.sandbox.billing import MICRO, span_rates
 from dumont.sandbox.clock import DrivenClock
 from dumont.sandbox.doors import Doors
@@ -166,7 +166,7 @@ class Fleet:
         free = not waiting or (word is None and self._market.is_free(rental))
         self._store.update(rental.id, intended="running")
         if waiting:
-            self._move(rental, "loading" if free else word or "queued", rental.status_msg)
+            self._move(rental, *(("loading", rental.status_msg) if free else (word or "queued", QUEUED)))
             self.arbitrate()
         self.poke(rental.id)
         return free

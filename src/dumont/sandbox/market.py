@@ -6,7 +6,7 @@ import secrets
 import socket
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from dumont.core import nanousd
 from dumont.sandbox.bids import Claim, holders
@@ -51,6 +51,15 @@ class Wish:
     stopped: bool
 
 
+class _Shelf(NamedTuple):
+    """What is on offer of a box from one moment until another one, as long as the same claims hold its GPUs."""
+
+    claims: list[Claim]
+    since: float
+    until: float
+    offers: list[Offer]
+
+
 class Market:
     """The catalogue minus what is rented, dark, or with somebody else."""
 
@@ -67,6 +76,7 @@ class Market:
         self._past: Counter[tuple[int, int]] = Counter(
             (number, gpu) for number, gpus in store.rental_gpus() for gpu in gpus
         )
+        self._shelves: dict[int, _Shelf] = {}
         self._recall_traces()
         self._granted = nanousd(settings.credit_usd)
         self._judged = self.now_s()
@@ -86,16 +96,28 @@ class Market:
         rented on demand, and interruptibly by a higher bid.
         """
         now, claims, dead = self.now_s(), self._store.claims(), self._store.dead_boxes()
-        busy = {claim.box_id for claim in claims if claim.holds}
+        holding: dict[int, list[Claim]] = {}
+        for claim in claims:
+            if claim.holds:
+                holding.setdefault(claim.box_id, []).append(claim)
         found: list[Offer] = []
         for box in self.boxes.values():
-            if box.id in dead:
-                continue
-            there = [claim for claim in claims if claim.box_id == box.id] if box.id in busy else []
-            blocked = self._blocked(box, there, now)
-            shown = self.rivals.weather.shown(box, now, blocked)
-            found += [self._offer(box, column, listing, there, now) for column, listing in shown]
+            if box.id not in dead:
+                found += self._shelf_of(box, holding.get(box.id, []), now).offers
         return self._capped(found, claims, now, bids=bids)
+
+    def _shelf_of(self, box: Box, claims: list[Claim], at: float) -> _Shelf:
+        """Return what is on offer of a box that these claims hold; looked up anew only when something has changed."""
+        kept, plain = self._shelves.get(box.id), self.rivals.is_plain(box, at)
+        if kept is not None and plain and kept.since <= at < kept.until and kept.claims == claims:
+            return kept
+        blocked, weather = self._blocked(box, claims, at), self.rivals.weather
+        shown = weather.shown(box, at, blocked)
+        offers = [self._offer(box, column, listing, claims, at) for column, listing in shown]
+        found = _Shelf(claims, *weather.window(box, at, blocked), offers)
+        if plain:
+            self._shelves[box.id] = found
+        return found
 
     def is_free(self, rental: Rental) -> bool:
         """Tell whether a stopped rental would get its GPUs now."""
@@ -154,6 +176,7 @@ class Market:
     def begin_again(self) -> None:
         """Forget past rentals, sent renters and traces; the weather is as it was."""
         self._past.clear()
+        self._shelves.clear()
         self.rivals.dismiss()
         self.lift()
         self._judged = self.now_s()
@@ -262,6 +285,7 @@ class Market:
                 raise RuntimeError(f"rental {number} was not written")
             self._store.turn_span(number, phase, *span_rates(rental, phase), now)
         self._past.update((offer.box.id, gpu) for gpu in offer.gpus)
+        self._shelves.pop(offer.box.id, None)
         return number
 
 

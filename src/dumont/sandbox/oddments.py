@@ -76,7 +76,10 @@ class Oddments:
 
     async def _filters(self, request: Request) -> Any:
         names = ("actual_status", "verification", "gpu_name")
-        return {"success": True, "filters": [{name: row.get(name) for name in names} for row in self._parts.listed()]}
+        return {
+            "success": True,
+            "filters": [{name: row.stored[name] for name in names} for row in self._parts.listed()],
+        }
 
     async def _new_search(self, request: Request) -> Any:
         query = (await body_of(request)).get("q")

@@ -11,10 +11,11 @@ from typing import Any
 from dumont.sandbox.billing import MICRO
 from dumont.sandbox.catalogue import Offer, fixed
 from dumont.sandbox.clock import DrivenClock
-from dumont.sandbox.documents import instance_document, lingering, offer_document
+from dumont.sandbox.documents import instance_document, lingering, offer_document, stored_columns
 from dumont.sandbox.faults import Faults
 from dumont.sandbox.folders import Folders
 from dumont.sandbox.journal import Journal
+from dumont.sandbox.listing import Row
 from dumont.sandbox.machines import Fleet
 from dumont.sandbox.market import Market
 from dumont.sandbox.settings import SandboxSettings
@@ -82,16 +83,17 @@ class Parts:
     def seen(self, number: int) -> dict[str, Any] | None:
         """Return what the marketplace shows of an instance, None where it shows none."""
         rental = self.store.rental(number)
-        return None if rental is None else self._show([rental])[0]
+        rows = [] if rental is None else self._rows([rental])
+        return rows[0].document() if rows else None
 
-    def listed(self) -> list[dict[str, Any]]:
-        """Return what the marketplace shows of every instance, by number."""
+    def listed(self) -> list[Row]:
+        """Return what the marketplace shows of every instance, by number; call it and use it at one moment."""
         ghosts = [rental for number in list(self._ghosts) if (rental := self.store.rental(number)) is not None]
         rentals = {rental.id: rental for rental in (*self.store.rentals(), *ghosts)}
-        return [shown for shown in self._show([rentals[at] for at in sorted(rentals)]) if shown is not None]
+        return self._rows([rentals[at] for at in sorted(rentals)])
 
-    def _show(self, rentals: list[Rental]) -> list[dict[str, Any] | None]:
-        """Return what is shown of each rental; what they share is asked for once."""
+    def _rows(self, rentals: list[Rental]) -> list[Row]:
+        """Return what is shown of those rentals that are shown; what they share is asked for once."""
         now, hosts = self.now_s(), self.store.rental_hosts()
         silent = self.store.dead_boxes() | self.store.cut_boxes()
 
@@ -107,17 +109,19 @@ class Parts:
                 load=self.folders.load(rental.id),
             )
 
-        def shown(rental: Rental) -> dict[str, Any] | None:
+        def shown(rental: Rental) -> Row | None:
             if rental.destroyed_us is not None:
                 until, actual = self._ghosts.get(rental.id, (0.0, ""))
                 if now < until:
-                    return lingering(truth(rental), actual)
+                    return _whole(lingering(truth(rental), actual))
                 self._ghosts.pop(rental.id, None)
                 return None
             until, before = self._veils.get(rental.id, (0.0, None))
-            return before if now < until else truth(rental)
+            if now < until:
+                return None if before is None else _whole(before)
+            return Row(stored_columns(rental, offline=rental.box_id in silent), lambda: truth(rental))
 
-        return [shown(rental) for rental in rentals]
+        return [row for row in map(shown, rentals) if row is not None]
 
     def veil(self, rental: Rental, *, fresh: bool = False) -> None:
         """Let reads lag behind a change of this instance where a rule says so: they show it as it is now."""
@@ -165,3 +169,7 @@ class Parts:
         task = asyncio.create_task(count())
         self._measuring.add(task)
         task.add_done_callback(self._measuring.discard)
+
+
+def _whole(document: dict[str, Any]) -> Row:
+    return Row(document, lambda: document)

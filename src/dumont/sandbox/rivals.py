@@ -89,5 +89,11 @@ class Rivals:
         samples = [trace.next_change(at) for trace in self.traces if trace.covers(box)]
         return min([self.weather.next_change(box, gpus, at), *own, *samples])
 
+    def is_plain(self, box: Box, at: float) -> bool:
+        """Tell whether the weather alone says what happens to a box: no trace covers it, and nobody was sent there."""
+        if not self.traces and not self._visitors:
+            return True
+        return not any(trace.covers(box) for trace in self.traces) and not self._at(box, at)
+
     def _at(self, box: Box, at: float) -> list[Visitor]:
         return [v for v in self._visitors if v.box_id == box.id and v.until_s > at]

@@ -94,14 +94,27 @@ class Weather:
         A moving market shows one free slice of each size that the host lists; a still one shows all. GPUs in `blocked`
         are not free.
         """
+        return self._standing(box, at, blocked)[0]
+
+    def window(self, box: Box, at: float, blocked: frozenset[int] = frozenset()) -> tuple[float, float]:
+        """Return since and until when a box stands still: what it shows, its price and the rivals' bids for that."""
         if not self.profile.moving:
-            return tuple((c, 0) for c, gpus in enumerate(box.slices()) if not blocked.intersection(gpus))
+            return -math.inf, math.inf
+        shown, since, until = self._standing(box, at, blocked)
+        self.gpu_hour(box, at)
+        spans = [self._prices[box.id][1:], *(self._bid(box, box.slices()[column], at)[1:] for column, _ in shown)]
+        return max(since, *(span[0] for span in spans)), min(until, *(span[1] for span in spans))
+
+    def _standing(self, box: Box, at: float, blocked: frozenset[int]) -> _Shown:
+        if not self.profile.moving:
+            shown = tuple((c, 0) for c, gpus in enumerate(box.slices()) if not blocked.intersection(gpus))
+            return shown, -math.inf, math.inf
         if blocked:
-            return self._look(box, at, blocked)[0]
+            return self._look(box, at, blocked)
         known = self._shown.get(box.id)
         if known is None or not known[1] <= at < known[2]:
             known = self._shown[box.id] = self._look(box, at, blocked)
-        return known[0]
+        return known
 
     def shown_lately(
         self, box: Box, at: float, earliest: float, blocked: frozenset[int]
@@ -124,8 +137,12 @@ class Weather:
         )
 
     def rival_bid(self, box: Box, gpus: tuple[int, ...], at: float) -> int:
-        """Return the highest bid of the rivals for a slice, nano-dollars per hour of one GPU; 0 for none."""
-        return self._bid(box, gpus, at)[0] if self.profile.moving else 0
+        """Return the highest bid of the rivals for a slice, nano-dollars per hour of one GPU; 0 for none.
+
+        Nobody bids what the machine costs on demand, so a bid at that price wins against the weather; a host's own
+        floor may be higher all the same.
+        """
+        return min(self._bid(box, gpus, at)[0], self.gpu_hour(box, at) * 100 // 101) if self.profile.moving else 0
 
     def next_change(self, box: Box, gpus: tuple[int, ...], at: float) -> float:
         """Return the next moment at which rivals for some of these GPUs may come or go."""

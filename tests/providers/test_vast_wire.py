@@ -24,7 +24,7 @@ from dumont.providers import (
     VastProvider,
 )
 from dumont.providers.vast.gaps import Gaps
-from dumont.providers.vast.translate import offer_from
+from dumont.providers.vast.translate import offer_from, offer_row
 
 from .conftest import SECRET, Asked, Reply, ScriptedServer
 from .recorded import instance, offer
@@ -47,9 +47,9 @@ def _listing(*rows: dict[str, Any], total: int | None = None, token: str | None 
 
 
 def _order(label: str = "dumont-x-a1", **changes: Any) -> RentRequest:
-    found = offer_from(offer(**changes), provider="vast")
+    found = offer_row(offer(**changes))
     assert found is not None
-    return RentRequest(label, found, "ubuntu:22.04", 20, {"DUMONT_NODE": "n"}, None)
+    return RentRequest(label, offer_from(found, provider="vast"), "ubuntu:22.04", 20, {"DUMONT_NODE": "n"}, None)
 
 
 ERRORS: list[tuple[str, Reply | None, type[ProviderError]]] = [
@@ -255,7 +255,9 @@ async def test_more_offers_than_one_page(scripted: ScriptedServer, scripted_vast
     found = await scripted_vast.offers(OfferQuery(limit=1000))
     assert sorted(int(one.machine_id) for one in found) == list(range(1, 151))
     assert len(scripted.asked) < 8
+    scripted.asked.clear()
     assert len(await scripted_vast.offers(OfferQuery(limit=5))) == 5
+    assert len(scripted.asked) == 1, "a page was fetched that nobody needs"
 
 
 async def test_empty_market_is_asked_twice(scripted: ScriptedServer, scripted_vast: VastProvider) -> None:

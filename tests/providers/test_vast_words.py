@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from dumont.providers import Address, Machine, MachineState, country_of
-from dumont.providers.vast.translate import account_from, machine_from, offer_from
+from dumont.providers import Address, Machine, MachineState, Offer, country_of
+from dumont.providers.vast.translate import account_from, machine_from, offer_from, offer_row
 
 from .recorded import instance, offer
 
@@ -18,10 +18,15 @@ def _machine(**changes: Any) -> Machine:
     return found
 
 
+def _offer(**changes: Any) -> Offer:
+    found = offer_row(offer(**changes))
+    assert found is not None
+    return offer_from(found, provider="vast")
+
+
 def test_offer_in_our_units() -> None:
     """Prices are nano-dollars, memory is of one GPU, and processor and memory are the offer's share."""
-    found = offer_from(offer(), provider="vast")
-    assert found is not None
+    found = _offer()
     assert (found.price_hour_nano, found.gpu_hour_nano, found.disk_hour_nano) == (350_833_330, 346_666_670, 4_166_670)
     assert (found.storage_gb_month_nano, found.min_bid_hour_nano) == (150_000_000, 200_000_000)
     assert (found.gpu_memory_mib, found.cpu_cores, found.cuda_version) == (24564, 32.0, "12.8")
@@ -47,14 +52,13 @@ def test_offer_in_our_units() -> None:
 )
 def test_junk_offers_are_dropped(junk: dict[str, Any]) -> None:
     """An offer without a usable price, GPU or machine is no offer."""
-    assert offer_from(offer(**junk), provider="vast") is None
+    assert offer_row(offer(**junk)) is None
 
 
 def test_unknown_is_none_never_zero() -> None:
     """Missing and null fields stay unknown, and numbers may come as text."""
     names = ("cpu_cores", "cpu_cores_effective", "reliability", "inet_down", "disk_space", "end_date", "geolocation")
-    found = offer_from(offer(**dict.fromkeys(names), dph_total="0.35", verification=None), provider="vast")
-    assert found is not None
+    found = _offer(**dict.fromkeys(names), dph_total="0.35", verification=None)
     assert found.price_hour_nano == 350_000_000
     unknown = (found.cpu_cores, found.reliability, found.inet_down_mbps, found.disk_gb, found.available_until)
     assert set(unknown) == {None}

@@ -176,7 +176,10 @@ class Offer:
         if self.storage_gb_month_nano is None:
             return self
         disk = round(self.storage_gb_month_nano * gigabytes / HOURS_IN_MONTH)
-        return replace(self, disk_hour_nano=disk, price_hour_nano=self.gpu_hour_nano + disk)
+        total = self.gpu_hour_nano + disk
+        if (self.disk_hour_nano, self.price_hour_nano) == (disk, total):
+            return self
+        return replace(self, disk_hour_nano=disk, price_hour_nano=total)
 
 
 class MachineState(str, Enum):

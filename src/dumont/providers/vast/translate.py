@@ -2,7 +2,7 @@
 
 import math
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from dumont.core import nanousd
 from dumont.providers.contract import Account, Address, Charge, Machine, Offer
@@ -16,8 +16,25 @@ _MOST_GPUS, _MOST_MIB, _MOST_NANO = 1024, 2**30, 10**15
 """Beyond these a number is junk: no machine has so many GPUs, no GPU such memory, no hour costs a million."""
 
 
-def offer_from(row: Row, *, provider: str) -> Offer | None:
-    """Return one offer, or None for a junk row: no id, no GPU, no memory, or no usable price."""
+class OfferRow(NamedTuple):
+    """A usable row of a search with what tells it from others, the rest not yet translated."""
+
+    offer_id: str
+    machine_id: str
+    gpu_name: str
+    num_gpus: int
+    gpu_memory_mib: int
+    price_hour_nano: int
+    row: Row
+
+    @property
+    def machine(self) -> tuple[str, int]:
+        """What stays the same when the offer's number changes: the machine and its number of GPUs."""
+        return self.machine_id, self.num_gpus
+
+
+def offer_row(row: Row) -> OfferRow | None:
+    """Return a row that is an offer, or None for junk: no id, no GPU, no memory, or no usable price."""
     offer_id, machine, name = line(row, "ask_contract_id", "id"), line(row, "machine_id"), line(row, "gpu_name")
     gpus, memory = whole(row, "num_gpus"), whole(row, "gpu_ram")
     total = money(row, "dph_total")
@@ -25,17 +42,23 @@ def offer_from(row: Row, *, provider: str) -> Offer | None:
         return None
     if not (1 <= gpus <= _MOST_GPUS and 1 <= memory <= _MOST_MIB and 0 < total <= _MOST_NANO):
         return None
+    return OfferRow(offer_id, machine, name, gpus, memory, total, row)
+
+
+def offer_from(found: OfferRow, *, provider: str) -> Offer:
+    """Return the offer that a row states."""
+    row, total = found.row, found.price_hour_nano
     disk = money(row, "storage_total_cost")
     if disk is None:
         disk = money(inner(row, "search"), "diskHour")
     disk, gpu = _possible(disk), _possible(money(row, "dph_base"))
     return Offer(
         provider=provider,
-        provider_offer_id=offer_id,
-        machine_id=machine,
-        gpu_name=name,
-        num_gpus=gpus,
-        gpu_memory_mib=memory,
+        provider_offer_id=found.offer_id,
+        machine_id=found.machine_id,
+        gpu_name=found.gpu_name,
+        num_gpus=found.num_gpus,
+        gpu_memory_mib=found.gpu_memory_mib,
         price_hour_nano=total,
         gpu_hour_nano=gpu if gpu is not None else max(0, total - (disk or 0)),
         disk_hour_nano=disk if disk is not None else max(0, total - (gpu if gpu is not None else total)),

@@ -6,6 +6,7 @@ Source: numbers come as int, float or text, and any optional field may be null o
 import math
 from collections.abc import Mapping
 from datetime import datetime, timezone
+from functools import lru_cache
 from typing import Any
 
 from dumont.core import nanousd
@@ -65,8 +66,14 @@ def money(row: Row, *names: str) -> int | None:
         value = row.get(name)
         found = finite(value)
         if found is not None and found >= 0:
-            return nanousd(str(value))
+            return _nano(value)
     return None
+
+
+@lru_cache(8192)
+def _nano(dollars: float | str) -> int:
+    """Turn dollars into nano-dollars; the prices of a market come again with each look at it."""
+    return nanousd(str(dollars))
 
 
 def moment(row: Row, *names: str) -> datetime | None:

@@ -49,6 +49,13 @@ class Glance:
         row: Sequence[Any] = rows[0]
         return row
 
+    async def enter_and_ask(self, first: "Question", question: "Question", values: Mapping[str, Any]) -> Sequence[Any]:
+        """Begin, ask and commit in one round trip, where nobody has to be known first; both take from `values`."""
+        self.open = True
+        rows = await self._wire.send(_BEGIN, first.written(values), question.written(values), _COMMIT)
+        self.open = False
+        return rows
+
     async def ask(self, question: "Question | ClauseElement", values: Mapping[str, Any]) -> Sequence[Any]:
         """Ask the one question, end the transaction, and return the rows as named tuples.
 

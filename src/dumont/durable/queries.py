@@ -9,15 +9,19 @@ from sqlalchemy import ColumnElement, ScalarSelect, any_, func, literal_column, 
 from sqlalchemy.dialects.postgresql import array
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from dumont.db import Database, Question
 from dumont.durable.model import Operation, OperationStatus
 
-_NOTE = text(
-    "WITH told AS (INSERT INTO outbox_event (team_id, topic, resource_type, resource_id, operation_id, data) "
-    "SELECT :team, entry->>'topic', 'instance', :instance, :id, entry->'data' "
-    "FROM jsonb_array_elements(:news) AS entry) "
-    "UPDATE operation SET steps = :steps, current_step = :current, percent = :percent WHERE id = :id "
-    "RETURNING cancel_requested, deadline_at < clock_timestamp() AS late, "
-    "(SELECT owner_xid FROM dbos.workflow_status WHERE workflow_uuid = operation.id) AS owner"
+_TEAM = Question(text("SELECT set_config('dumont.team_id', :team, true)"))
+_NOTE = Question(
+    text(
+        "WITH told AS (INSERT INTO outbox_event (team_id, topic, resource_type, resource_id, operation_id, data) "
+        "SELECT :team, entry->>'topic', 'instance', :instance, :id, entry->'data' "
+        "FROM jsonb_array_elements(:news) AS entry) "
+        "UPDATE operation SET steps = :steps, current_step = :current, percent = :percent WHERE id = :id "
+        "RETURNING cancel_requested, deadline_at < clock_timestamp() AS late, "
+        "(SELECT owner_xid FROM dbos.workflow_status WHERE workflow_uuid = operation.id) AS owner"
+    )
 )
 _LIVE = [OperationStatus.QUEUED.value, OperationStatus.RUNNING.value, OperationStatus.CANCELLING.value]
 
@@ -96,7 +100,7 @@ class Wishes:
 
 
 async def note(
-    session: AsyncSession,
+    database: Database,
     operation_id: str,
     *,
     steps: list[dict[str, Any]],
@@ -105,9 +109,10 @@ async def note(
     news: list[dict[str, Any]],
     about: tuple[str, str],
 ) -> Wishes:
-    """Write how far an operation is and its news in one statement, and read what is wished of it.
+    """Write how far an operation is and its news in one round trip, and read what is wished of it.
 
     Shapes: `news` holds topic and data; `about` is (team, instance).
+    Guarantees: committed when it returns.
     """
     values = {
         "id": operation_id,
@@ -118,7 +123,8 @@ async def note(
         "team": about[0],
         "instance": about[1],
     }
-    row = (await session.execute(_NOTE, values)).one()
+    async with database.glance() as glance:
+        row = (await glance.enter_and_ask(_TEAM, _NOTE, values))[0]
     return Wishes(bool(row.cancel_requested), bool(row.late), row.owner)
 
 

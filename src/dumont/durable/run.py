@@ -225,17 +225,15 @@ class Run:
         running = next((entry["name"] for entry in self.steps if entry["status"] == "running"), None)
         news = self.take_news()
         try:
-            async with self.database.begin() as session:
-                await set_team(session, self.team_id)
-                wishes = await queries.note(
-                    session,
-                    self.operation_id,
-                    steps=self.steps,
-                    current_step=running,
-                    percent=self.percent(),
-                    news=news,
-                    about=(self.team_id, self.instance_id or ""),
-                )
+            wishes = await queries.note(
+                self.database,
+                self.operation_id,
+                steps=self.steps,
+                current_step=running,
+                percent=self.percent(),
+                news=news,
+                about=(self.team_id, self.instance_id or ""),
+            )
         except DatabaseUnavailable:
             self._news = news + self._news
             raise

@@ -53,6 +53,24 @@ async def count(database: Database, *, team: str | None = None, sweep: bool = Fa
         return int((await session.execute(text("SELECT count(*) FROM outbox_event"))).scalar_one())
 
 
+@pytest.mark.checklist("ENV-03")
+def test_a_test_has_a_real_database_of_its_own(database_urls: DatabaseUrls, postgres_server: str) -> None:
+    """PostgreSQL itself answers, with the product's schema, and what is written is not in the run's other databases."""
+    with (
+        psycopg.connect(psycopg_url(database_urls.owner)) as own,
+        psycopg.connect(psycopg_url(postgres_server)) as shared,
+    ):
+        said = [one.execute("SELECT version(), current_database()").fetchone() for one in (own, shared)]
+        assert all(row is not None and str(row[0]).startswith("PostgreSQL ") for row in said)
+        assert said[0] != said[1]
+        own.execute("CREATE TABLE only_here (n integer)")
+        own.commit()
+        found = [
+            one.execute("SELECT to_regclass('only_here'), to_regclass('team')").fetchone() for one in (own, shared)
+        ]
+    assert found[0] == ("only_here", "team") and found[1] is not None and found[1][0] is None
+
+
 async def test_the_application_sees_the_rows_of_its_team_and_none_without_one(app: Database) -> None:
     await add_event(app, "team_a")
     await add_event(app, "team_a")

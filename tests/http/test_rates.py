@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -189,6 +190,34 @@ async def test_each_token_has_its_own_count(database_urls: DatabaseUrls) -> None
         assert (await api.http.get(ME, headers=bob.headers)).status_code == 200
 
 
+async def test_a_token_may_ask_a_hundred_times_at_once_and_six_hundred_times_a_minute(
+    database_urls: DatabaseUrls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the usual settings; the clock of the counts is set forward between the bursts of one minute."""
+    now = time.time()
+    monkeypatch.setattr("dumont.http.rates.time.time", lambda: now)
+    async with limited(database_urls) as api:
+        ana = await api.person()
+        served = 0
+        for _ in range(6):
+            answers = [await api.http.get(ME, headers=ana.headers) for _ in range(101)]
+            assert [answer.status_code for answer in answers] == [200] * 100 + [429]
+            refused(answers[-1], "rate-limited", 10)
+            served += 100
+            now += 10
+        assert served == 600
+
+
+@pytest.mark.parametrize(
+    ("minute", "at_once", "amount", "seconds"),
+    [(600, 100, 100, 10), (600, 0, 600, 60), (2, 100, 2, 60), (0, 100, 0, 60), (1_000_000, 100, 16_666, 1)],
+)
+def test_both_limits_of_a_token_are_one_rule(minute: int, at_once: int, amount: int, seconds: int) -> None:
+    limits = {"limit_token_requests_minute": minute, "limit_token_requests_at_once": at_once}
+    rule = Limits(Settings(home=Path("/nonexistent"), **limits)).rules.token_requests  # type: ignore[arg-type]
+    assert (rule.amount, rule.seconds) == (amount, seconds)
+
+
 async def test_zero_is_no_limit(database_urls: DatabaseUrls) -> None:
     async with limited(database_urls, limit_open_requests_minute=0, limit_sign_in_failures=0) as api:
         answers = [await api.http.post(LOGIN, json={}) for _ in range(8)]
@@ -217,6 +246,7 @@ def test_an_address_of_ipv6_counts_as_its_subnet() -> None:
     assert address_of(Request({"type": "http", "client": None, "headers": []})) == "unknown"
 
 
+@pytest.mark.checklist("ENV-04")
 async def test_two_processes_count_together_through_one_store(
     database_urls: DatabaseUrls, valkey: ValkeyServer
 ) -> None:

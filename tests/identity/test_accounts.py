@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import AsyncIterator
 
+import httpx
 import psycopg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -45,6 +46,32 @@ async def test_registering_makes_user_team_and_membership_in_one_go(api: Api, da
     assert found == [("Ana@Example.com", "Ana", "admin")]
     (stored,) = rows(database_urls, "SELECT password_hash FROM user_account")
     assert str(stored[0]).startswith("$argon2id$") and PASSWORD not in str(stored[0])
+
+
+async def test_registering_again_with_its_key_gets_the_first_answer(api: Api, database_urls: DatabaseUrls) -> None:
+    body = {"email": "ana@example.com", "password": PASSWORD}
+
+    async def register(key: str | None, **changed: str) -> httpx.Response:
+        headers = {} if key is None else {"Idempotency-Key": key}
+        return await api.http.post("/api/v1/auth/register", json={**body, **changed}, headers=headers)
+
+    first, *others = await asyncio.gather(*(register("try-1") for _ in range(3)))
+    codes = {answer.json().get("code") for answer in (first, *others) if answer.status_code != 201}
+    assert codes <= {"idempotency-in-progress"}
+    again = await register("try-1")
+    assert (again.status_code, again.headers["idempotency-replayed"]) == (201, "true")
+    made = {answer.json()["access_token"] for answer in (first, *others, again) if answer.status_code == 201}
+    assert made == {again.json()["access_token"]}
+    headers = {"Authorization": f"Bearer {again.json()['access_token']}"}
+    assert (await api.http.get("/api/v1/auth/me", headers=headers)).status_code == 200
+    stranger = await register("try-1", password="another long password")
+    assert (stranger.status_code, stranger.json()["code"]) == (422, "idempotency-key-reused")
+    for key in ("try-2", None):
+        assert (await register(key)).json()["code"] == "email-taken"
+    assert (await register("a key with spaces")).status_code == 422
+    assert rows(database_urls, "SELECT count(*) FROM user_account") == [(1,)]
+    (kept,) = rows(database_urls, "SELECT sealed, body FROM idempotency_key")
+    assert kept[0] is True and again.json()["access_token"].encode() not in bytes(kept[1])  # type: ignore[call-overload]
 
 
 async def test_a_failing_hook_leaves_nothing_of_the_registration(api: Api, database_urls: DatabaseUrls) -> None:

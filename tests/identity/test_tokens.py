@@ -121,6 +121,20 @@ async def test_claims_of_the_token_give_no_rights(api: Api, database_urls: Datab
     assert me["team"]["id"] == ana.team_id and me["team"]["role"] == "admin" and me["user"]["is_operator"] is False
 
 
+async def test_only_the_token_before_the_last_refresh_still_counts(api: Api) -> None:
+    """Requests that were under way with it end well; one older still, and both after signing out, are refused."""
+    session = (await api.person()).session
+    tokens = [session["access_token"]]
+    for _ in range(2):
+        session = (await api.http.post("/api/v1/auth/refresh", json={"refresh_token": session["refresh_token"]})).json()
+        tokens.append(session["access_token"])
+    assert await refusal(api, tokens[0]) == "revoked-token"
+    for token in tokens[1:]:
+        assert (await api.http.get(ME, headers={"Authorization": f"Bearer {token}"})).status_code == 200
+    await api.http.post("/api/v1/auth/logout", headers={"Authorization": f"Bearer {tokens[1]}"})
+    assert [await refusal(api, token) for token in tokens] == ["revoked-token"] * 3
+
+
 async def test_an_older_jti_of_the_session_is_revoked(api: Api, database_urls: DatabaseUrls) -> None:
     ana = await api.person()
     with psycopg.connect(psycopg_url(database_urls.owner)) as connection:

@@ -13,24 +13,26 @@ from dumont.db import DatabaseUrls, psycopg_url
 
 
 def test_each_tick_fires_once_with_two_workers(database_urls: DatabaseUrls) -> None:
-    """Two workers share a schedule of one tick a second: every tick is written exactly once."""
+    """Two workers share a schedule of one tick a second: every tick is written exactly once, however late.
+
+    The last ones are not judged: they may still wait when the workers are stopped.
+    """
     with psycopg.connect(psycopg_url(database_urls.owner), autocommit=True) as connection:
         connection.execute("CREATE TABLE tick (at timestamptz, pid integer)")
         connection.execute("GRANT INSERT ON tick TO dumont_worker")
         script = [sys.executable, str(Path(__file__).with_name("tick_process.py")), database_urls.worker]
         workers = [subprocess.Popen(script, stdout=subprocess.PIPE) for _ in range(2)]
         try:
-            wait_until(lambda: _count(connection) >= 5, seconds=60, what="five ticks")
+            wait_until(lambda: _count(connection) >= 7, seconds=60, what="seven ticks")
         finally:
             for worker in workers:
                 worker.terminate()
                 worker.communicate(timeout=20)
         fired = Counter(row[0] for row in connection.execute("SELECT at FROM tick"))
-    assert len(fired) >= 5
     assert set(fired.values()) == {1}, fired
-    times = sorted(fired)
+    times = sorted(fired)[:5]
+    assert times == [times[0] + timedelta(seconds=n) for n in range(5)], "a tick was lost"
     assert all(at.microsecond == 0 for at in times)
-    assert times[-1] - times[0] <= timedelta(seconds=len(times) + 3), "ticks were lost"
 
 
 def test_old_history_is_forgotten_and_running_work_is_not(database_urls: DatabaseUrls) -> None:

@@ -6,7 +6,10 @@ from typing import Any
 import httpx
 import jsonschema_rs
 
-_STRICT = {"instances", "hibernation", "offers", "snapshots", "operations"}
+_STRICT = {
+    *("instances", "hibernation", "offers", "snapshots", "operations"),
+    *("auth", "ssh-keys", "users", "teams", "tokens"),
+}
 """Rooms whose routes name every problem code that they answer with."""
 
 

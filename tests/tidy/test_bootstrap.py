@@ -106,12 +106,15 @@ def test_a_warm_start_changes_nothing(checkout: Path) -> None:
     assert (checkout / ".venv/dumont-stamp.json").stat().st_mtime_ns == before
 
 
+@pytest.mark.checklist("ENV-01")
 def test_a_start_after_the_tests_keeps_their_tools(checkout: Path) -> None:
     """The test lock holds all of the run lock, so `./run` is content with what `./test` made."""
     bootstrap = [sys.executable, "-I", str(checkout / "tools/bootstrap.py"), "make", "test"]
     subprocess.run(bootstrap, check=True, capture_output=True)
     stamp = (checkout / ".venv/dumont-stamp.json").read_text()
     assert '"purpose": "test"' in stamp
+    tool = [str(checkout / ".venv/bin/python"), "-c", "import tiny; print(tiny.VERSION)"]
+    assert subprocess.run(tool, check=True, capture_output=True, text=True).stdout == "1.0\n"
     assert _start(checkout).stderr == ""
     assert (checkout / ".venv/dumont-stamp.json").read_text() == stamp
     lock = checkout / "requirements.lock"

@@ -50,6 +50,7 @@ class Settings:
     limits_url: str | None = None
     limit_open_requests_minute: int = 300
     limit_token_requests_minute: int = 600
+    limit_token_requests_at_once: int = 100
     limit_registrations_hour: int = 30
     limit_sign_in_failures: int = 5
     limit_sign_in_failures_address: int = 100
@@ -79,6 +80,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "refresh_token_seconds": (1, 31_536_000),
     "limit_open_requests_minute": (0, 1_000_000),
     "limit_token_requests_minute": (0, 1_000_000),
+    "limit_token_requests_at_once": (0, 1_000_000),
     "limit_registrations_hour": (0, 1_000_000),
     "limit_sign_in_failures": (0, 1_000_000),
     "limit_sign_in_failures_address": (0, 1_000_000),

@@ -100,19 +100,26 @@ class Wire:
         """Take what the server sent, until the end of the round trip or of the connection."""
         try:
             self._pg.consume_input()
-            while self._done is not None and not self._pg.is_busy():
-                result = self._pg.get_result()
-                if result is None and self._pg.status == ConnStatus.BAD:
-                    break
-                if result is not None and result.status == ExecStatus.PIPELINE_SYNC:
-                    _fulfil(self._done)
-                    return
-                if result is not None:
-                    self._results.append(result)
+            if self._done is not None and not self._done.done() and self._collect():
+                self._done.set_result(None)
             if self._pg.status == ConnStatus.BAD:
                 raise psycopg.OperationalError("the server has ended the connection")
         except psycopg.Error as error:
             self._end(error)
+
+    def _collect(self) -> bool:
+        """Take the results that are whole; tell whether the round trip is over. Nothing twice is nothing more."""
+        ended = False
+        while not self._pg.is_busy():
+            result = self._pg.get_result()
+            if result is None and ended:
+                return False
+            ended = result is None
+            if result is not None and result.status == ExecStatus.PIPELINE_SYNC:
+                return True
+            if result is not None:
+                self._results.append(result)
+        return False
 
     def _end(self, error: psycopg.Error) -> None:
         self.broken = True

@@ -5,7 +5,7 @@ from dumont.http.access import AccessNotDeclared, permit, public, signed_in
 from dumont.http.app import create_app, mount
 from dumont.http.caller import Authenticator, Caller, CallerDep, CallerFacts, DatabaseDep, GlanceDep
 from dumont.http.edge import foreseen
-from dumont.http.idempotency import IdempotencyRecord, forget_keys
+from dumont.http.idempotency import Claim, IdempotencyRecord, forget_keys, read_open_claim
 from dumont.http.openapi import raises
 from dumont.http.pages import Page, list_document, page_params
 from dumont.http.rates import Limits, LimitsDep, Rule, address_of, refusal, spend
@@ -20,6 +20,7 @@ __all__ = [
     "Caller",
     "CallerDep",
     "CallerFacts",
+    "Claim",
     "DatabaseDep",
     "GlanceDep",
     "IdempotencyRecord",
@@ -47,6 +48,7 @@ __all__ = [
     "problems",
     "public",
     "raises",
+    "read_open_claim",
     "refusal",
     "seal",
     "signed_in",

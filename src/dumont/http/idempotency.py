@@ -102,16 +102,39 @@ def read_claim(request: Request, caller: Caller, body: Body, hmac_key: bytes, *,
 
     Errors: InvalidRequest for a key that is not 1..255 visible ASCII characters.
     """
-    key = request.headers.get("idempotency-key")
+    key = _read_key(request)
     if key is None:
         return None
-    if not 1 <= len(key) <= 255 or not all(0x21 <= ord(char) <= 0x7E for char in key):
-        detail = "Must be 1 to 255 visible ASCII characters."
-        raise problems.InvalidRequest([problems.field_error("/header/idempotency-key", detail, "invalid-key")])
-    named = (caller.user_id, caller.team_id, request.method, request.scope["path"], key)
-    scope = hashlib.sha256("\n".join(named).encode()).hexdigest()
+    scope = _digest(caller.user_id, caller.team_id, request.method, request.scope["path"], key)
     sealing_key = derive_key(hmac_key, "idempotency-seal") if secret else None
     return Claim(scope, caller.team_id, _fingerprint(request, body, hmac_key), sealing_key)
+
+
+async def read_open_claim(request: Request, who: str) -> Claim | None:
+    """Read the claim of a request that has no caller, `who` being the one it concerns; its answer is kept sealed.
+
+    The route takes it in its own transaction, names the team once that is known, and keeps the answer.
+    Errors: InvalidRequest for a key that is not 1..255 visible ASCII characters.
+    """
+    key = _read_key(request)
+    if key is None:
+        return None
+    hmac_key: bytes = request.app.state.idempotency_key
+    body = Body(await request.body(), await request.json())
+    scope = _digest("nobody", who, request.method, request.scope["path"], key)
+    return Claim(scope, "", _fingerprint(request, body, hmac_key), derive_key(hmac_key, "idempotency-seal"))
+
+
+def _read_key(request: Request) -> str | None:
+    key = request.headers.get("idempotency-key")
+    if key is not None and not (1 <= len(key) <= 255 and all(0x21 <= ord(char) <= 0x7E for char in key)):
+        detail = "Must be 1 to 255 visible ASCII characters."
+        raise problems.InvalidRequest([problems.field_error("/header/idempotency-key", detail, "invalid-key")])
+    return key
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 async def forget_keys(session: AsyncSession, before: datetime) -> int:

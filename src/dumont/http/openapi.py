@@ -112,7 +112,9 @@ def _complete(operation: dict[str, Any], method: str, route: APIRoute) -> None:
         schema = parameter["schema"]
         if parameter["in"] == "path" and schema.get("type") == "string" and "pattern" not in schema:
             schema.update(_ID_LIMITS)
-    keyed = method in _WRITES and not access["public"] and not access["stream"]
+    named = {code for said in operation["responses"].values() for code in said.get("x-codes", ())}
+    caller_keyed = method in _WRITES and not access["public"] and not access["stream"]
+    keyed = caller_keyed or problems.IdempotencyKeyReused.code in named
     if not access["public"]:
         parameters.append(_TEAM_HEADER)
     if keyed:
@@ -132,6 +134,10 @@ def _own_problems(operation: dict[str, Any], method: str, route: APIRoute, keyed
         named += [*_UNKNOWN_CALLER, problems.not_found("team")]
     if access.get("permission"):
         named.append(problems.Forbidden)
+    if access.get("person"):
+        named.append(problems.SessionRequired)
+    if access.get("limited"):
+        named.append(problems.RateLimited)
     if method in _WRITES:
         named += [problems.BadRequest, problems.BodyTooLarge]
     if "requestBody" in operation:

@@ -78,13 +78,24 @@ class Rules:
         window = max(1, round(settings.limit_sign_in_minutes * 60))
         return cls(
             open_requests=Rule("open", settings.limit_open_requests_minute, 60),
-            token_requests=Rule("token", settings.limit_token_requests_minute, 60),
+            token_requests=_token_rule(settings.limit_token_requests_minute, settings.limit_token_requests_at_once),
             registrations=Rule("register", settings.limit_registrations_hour, 3600),
             sign_ins=Rule("sign-in", settings.limit_sign_in_failures, window, problems.LoginRateLimited),
             sign_ins_of_address=Rule(
                 "sign-in-address", settings.limit_sign_in_failures_address, window, problems.LoginRateLimited
             ),
         )
+
+
+def _token_rule(minute: int, at_once: int) -> Rule:
+    """Return one rule for both limits: the rate of a minute, in windows so short that one holds what may come at once.
+
+    With 600 a minute and 100 at once that is 100 in 10 seconds.
+    """
+    if not 0 < at_once < minute:
+        return Rule("token", minute, 60)
+    seconds = math.ceil(at_once * 60 / minute)
+    return Rule("token", minute * seconds // 60, seconds)
 
 
 class Counters(Protocol):

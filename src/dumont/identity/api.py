@@ -5,9 +5,13 @@ from typing import Annotated, Any, Literal, Self
 
 from fastapi import Depends, Request
 from pydantic import BaseModel, Field, StringConstraints, field_validator, model_validator
+from sqlalchemy.ext.asyncio import AsyncSession
+from starlette.responses import Response
 
+from dumont.db import set_team
 from dumont.http import (
     CallerDep,
+    Claim,
     DatabaseDep,
     GlanceDep,
     Line,
@@ -16,14 +20,28 @@ from dumont.http import (
     apart,
     problems,
     public,
+    raises,
+    read_open_claim,
     signed_in,
     spend,
+    written,
 )
 from dumont.identity import queries, service
 from dumont.identity.addresses import EmailText, IdentifierText, UsernameText
 from dumont.identity.guard import check_address
 from dumont.identity.keys import PublicKey, read_public_key
-from dumont.identity.model import SshKey
+from dumont.identity.model import (
+    EmailTaken,
+    InvalidCredentials,
+    InvalidRefreshToken,
+    NameTaken,
+    RefreshTokenReused,
+    SessionNotFound,
+    SignInBusy,
+    SshKey,
+    SshKeyNotFound,
+    WeakPassword,
+)
 from dumont.identity.service import IdentityService
 from dumont.identity.sessions import SignedIn, Visitor, real_now
 
@@ -216,21 +234,51 @@ class SuccessDocument(BaseModel):
     success: bool = True
 
 
-@auth.post("/register", status_code=201, **public())
+@auth.post(
+    "/register",
+    status_code=201,
+    **public(),
+    responses=raises(
+        EmailTaken, NameTaken, WeakPassword, problems.IdempotencyInProgress, problems.IdempotencyKeyReused
+    ),
+)
 async def register(
     body: RegisterBody, request: Request, database: DatabaseDep, identity: ServiceDep, visitor: VisitorDep
-) -> SessionDocument:
-    """Make an account with a team of its own, and sign in to it."""
+) -> SessionDocument | Response:
+    """Make an account with a team of its own, and sign in to it.
+
+    A retry with the same Idempotency-Key within 24 hours gets the same answer, where its password is the same.
+    """
     await spend(request, request.app.state.limits.rules.registrations, address_of(request))
+    claim = await read_open_claim(request, body.email.lower())
     async with database.begin() as session:
+        stored = await _registered_before(session, claim, body.email)
+        if stored is not None:
+            return stored
         user = await identity.register_user(
             session, email=body.email, password=body.password, name=body.name, username=body.username
         )
         signed = await identity.open_session(session, user.user_id, visitor)
-    return _session_document(signed)
+        response = written(_session_document(signed).model_dump(), 201)
+        if claim is not None:
+            claim.team_id = user.team_id
+            await claim.keep(session, response)
+    return response
 
 
-@auth.post("/login", **public())
+async def _registered_before(session: AsyncSession, claim: Claim | None, email: str) -> Response | None:
+    """Return the answer that a registration with this key had; look only once nobody else holds the key."""
+    if claim is None:
+        return None
+    await claim.take(session)
+    known = await queries.find_user(session, email)
+    if known is None:
+        return None
+    await set_team(session, known.team_id)
+    return await claim.take(session)
+
+
+@auth.post("/login", **public(), responses=raises(InvalidCredentials, problems.LoginRateLimited, SignInBusy))
 async def login(
     body: LoginBody, request: Request, database: DatabaseDep, identity: ServiceDep, visitor: VisitorDep
 ) -> SessionDocument:
@@ -243,7 +291,7 @@ async def login(
         return _session_document(await identity.sign_in(database, identifier, body.password, visitor))
 
 
-@auth.post("/refresh", **public())
+@auth.post("/refresh", **public(), responses=raises(InvalidRefreshToken, RefreshTokenReused))
 async def refresh(body: RefreshBody, request: Request, database: DatabaseDep, identity: ServiceDep) -> SessionDocument:
     """Spend a refresh token for a new pair of tokens; a second use ends the session.
 
@@ -279,14 +327,18 @@ async def list_sessions(caller: CallerDep) -> SessionsDocument:
     return SessionsDocument(sessions=shown, count=len(shown))
 
 
-@auth.delete("/sessions/{session_id}", **signed_in(person=True))
+@auth.delete("/sessions/{session_id}", **signed_in(person=True), responses=raises(SessionNotFound))
 async def end_session(session_id: str, caller: CallerDep) -> DoneDocument:
     """End one of the caller's sessions; its tokens fail from the next request on."""
     await service.end_session(caller.session, caller.user_id, session_id)
     return DoneDocument(message="The session was ended.")
 
 
-@auth.post("/password", **signed_in(person=True))
+@auth.post(
+    "/password",
+    **signed_in(person=True),
+    responses=raises(InvalidCredentials, WeakPassword, problems.LoginRateLimited, SignInBusy),
+)
 async def change_password(
     body: PasswordBody, request: Request, caller: CallerDep, identity: ServiceDep
 ) -> DoneDocument:
@@ -313,13 +365,13 @@ async def list_ssh_keys(caller: CallerDep) -> SshKeysDocument:
     return SshKeysDocument(ssh_keys=[_key_document(row) for row in rows], count=len(rows))
 
 
-@ssh_keys.post("", status_code=201, **signed_in(person=True))
+@ssh_keys.post("", status_code=201, **signed_in(person=True), responses=raises(NameTaken))
 async def add_ssh_key(body: SshKeyBody, caller: CallerDep, identity: ServiceDep) -> SshKeyDocument:
     """Store a public key; machines that the caller launches afterwards accept it, in whichever of his teams."""
     return _key_document(await identity.add_ssh_key(caller.session, caller.user_id, body.name, body.key()))
 
 
-@ssh_keys.delete("/{key_id}", **signed_in(person=True))
+@ssh_keys.delete("/{key_id}", **signed_in(person=True), responses=raises(SshKeyNotFound))
 async def delete_ssh_key(key_id: str, caller: CallerDep) -> SuccessDocument:
     """Forget a public key; machines that have it already keep it."""
     await service.remove_ssh_key(caller.session, caller.user_id, key_id)

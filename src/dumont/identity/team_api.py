@@ -9,12 +9,25 @@ from fastapi import Depends, Request
 from pydantic import AfterValidator, BaseModel, Field, StringConstraints
 
 from dumont.db import set_team
-from dumont.http import CallerDep, Line, Page, Router, list_document, page_params, permit, signed_in
+from dumont.http import CallerDep, Line, Page, Router, list_document, page_params, permit, problems, raises, signed_in
 from dumont.identity import api_tokens, queries, teams
 from dumont.identity.addresses import EmailText
 from dumont.identity.api import DoneDocument, NameText, ServiceDep, SessionDocument, SuccessDocument
 from dumont.identity.guard import searching
-from dumont.identity.model import PERMISSIONS, ROLE_PERMISSIONS, ApiToken, Member, OwnTeam, Role
+from dumont.identity.model import (
+    PERMISSIONS,
+    ROLE_PERMISSIONS,
+    ApiToken,
+    LastAdmin,
+    Member,
+    MemberNotFound,
+    NameTaken,
+    OwnTeam,
+    Role,
+    TeamNotFound,
+    TokenNotFound,
+    UserNotFound,
+)
 
 users = Router(prefix="/api/v1/users/me", tags=["users"])
 team_routes = Router(prefix="/api/v1/teams", tags=["teams"])
@@ -220,7 +233,7 @@ async def list_own_teams(caller: CallerDep) -> UserTeamsDocument:
     return UserTeamsDocument(teams=shown, count=len(shown))
 
 
-@users.post("/switch-team", **signed_in(person=True, secret=True))
+@users.post("/switch-team", **signed_in(person=True, secret=True), responses=raises(TeamNotFound))
 async def switch_team(body: SwitchBody, caller: CallerDep, identity: ServiceDep) -> SwitchDocument:
     """Move this session to another team of the caller, with a new pair of tokens; its refresh token is spent."""
     session_id = caller.session_id or ""
@@ -236,7 +249,7 @@ async def list_teams(caller: CallerDep) -> TeamsDocument:
     return TeamsDocument(teams=[_team(team) for team in found], count=len(found))
 
 
-@team_routes.post("", status_code=201, **signed_in(person=True))
+@team_routes.post("", status_code=201, **signed_in(person=True), responses=raises(NameTaken))
 async def create_team(body: TeamBody, caller: CallerDep, identity: ServiceDep) -> TeamShown:
     """Make a team of which the caller is the admin; his session stays in the team that it is in."""
     await teams.check_free(caller.session, body.name)
@@ -251,13 +264,15 @@ async def show_team(team_id: str, caller: CallerDep) -> TeamShown:
     return _team(await teams.own_team(caller.session, team_id))
 
 
-@team_routes.put("/{team_id}", **permit("team.manage", path_team=True))
+@team_routes.put("/{team_id}", **permit("team.manage", path_team=True), responses=raises(NameTaken))
 async def rename_team(team_id: str, body: TeamBody, caller: CallerDep) -> TeamShown:
     """Give a team another name."""
     return _team(await teams.rename_team(caller.session, team_id, body.name))
 
 
-@team_routes.delete("/{team_id}", **permit("team.manage", path_team=True, person=True))
+@team_routes.delete(
+    "/{team_id}", **permit("team.manage", path_team=True, person=True), responses=raises(problems.WrongState)
+)
 async def delete_team(team_id: str, caller: CallerDep, identity: ServiceDep) -> DoneDocument:
     """Close a team that nothing runs in any more; the sessions and tokens of its members there end at once."""
     await identity.close_team(caller.session, team_id)
@@ -271,7 +286,12 @@ async def list_members(team_id: str, caller: CallerDep) -> MembersDocument:
     return MembersDocument(members=[_member(member) for member in found], count=len(found))
 
 
-@team_routes.post("/{team_id}/members", status_code=201, **permit("team.invite", path_team=True))
+@team_routes.post(
+    "/{team_id}/members",
+    status_code=201,
+    **permit("team.invite", path_team=True),
+    responses=raises(UserNotFound, problems.LoginRateLimited),
+)
 async def add_member(
     team_id: str, body: MemberBody, request: Request, caller: CallerDep, identity: ServiceDep
 ) -> MemberDocument:
@@ -285,21 +305,29 @@ async def add_member(
     return _member(found)
 
 
-@team_routes.put("/{team_id}/members/{user_id}/role", **permit("team.manage", path_team=True))
+@team_routes.put(
+    "/{team_id}/members/{user_id}/role",
+    **permit("team.manage", path_team=True),
+    responses=raises(MemberNotFound, LastAdmin),
+)
 async def change_role(team_id: str, user_id: str, body: RoleBody, caller: CallerDep) -> MemberDocument:
     """Give a member another role whose permissions the caller holds all himself; a team keeps at least one admin."""
     teams.check_grant(caller.permissions, body.role)
     return _member(await teams.change_role(caller.session, team_id, user_id, body.role))
 
 
-@team_routes.delete("/{team_id}/members/{user_id}", **permit("team.remove", path_team=True))
+@team_routes.delete(
+    "/{team_id}/members/{user_id}", **permit("team.remove", path_team=True), responses=raises(MemberNotFound, LastAdmin)
+)
 async def remove_member(team_id: str, user_id: str, caller: CallerDep) -> SuccessDocument:
     """Take a member out of a team; his sessions and tokens there end at once."""
     await teams.remove_member(caller.session, team_id, user_id)
     return SuccessDocument()
 
 
-@team_routes.post("/{team_id}/leave", **signed_in(path_team=True, person=True))
+@team_routes.post(
+    "/{team_id}/leave", **signed_in(path_team=True, person=True), responses=raises(MemberNotFound, LastAdmin)
+)
 async def leave_team(team_id: str, caller: CallerDep) -> SuccessDocument:
     """Leave a team; the caller's sessions and tokens there end at once."""
     await teams.remove_member(caller.session, team_id, caller.user_id)
@@ -314,14 +342,14 @@ async def list_tokens(
     return list_document("tokens", await api_tokens.list_tokens(caller, page), page, _token)
 
 
-@token_routes.post("", status_code=201, **signed_in(person=True, secret=True))
+@token_routes.post("", status_code=201, **signed_in(person=True, secret=True), responses=raises(problems.Forbidden))
 async def create_token(body: TokenBody, caller: CallerDep) -> NewTokenDocument:
     """Make a token for programs, with all of the caller's permissions or some of them; its text is shown this once."""
     row, text = await api_tokens.create_token(caller, body.name, body.scopes, body.expires_in_days)
     return NewTokenDocument(**_token(row).model_dump(), token=text)
 
 
-@token_routes.delete("/{token_id}", **signed_in())
+@token_routes.delete("/{token_id}", **signed_in(), responses=raises(TokenNotFound))
 async def revoke_token(token_id: str, caller: CallerDep) -> SuccessDocument:
     """End a token; the next request with it is refused."""
     await api_tokens.revoke_token(caller, token_id)

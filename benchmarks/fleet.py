@@ -135,7 +135,9 @@ def _offers(fleet: _Fleet, count: int) -> list[str]:
 
 
 def _launch(fleet: _Fleet, offers: list[str]) -> list[str]:
-    asked = [("POST", "instances", {"offer_id": offer, "attempts": 1}) for offer in offers]
+    asked: list[tuple[str, str, dict[str, Any] | None]] = [
+        ("POST", "instances", {"offer_id": offer, "attempts": 1}) for offer in offers
+    ]
     begun = fleet.count("running")
     found = [str(answer["id"]) for answer in fleet.ask_all(asked)]
     _wait(lambda: fleet.count("running") == begun + len(offers), lambda: f"{fleet.count('running')} run")

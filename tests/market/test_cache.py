@@ -198,3 +198,28 @@ async def test_prices_of_an_offer_are_kept_when_they_change(start: Start, databa
         )
         await last.look()
         assert connection.execute(count).fetchone() == (before[0] + 1, before[1])
+
+
+@pytest.mark.parametrize("moment", ["rented_at", "released_at"])
+async def test_a_machine_that_we_took_or_gave_back_is_looked_at_anew(
+    start: Start, database_urls: DatabaseUrls, moment: str
+) -> None:
+    """Whichever team it was: the listing from before has an offer that is gone, or lacks one that is back."""
+    process = start()
+    first = await process.look()
+    assert await process.look() == first and process.provider.asked == 1
+    with psycopg.connect(psycopg_url(database_urls.owner)) as connection:
+        connection.execute("SET dumont.sweep = 'on'")
+        foreign = "SELECT conname FROM pg_constraint WHERE conrelid = 'rental'::regclass AND contype = 'f'"
+        for row in connection.execute(foreign).fetchall():
+            connection.execute(f"ALTER TABLE rental DROP CONSTRAINT {row[0]}".encode())
+        connection.execute(
+            "INSERT INTO rental (id, team_id, instance_id, operation_id, provider, label, state, offer, machine_id, "
+            f"created_at, {moment}) VALUES (%s, 'team_x', 'ins_x', 'op_x', 'sandbox', %s, 'released', '{{}}', 'm', "
+            "now(), clock_timestamp())".encode(),
+            [f"rnt_{moment}", moment],
+        )
+    await process.look()
+    assert process.provider.asked == 2
+    await process.look()
+    assert process.provider.asked == 2, "once is enough"

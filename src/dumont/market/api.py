@@ -46,8 +46,8 @@ class OfferWishes(BaseModel):
     min_cpu_cores: Annotated[float | None, Field(ge=0, le=10_000, allow_inf_nan=False)] = None
     min_cpu_ram: _Gigabytes = None
     min_disk: _Gigabytes = None
-    min_inet_down: Annotated[float | None, Field(ge=0, allow_inf_nan=False, description="Mbps.")] = None
-    min_inet_up: Annotated[float | None, Field(ge=0, allow_inf_nan=False, description="Mbps.")] = None
+    min_inet_down: Annotated[float | None, Field(ge=0, le=10_000_000, allow_inf_nan=False, description="Mbps.")] = None
+    min_inet_up: Annotated[float | None, Field(ge=0, le=10_000_000, allow_inf_nan=False, description="Mbps.")] = None
     cuda_version: Annotated[str | None, Field(pattern=_CUDA, description="At least this one.")] = None
     min_cuda: Annotated[str | None, Field(pattern=_CUDA, description="The same as `cuda_version`.")] = None
     static_ip: bool | None = None

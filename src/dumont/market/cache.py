@@ -28,6 +28,9 @@ EMPTY_SECONDS = 60
 _REST_SECONDS = 2.0
 """After a failure a marketplace is left alone for so long, unless it says itself for how long."""
 
+_PAUSE_SECONDS = 10.0
+"""A marketplace that is asked seldom is not asked again so soon because of a machine that we took or gave back."""
+
 _HASTE_SECONDS, _PATIENCE_SECONDS = 3.0, 25.0
 """How long a request waits for a marketplace when there is something older to show, and when there is not."""
 
@@ -79,13 +82,17 @@ class _Memory:
 
 @dataclass(frozen=True)
 class _Need:
-    """How fresh a listing must be for one request, judged by the moment at which the request came."""
+    """How fresh a listing must be for one request, judged by the moment at which the request came.
+
+    One from before `moved`, the moment at which we last took a machine or gave one back, shows what is gone.
+    """
 
     at: datetime
     max_age_seconds: float
+    moved: datetime | None
 
     def is_met(self, listing: Listing | None) -> bool:
-        if listing is None:
+        if listing is None or (self.moved is not None and listing.as_of < self.moved):
             return False
         limit = self.max_age_seconds if listing.offers else min(self.max_age_seconds, EMPTY_SECONDS)
         return listing.as_of >= self.at - timedelta(seconds=limit)
@@ -115,7 +122,7 @@ class Offers:
             raise ProviderNotConfigured("This installation has no such provider. `dumont doctor` shows those it has.")
         ask = _ask(self._providers[name], name, query)
         memory = self._remember(ask)
-        need = _Need(self._clock.now(), max_age_seconds)
+        need = await self._need(name, max_age_seconds)
         problem: Problem | None = None
         for _ in range(2):
             if need.is_met(memory.newest) or problem is not None:
@@ -126,6 +133,14 @@ class Offers:
         if need.is_usable(memory.newest):
             return Source(name, "stale", memory.newest, problem)
         return Source(name, "unreachable", None, problem or ProviderDown("The marketplace gave no answer in time."))
+
+    async def _need(self, name: str, max_age_seconds: float) -> _Need:
+        async with self._database.begin() as session:
+            moved = await queries.market_moved(session, name)
+        now = self._clock.now()
+        if moved is not None and not self._providers[name].capabilities.whole_market:
+            moved = min(moved, now - timedelta(seconds=_PAUSE_SECONDS))
+        return _Need(now, max_age_seconds, moved)
 
     async def again(self, listing_id: str) -> Listing | None:
         """Return the listing with that id, from here or from the database; None once it is no longer kept."""

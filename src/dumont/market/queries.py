@@ -28,6 +28,13 @@ _PRICES = text(
 )
 
 
+async def market_moved(session: AsyncSession, provider: str) -> datetime | None:
+    """Return when any team last took a machine from a marketplace or gave one back."""
+    statement = text("SELECT dumont_market_moved(:provider)")
+    moved: datetime | None = (await session.execute(statement, {"provider": provider})).scalar_one()
+    return moved
+
+
 async def newest_listing(
     session: AsyncSession, *, provider: str, machine_type: str, wish: str, now: datetime
 ) -> tuple[str, datetime] | None:

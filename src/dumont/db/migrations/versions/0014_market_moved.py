@@ -11,11 +11,19 @@ depends_on = None
 
 _FUNCTION = """
 CREATE FUNCTION dumont_market_moved(of_provider text) RETURNS timestamptz
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public SET dumont.sweep = 'on' AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public AS $$
+DECLARE
+    before text := current_setting('dumont.sweep', true);
+    moved timestamptz;
+BEGIN
+    PERFORM set_config('dumont.sweep', 'on', true);
     SELECT greatest(
         (SELECT max(rented_at) FROM public.rental WHERE provider = of_provider),
         (SELECT max(released_at) FROM public.rental WHERE provider = of_provider)
-    )
+    ) INTO moved;
+    PERFORM set_config('dumont.sweep', coalesce(before, ''), true);
+    RETURN moved;
+END
 $$
 """
 

@@ -125,3 +125,14 @@ async def test_a_failed_wake_on_a_dead_host_ends(stage: Stage) -> None:
     await stage.write("UPDATE instance SET max_price_hour_nano = NULL WHERE id = %s", case.instance_id)
     again, _ = await BY_NAME["wake"].try_out(stage, case)
     assert again.status == "succeeded", again.problem
+
+
+async def test_a_stop_whose_answers_are_all_lost(stage: Stage) -> None:
+    """After a lost answer the machine is looked at: one that has stopped is not ordered again and again to stop."""
+    scenario = BY_NAME["pause"]
+    case = await scenario.ready(stage, None)
+    wish(stage, "accept_then_drop", times=20, ops=["stop"])
+    operation, _ = await scenario.try_out(stage, case)
+    assert operation.status == "succeeded", operation.problem
+    (left,) = await asyncio.to_thread(stage.sandbox.control.faults)
+    assert left["used"] < 6, left

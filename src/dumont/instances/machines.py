@@ -159,8 +159,9 @@ async def _up(run: Run, world: World, rental: Rental, machine: Machine, login: d
 async def stop(run: Run, world: World, rental_id: str) -> dict[str, Any]:
     """Ask for a stop, keep the disk, and see the machine stopped; GPU cost ends here.
 
-    Guarantees: an accepted stop is seen through, whoever cancels. A host that is cut off meanwhile has its order, so
-    nothing is left to wait for. Errors: HostLost where the provider has no such machine any more; `explain`'s problems.
+    Guarantees: an accepted stop is seen through, whoever cancels; after a lost answer the machine is looked at before
+    the order is given again. A host that is cut off meanwhile has its order, so nothing is left to wait for.
+    Errors: HostLost where the provider has no such machine any more; `explain`'s problems.
     """
     async with world.session(run.team_id) as session:
         rental = await queries.get_rental(session, rental_id)
@@ -168,8 +169,7 @@ async def stop(run: Run, world: World, rental_id: str) -> dict[str, Any]:
     patience = world.patience_with(rental.provider)
     machine_id = rental.provider_machine_id or ""
     try:
-        await provider.stop(machine_id)
-        machine = await _see_stopped(provider, machine_id, patience)
+        machine = await _order_stop(provider, machine_id) or await _see_stopped(provider, machine_id, patience)
     except MachineAbsent as error:
         raise HostLost("The provider does not know the machine any more.") from error
     except ProviderError as error:
@@ -190,6 +190,21 @@ async def stop_again(run: Run, world: World, rental_id: str) -> dict[str, Any]:
         async with world.session(run.team_id) as session:
             await queries.close_spans(session, rental_id, ["gpu"], world.clock.now())
         return {"stopped": False, "problem": problem.detail}
+
+
+async def _order_stop(provider: Provider, machine_id: str) -> Machine | None:
+    """Ask for a stop; returns the machine where the answer was lost and it has stopped, None where it is to be seen.
+
+    Errors: the provider's; ProviderUnreachable where the answer was lost and the machine does not look stopped.
+    """
+    try:
+        await provider.stop(machine_id)
+    except ProviderUnreachable:
+        machine = await provider.get(machine_id)
+        if machine is None or machine.state is not MachineState.STOPPED:
+            raise
+        return machine
+    return None
 
 
 async def _see_stopped(provider: Provider, machine_id: str, patience: Patience) -> Machine:

@@ -7,7 +7,7 @@ import pytest
 from tests.support.world import Stage
 
 from .engine import Trial
-from .scenarios import BY_NAME, SCENARIOS, Case, Scenario, check_asleep, kept, wake
+from .scenarios import BY_NAME, SCENARIOS, Case, Scenario, check_asleep, hibernate, kept, running, wake
 
 LOST = {
     "launch": ["create"],
@@ -136,3 +136,14 @@ async def test_a_stop_whose_answers_are_all_lost(stage: Stage) -> None:
     assert operation.status == "succeeded", operation.problem
     (left,) = await asyncio.to_thread(stage.sandbox.control.faults)
     assert left["used"] < 6, left
+
+
+async def test_a_machine_that_was_stopped_is_not_asked_for_its_files(stage: Stage) -> None:
+    """A hibernation of a machine that somebody has stopped fails at once, and not after a minute of knocking."""
+    case = await running(stage, None)
+    number = int((await stage.rental(case.instance_id)).provider_machine_id or 0)
+    stage.sandbox.call("PUT", f"/api/v0/instances/{number}/", {"state": "stopped"})
+    await asyncio.to_thread(stage.sandbox.wait_for, number, "exited")
+    operation = await asyncio.wait_for(Trial(stage, await hibernate(stage, case)).run(), 20)
+    assert (operation.problem or {}).get("code") == "host-lost", operation.problem
+    assert (await stage.instance(case.instance_id)).status == "running"

@@ -37,6 +37,8 @@ from dumont.providers import MachineState, ProviderError
 from dumont.snapshots import SnapshotFailed, begin_snapshot, complete_snapshot, fail_snapshot, save, verify
 
 ROUNDS = 5
+_SILENT = frozenset({MachineState.STOPPED, MachineState.STOPPING, MachineState.PREEMPTED, MachineState.FAILED})
+"""States of a machine that does not answer on SSH, however often it is asked."""
 FOREVER = Retry(on=PATIENT.on, for_seconds=float("inf"), most_seconds=15.0)
 
 
@@ -76,7 +78,7 @@ async def _round(run: Run, world: World, begun: dict[str, Any], number: int) -> 
     rental_id = begun["rental_id"]
     saved = await run.call(
         named("snapshot", number),
-        partial(_save, run, world, begun, named("snapshot", number)),
+        partial(_save_while_it_runs, run, world, begun, named("snapshot", number)),
         retry=Retry(on=(SshUnreachable,), for_seconds=60.0),
         undo=partial(_thaw, world, rental_id),
     )
@@ -115,6 +117,23 @@ async def _begin(run: Run, world: World, session: AsyncSession) -> dict[str, Any
         now=world.clock.now(),
     )
     return {**begun, "rental_id": rental.id, "workspace_id": instance.workspace_id, "host": rental.label}
+
+
+async def _save_while_it_runs(run: Run, world: World, begun: dict[str, Any], step: str) -> dict[str, Any]:
+    """Save; a machine that does not answer because it has stopped is not asked again, for it costs nothing more.
+
+    Errors: HostLost where the machine does not run any more; SshUnreachable while it may answer the next time.
+    """
+    try:
+        return await _save(run, world, begun, step)
+    except SshUnreachable as problem:
+        async with world.session(run.team_id) as session:
+            rental = await get_rental(session, begun["rental_id"])
+        with suppress(ProviderError):
+            machine = await world.provider(rental.provider).get(rental.provider_machine_id or "")
+            if machine is not None and machine.state in _SILENT:
+                raise HostLost("The machine was stopped from outside, so its workspace was not saved.") from problem
+        raise
 
 
 async def _save(run: Run, world: World, begun: dict[str, Any], step: str) -> dict[str, Any]:

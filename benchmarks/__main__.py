@@ -4,9 +4,10 @@ import argparse
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import chain
 
-from benchmarks import api, command, fleet, instances, start, watch, work
+from benchmarks import api, command, faults, fleet, instances, start, watch, work
 from benchmarks.installation import Laboratory
 from benchmarks.metrics import Metric, Report, load_note
 
@@ -19,6 +20,7 @@ NAMES: dict[str, tuple[Measure, ...]] = {
     "instances": (instances.measure, fleet.measure, watch.measure),
     "fleet": (fleet.measure,),
     "watch": (watch.measure,),
+    "faults": (faults.measure,),
 }
 """A name and what it measures; without a name, `start` and `api`."""
 
@@ -29,6 +31,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(NAMES)}; default: start api")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.add_argument("--quick", action="store_true", help="a tiny form that shows that everything can be measured")
+    parser.add_argument("--seed", type=int, help="faults: replay this seed alone, and say where its log is")
+    parser.add_argument("--seeds", type=int, default=faults.SEEDS, metavar="N", help="faults: run seeds 1 to N")
+    parser.add_argument("--short", action="store_true", help="faults: the short plans that ./test runs")
     options = parser.parse_args(arguments)
     unknown = sorted(set(options.names) - set(NAMES))
     if unknown:
@@ -36,9 +41,13 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that all is cleared away
     report = Report(sys.stdout, as_json=options.json)
     report.note(load_note())
-    measures = dict.fromkeys(measure for name in options.names or ["start", "api"] for measure in NAMES[name])
+    measures: dict[Measure, None] = dict.fromkeys(m for name in options.names or ["start", "api"] for m in NAMES[name])
+    wish = faults.Wish(options.seed, options.seeds, options.short)
+    simulated = partial(faults.measure, wish=wish)
     with Laboratory() as laboratory:
-        for metric in chain.from_iterable(measure(laboratory, options.quick) for measure in measures):
+        for metric in chain.from_iterable(
+            (simulated if m is faults.measure else m)(laboratory, options.quick) for m in measures
+        ):
             report.show(metric)
     report.note(load_note())
     return 0

@@ -118,9 +118,9 @@ def _mortal_calls(fate: Fate) -> None:
 
 async def _work(given: dict[str, str]) -> None:
     world = worker_world(Path(given["home"]), given["worker_url"], given["sandbox_url"], given["sandbox_key"])
-    world.settings = replace(world.settings, loss_seconds=0.7, sweep_seconds=1.0)
+    world.settings = replace(world.settings, loss_seconds=0.8, sweep_seconds=1.0)
     world.patience["sandbox"] = PATIENCE
-    worker = Worker(given["worker_url"], world, world.database, concurrency=8, poll_seconds=0.25)
+    worker = Worker(given["worker_url"], world, world.database, concurrency=8, poll_seconds=0.3)
     await worker.start()
     await asyncio.gather(keep_watch(world), _alarms(world))
 

@@ -45,13 +45,14 @@ class Life:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that a seed decides; nothing else does."""
+    """All that a seed decides; nothing else does. `ends`: at last everything is destroyed."""
 
     seed: int
     lives: tuple[Life, ...]
     rules: tuple[Rule, ...]
     deaths: tuple[Death, ...]
     strangers: tuple[str | None, ...]
+    ends: bool = True
 
     @property
     def echo_seconds(self) -> float:
@@ -95,22 +96,26 @@ _ORDERS = ("create", "destroy", "start", "stop")
 def plan_of(seed: int, *, full: bool = True) -> Plan:
     """Return the plan of a seed: the full one, or a short one of few acts and few faults."""
     chance = Random(f"dumont {seed} {full}")
-    lives = tuple(_life(chance, (1, 2, 2, 3) if full else (0, 1, 1, 2)) for _ in range(chance.choice(_LIVES[full])))
+    lives = tuple(_life(chance, full=full) for _ in range(chance.choice(_LIVES[full])))
     rules = tuple(make(chance) for make in chance.sample(_MENU, chance.randint(*((4, 8) if full else (2, 4)))))
     strangers = tuple(chance.sample(STRANGERS, 1))
-    return Plan(seed, lives, rules, tuple(_deaths(chance, lives, full=full)), strangers)
+    return Plan(seed, lives, rules, tuple(_deaths(chance, lives, full=full)), strangers, full or seed % 3 == 0)
 
 
 _LIVES = {True: (2, 3, 3), False: (1, 1, 2)}
+_LENGTHS = {True: (1, 2, 2, 3), False: (0, 1, 1, 2)}
+_DEAR = ("hibernate", "hibernate and destroy")
+"""An agent is started for these, which costs a second of CPU; short plans have fewer."""
 
 
-def _life(chance: Random, lengths: tuple[int, ...]) -> Life:
+def _life(chance: Random, *, full: bool) -> Life:
     acts, state = [_act(chance, "launch")], "running"
-    for _ in range(chance.choice(lengths)):
+    for _ in range(chance.choice(_LENGTHS[full])):
         choices = _FOLLOWS[state]
         if not choices:
             break
-        verb, state, _ = chance.choices(choices, [weight for *_, weight in choices])[0]
+        weights = [weight if full or verb not in _DEAR else weight / 3 for verb, _, weight in choices]
+        verb, state, _ = chance.choices(choices, weights)[0]
         acts.append(_act(chance, verb))
     if chance.random() < 0.12:
         acts[-1:] = [Act(acts[-1].verb, hasty=True), Act("destroy")]

@@ -47,7 +47,7 @@ async def simulate(
         tell(script.log, "calm")
         judge = Judge(driver, strangers)
         outcome.complaints = await _quiet(arena, driver, judge, quiet_seconds)
-        if not outcome.complaints:
+        if plan.ends and not outcome.complaints:
             outcome.complaints = await _nothing_left(driver, judge)
         for kind, status in await driver.rows("SELECT kind, status FROM operation"):
             outcome.operations[f"{kind} {status}"] += 1

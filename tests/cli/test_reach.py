@@ -106,7 +106,18 @@ def test_a_key_that_the_machine_does_not_know_is_refused(dumont: Dumont, box: Ma
     api.ssh_keys.clear()
     done = dumont.process("exec", "box", "--", "true")
     assert done.code != 0
-    assert done.err and "Traceback" not in done.err
+    assert "Permission denied" in done.err and "Traceback" not in done.err
+    assert f"dumont keys attach {next(iter(api.access))}" in done.err
+
+
+def test_a_machine_that_runs_learns_this_computer_s_key(dumont: Dumont, box: Machine, api: Api) -> None:
+    api.ssh_keys.clear()
+    assert dumont.process("exec", "box", "--", "true").code != 0
+    done = dumont("keys", "attach", "box", "--json")
+    assert (done.code, done.document["fingerprint"]) == (0, api.ssh_keys[0]["fingerprint"])
+    (asked,) = [seen for seen in api.seen if seen.path.endswith("/ssh/keys")]
+    assert asked.body == {"ssh_key_id": api.ssh_keys[0]["id"]}
+    assert dumont.process("exec", "box", "--", "true").code == 0
 
 
 @pytest.mark.parametrize(

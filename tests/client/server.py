@@ -264,6 +264,15 @@ def _ssh(api: Api, seen: Seen, number: str) -> tuple[int, Any]:
     return 200, api.access[number]
 
 
+def _attach(api: Api, seen: Seen, number: str) -> tuple[int, Any]:
+    found = [key for key in api.ssh_keys if key["id"] == seen.body["ssh_key_id"]]
+    if number not in api.access or not found:
+        raise Refusal(409, "instance-not-running", "fix", "The instance is not running.")
+    api.start("attach_key", api.instances[number], "running")
+    operation = api.instances[number]["operation_id"]
+    return 202, {"operation_id": operation, "fingerprints": [found[0]["fingerprint"]]}
+
+
 def _operation(api: Api, seen: Seen, number: str) -> tuple[int, Any]:
     work = api.work.get(number)
     if work is None:
@@ -312,6 +321,7 @@ _ROUTES: list[tuple[str, str, Callable[..., tuple[int, Any]]]] = [
     ("POST", f"{_I}/{_ID}/reboot", _verb("reboot", "resuming", "running")),
     ("GET", f"{_I}/{_ID}/logs", _logs),
     ("GET", f"{_I}/{_ID}/ssh", _ssh),
+    ("POST", f"{_I}/{_ID}/ssh/keys", _attach),
     ("GET", f"{_I}/{_ID}/hibernation", lambda api, seen, number: (200, {"machine_kept": True})),
     ("GET", "/api/v1/snapshots", lambda api, seen: _page(api.snapshots, "snapshots", seen)),
     ("GET", "/api/v1/operations", lambda api, seen: _page([w.document for w in api.work.values()], "operations", seen)),

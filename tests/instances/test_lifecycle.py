@@ -1,5 +1,6 @@
 """The life of instances through the API of the whole product, judged by the marketplace's bill and processes."""
 
+import asyncio
 import socket
 import threading
 import time
@@ -8,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import asyncssh
 import httpx
 import pytest
 from tests.support.product import Product, product
@@ -203,6 +205,42 @@ def test_pause_and_resume(server: Product, http: httpx.Client, box: Document) ->
     assert asked(http, "POST", f"{path}/resume", 200)["status"] == "running"
     assert server.control.line(number).running
     assert said(box) == "good morning\n"
+
+
+def test_a_limit_is_held_against_the_price_with_the_disk(server: Product, http: httpx.Client) -> None:
+    """An offer that is within the limit with 20 GB and above it with the disk asked for is not rented."""
+    rented = len(server.control.ledger())
+    small = {offer["id"]: offer for offer in offers(http, 100)}
+    query = {"disk_size": 200, "num_gpus": 1, "limit": 100}
+    large = asked(http, "GET", "/offers", 200, params=query)["offers"]
+    pairs = [(float(small[one["id"]]["price_hour"]["amount"]), one) for one in large if one["id"] in small]
+    low, offer = next((low, one) for low, one in pairs if low < float(one["price_hour"]["amount"]))
+    limit = (low + float(offer["price_hour"]["amount"])) / 2
+    body = {"offer_id": offer["id"], "price_hour_max": limit, "disk_size": 200}
+    refused = asked(http, "POST", "/instances", 409, json=body)
+    assert refused["code"] == "price-moved" and refused["price_hour"] == offer["price_hour"]
+    assert len(server.control.ledger()) == rented
+
+
+async def _hello(box: Document, key: asyncssh.SSHKey) -> str:
+    where = {"host": box["ssh_host"], "port": box["ssh_port"], "username": "root", "client_keys": [key]}
+    async with asyncssh.connect(**where, known_hosts=None, config=None, agent_path=None) as connection:
+        return str((await connection.run("echo hello", check=True)).stdout)
+
+
+def test_a_key_is_let_into_a_machine_that_runs(http: httpx.Client, box: Document) -> None:
+    """A key that came after the launch is refused at the door, and lets in once it is attached; twice is fine."""
+    key = asyncssh.generate_private_key("ssh-ed25519")
+    line = key.export_public_key().decode().strip()
+    mine = asked(http, "POST", "/ssh-keys", 201, json={"name": "new laptop", "public_key": line})
+    with pytest.raises(asyncssh.PermissionDenied):
+        asyncio.run(_hello(box, key))
+    path = f"/instances/{box['id']}/ssh/keys"
+    for _ in range(2):
+        given = asked(http, "POST", path, 202, json={"ssh_key_id": mine["id"]})
+        assert ended(http, given)["result"]["fingerprints"] == given["fingerprints"] == [mine["fingerprint"]]
+    assert asyncio.run(_hello(box, key)) == "hello\n"
+    asked(http, "POST", path, 404, json={"ssh_key_id": "key_00000000000000000000000000"})
 
 
 @pytest.mark.checklist("INST-21")

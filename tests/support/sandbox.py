@@ -133,7 +133,13 @@ def start_sandbox(tmp_path: Path, **options: Any) -> SandboxProcess:
 
 def start_in(home: Path, **options: Any) -> SandboxProcess:
     """As `start_sandbox`, with the home named exactly."""
-    chosen = {"port": 0, "root_ok": os.getuid() == 0, "watch_stdin": True, "start_seconds": 0.05, "offers": 0}
+    chosen: dict[str, Any] = {
+        "port": 0,
+        "root_ok": os.getuid() == 0,
+        "watch_stdin": True,
+        "start_seconds": 0.05,
+        "offers": 0,
+    }
     chosen |= {"market": "still", **options}
     arguments = [sys.executable, "-m", "dumont.sandbox", "--home", str(home)]
     for name, value in chosen.items():

@@ -1,17 +1,21 @@
 """One scenario per way through a workflow: the state before it, how it begins, and what must hold at either end."""
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import asyncssh
 from tests.support.sandbox import wait_until
 from tests.support.world import Stage, tree_digest
 
 from dumont.durable import Operation
 from dumont.hibernation import service as hibernation
+from dumont.identity import SshKey
 from dumont.instances import Instance, begin_stopping, find_instance, get_rental
 from dumont.instances import service as instances
+from dumont.instances.keys import attach
 
 from .engine import FIXED, Moment, Trial
 
@@ -22,6 +26,9 @@ FILES = {
     "deep/twin": b"the same\n" * 500,
     "twin": b"the same\n" * 500,
 }
+
+
+_COLLEAGUE = asyncssh.generate_private_key("ssh-ed25519")
 
 
 @dataclass
@@ -352,6 +359,26 @@ async def _started_outside(stage: Stage, case: Case) -> str:
         return (await begin_stopping(session, instance, rental, stage.world.clock.now())).id
 
 
+async def _attach(stage: Stage, case: Case) -> str:
+    """Begin to let a key of a colleague into the machine."""
+    key = SshKey(public_key=_COLLEAGUE.export_public_key().decode().strip(), fingerprint=_COLLEAGUE.get_fingerprint())
+    async with stage.world.session(stage.person.team_id) as session:
+        instance = await find_instance(session, case.instance_id)
+        return (await attach(session, instance, key, user_id=stage.person.user_id)).id
+
+
+async def _attached(stage: Stage, case: Case) -> None:
+    """It runs as before, and its machine has the key once."""
+    await _running(stage, case)
+    number = (await stage.rental(case.instance_id)).provider_machine_id
+    _, listed = stage.sandbox.call("GET", f"/api/v0/instances/{number}/ssh/")
+    assert json.dumps(listed).count(_COLLEAGUE.export_public_key().decode().split()[1]) == 1
+
+
+async def _not_attached(stage: Stage, case: Case, operation: Operation) -> None:
+    await _running(stage, case)
+
+
 async def _not_stopped(stage: Stage, case: Case, operation: Operation) -> None:
     """Asleep by its word; where the machine still runs its cost is written, and the next sweep begins again."""
     assert (await stage.instance(case.instance_id)).status == "hibernated"
@@ -375,6 +402,7 @@ SCENARIOS = (
     Scenario("resume", "instances.resume", paused, resume, _running, _paused_again, "boot"),
     Scenario("reboot", "instances.reboot", running, reboot, _running, _running_or_paused, "boot"),
     Scenario("wake-elsewhere", "hibernation.wake", kept, _wake_elsewhere, _woken, _wake_failed, "restore"),
+    Scenario("attach-key", "instances.attach_key", running, _attach, _attached, _not_attached, "attach"),
     Scenario("stop-unasked", "instances.stop_unasked", kept, _started_outside, _sleeps_kept, _not_stopped, "stop"),
 )
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}

@@ -87,6 +87,7 @@ def build_api(
             snapshots.router,
             instances.router,
             instances.stray_router,
+            instances.keys_router,
             hibernation.router,
         ],
     )

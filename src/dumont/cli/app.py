@@ -17,6 +17,7 @@ COMMANDS = {
     "ssh": Entry("dumont.cli.reach:ssh", _WORK),
     "exec": Entry("dumont.cli.reach:execute", _WORK),
     "cp": Entry("dumont.cli.reach:cp", _WORK),
+    "keys": Entry("dumont.cli.attaching:keys", _WORK),
     "logs": Entry("dumont.cli.logs:logs", _WORK),
     "reboot": Entry("dumont.cli.verbs:reboot", _WORK),
     "pause": Entry("dumont.cli.verbs:pause", _SLEEP),

@@ -16,7 +16,7 @@ from pathlib import Path
 from dumont.cli.exit import CliError
 from dumont.cli.profile import Place, token_is_given
 from dumont.cli.session import Signed
-from dumont.client import ApiProblem
+from dumont.client import ApiProblem, SshKey
 
 
 def private_key(place: Place) -> Path:
@@ -68,6 +68,19 @@ def register_key(signed: Signed) -> None:
             print("An API token cannot register this computer's SSH key: sign in once to do it.", file=sys.stderr)
             return
     signed.keep(replace(signed.profile, ssh_key=mark))
+
+
+def registered_key(signed: Signed) -> SshKey:
+    """Return this computer's key as the account has it, after registering it where it is missing.
+
+    Errors: CliError where an API token is used, which may not add keys.
+    """
+    register_key(signed)
+    own = fingerprint(private_key(signed.place).with_suffix(".pub").read_text(encoding="ascii"))
+    found = next((key for key in signed.client.ssh_keys() if key.fingerprint == own), None)
+    if found is None:
+        raise CliError("This computer's SSH key is not registered. Sign in with `dumont login` and try again.")
+    return found
 
 
 def _complete_pair(path: Path) -> None:

@@ -61,7 +61,8 @@ def cp(source: str, destination: str, as_json: bool) -> None:
         show_json({"copied": True, "source": source, "destination": destination, "instance_id": target.instance_id})
     if code != 0:
         act = Act.WAIT if code == over.NO_CONNECTION else Act.FIX
-        raise CliError(f"The copy failed (scp ended with {code}).", code="copy-failed", act=act)
+        hint = f" {over.unknown_key(target)}" if code == over.NO_CONNECTION else ""
+        raise CliError(f"The copy failed (scp ended with {code}).{hint}", code="copy-failed", act=act)
 
 
 def _after_dashes(command: tuple[str, ...]) -> list[str]:
@@ -77,8 +78,8 @@ def _run(target: over.Target, line: str | None, *, terminal: bool) -> int:
     code = over.run(over.ssh_command(target, line, terminal=terminal))
     if code == over.NO_CONNECTION:
         print(
-            f"ssh ended with {code}: the machine was not reached, or it is not the one whose key is pinned. "
-            f"`dumont show {target.instance_id}` tells how it is.",
+            f"ssh ended with {code}. {over.unknown_key(target)} Otherwise the machine was not reached, or it is not "
+            f"the one whose host key is pinned: `dumont show {target.instance_id}` tells how it is.",
             file=sys.stderr,
         )
     return code

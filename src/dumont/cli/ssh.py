@@ -119,6 +119,14 @@ def remote_path(target: Target, path: str) -> str:
     return posixpath.normpath(posixpath.join(target.root, path)) if path else target.root
 
 
+def unknown_key(target: Target) -> str:
+    """Say what it means and what to do when a machine does not accept the key."""
+    return (
+        "`Permission denied (publickey)` means that the machine does not know your key: somebody else launched it, or "
+        f"it was launched before you had one. `dumont keys attach {target.instance_id}` lets you in."
+    )
+
+
 def run(command: list[str]) -> int:
     """Run a program on this terminal and return its exit code; Ctrl-C is the program's to deal with."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)

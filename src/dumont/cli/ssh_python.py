@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterator
 import asyncssh
 
 from dumont.cli.exit import CliError
-from dumont.cli.ssh import Target, in_workspace, remote_path, split_remote
+from dumont.cli.ssh import Target, in_workspace, remote_path, split_remote, unknown_key
 from dumont.core import Act
 
 _CONNECT_SECONDS = 15
@@ -68,8 +68,7 @@ async def _connected(target: Target, work: Callable[[asyncssh.SSHClientConnectio
         detail = "The machine that answers does not have the host key of this instance; nothing was sent to it."
         raise CliError(detail, code="host-key-changed", act=Act.REPORT) from error
     except asyncssh.PermissionDenied as error:
-        detail = "The machine does not accept your SSH key; it was perhaps rented before the key was registered."
-        raise CliError(detail, code="ssh-refused") from error
+        raise CliError(f"Permission denied. {unknown_key(target)}", code="ssh-refused") from error
     except asyncssh.SFTPError as error:
         raise CliError(f"The copy failed: {error.reason}.", code="copy-failed") from error
     except (OSError, asyncssh.Error) as error:

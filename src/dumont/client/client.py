@@ -180,6 +180,11 @@ class Client:
         found = self._get(f"/instances/{_part(instance_id)}/machines")
         return list(_object(found).get("machines") or [])
 
+    def attach_ssh_key(self, instance_id: str, key_id: str) -> str:
+        """Let one of the caller's registered keys into a running machine; returns the id of the operation."""
+        begun = _object(self._post(f"/instances/{_part(instance_id)}/ssh/keys", {"ssh_key_id": key_id}))
+        return str(begun.get("operation_id"))
+
     def instance_ssh(self, instance_id: str) -> SshAccess:
         """Return how to reach the machine, with its whole host key."""
         return read(SshAccess, self._get(f"/instances/{_part(instance_id)}/ssh"))

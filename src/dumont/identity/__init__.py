@@ -11,9 +11,10 @@ from dumont.identity.model import (
     Membership,
     NewUser,
     SshKey,
+    SshKeyNotFound,
     Team,
 )
-from dumont.identity.queries import find_user, forget_access, ssh_keys_of
+from dumont.identity.queries import find_user, forget_access, own_ssh_keys, ssh_keys_of
 from dumont.identity.service import IdentityService, TeamHook, build_authenticator
 from dumont.identity.sessions import SignedIn, Visitor
 from dumont.identity.team_api import team_routes, token_routes, users
@@ -33,12 +34,14 @@ __all__ = [
     "NewUser",
     "SignedIn",
     "SshKey",
+    "SshKeyNotFound",
     "Team",
     "TeamHook",
     "Visitor",
     "build_authenticator",
     "find_user",
     "forget_access",
+    "own_ssh_keys",
     "routers",
     "ssh_keys_of",
 ]

@@ -3,6 +3,7 @@
 from dumont.instances.acquire import PATIENT, Wish, acquire, named
 from dumont.instances.api import read_instance, router, show_begun
 from dumont.instances.documents import InstanceDocument
+from dumont.instances.keys_api import router as keys_router
 from dumont.instances.losses import Losses
 from dumont.instances.machines import boot, start, stop, stop_again
 from dumont.instances.model import (
@@ -57,6 +58,7 @@ __all__ = [
     "get_rental",
     "hold_link",
     "keep_watch",
+    "keys_router",
     "move",
     "named",
     "pause_workflow",

@@ -18,7 +18,7 @@ from dumont.core import Problem
 from dumont.db import publish, set_sweep
 from dumont.durable import live_of_instance
 from dumont.instances import queries, service, watch_queries
-from dumont.instances.model import Instance, Status
+from dumont.instances.model import GONE, Instance, Status
 from dumont.instances.shell import knock
 from dumont.instances.sights import Absences, Sight, is_absent, see
 from dumont.instances.watch_queries import OpenRental
@@ -184,7 +184,7 @@ class Losses:
                 state="released",
                 released_at=now,
                 released_real_at=func.clock_timestamp(),
-                reason="gone at the provider",
+                reason=GONE,
             )
             instance.rental_id = None
             detail = "The machine is gone at its provider. " + (

@@ -62,6 +62,10 @@ NEXT: dict[Status, frozenset[Status]] = {
 """What may follow what; the only place that says so."""
 
 
+GONE = "gone at the provider"
+"""Why a rental was released whose machine was missing, and not destroyed by us: it may turn out to be there."""
+
+
 class Instance(Base):
     """What a person rents and names; it keeps its id and its workspace while machines come and go.
 

@@ -172,6 +172,19 @@ async def close_spans(session: AsyncSession, rental_id: str, kinds: Sequence[str
         )
 
 
+async def continue_span(session: AsyncSession, rental_id: str, kind: str, ended_at: datetime) -> None:
+    """Go on with a stretch of cost from where it was ended, at its rate; does nothing where none ended there."""
+    await session.execute(
+        text(
+            "INSERT INTO rental_span (id, team_id, rental_id, kind, rate_hour_nano, from_at) "
+            "SELECT :id, team_id, rental_id, kind, rate_hour_nano, to_at FROM rental_span "
+            "WHERE rental_id = :rental AND kind = :kind AND to_at = :at ORDER BY from_at DESC, id DESC LIMIT 1 "
+            "ON CONFLICT (rental_id, kind) WHERE to_at IS NULL DO NOTHING"
+        ),
+        {"id": new_id("spn"), "rental": rental_id, "kind": kind, "at": ended_at},
+    )
+
+
 async def rental_costs(session: AsyncSession, instance_id: str, now: datetime) -> dict[str, dict[str, int]]:
     """Sum what each machine of an instance has cost so far, by kind. Units: nano-dollars."""
     found = await session.execute(

@@ -19,6 +19,7 @@ from dumont.durable import Operation, Retry, Run, workflow
 from dumont.instances import machines, queries, service, watch_queries
 from dumont.instances.acquire import PATIENT
 from dumont.instances.model import Instance, OperationInProgress, Rental, Status
+from dumont.instances.returns import take_back
 from dumont.instances.sights import Absences, Sight, is_absent, see
 from dumont.instances.watch_queries import KnownLabel, OpenRental, Stray
 from dumont.instances.world import World
@@ -70,6 +71,9 @@ class Sweep:
         found = []
         for machine in strange:
             label = known.get(machine.label or "")
+            if label is not None and _is_missed(provider, machine, label):
+                await take_back(self._world, label, machine)
+                continue
             kind = _kind(provider, machine, label, open_rows.get(machine.label or ""))
             if kind is None:
                 continue
@@ -132,7 +136,9 @@ class Sweep:
             self._absent.forget(row.rental_id)
             if row.provider_machine_id is not None:
                 action = "destroyed" if await self._destroy_own(row, machine) else "left"
-                known = KnownLabel(row.rental_id, row.team_id, row.provider, row.label, row.state, machine.id)
+                known = KnownLabel(
+                    row.rental_id, row.team_id, row.instance_id, row.provider, row.label, row.state, machine.id
+                )
                 await self._note(Stray(machine, row.provider, "superseded", action, known))
             return False
         if row.provider_machine_id and not await is_absent(self._world, row.provider, row.provider_machine_id):
@@ -251,6 +257,11 @@ def _kind(provider: str, machine: Machine, known: KnownLabel | None, row: OpenRe
     if row is None or row.busy:
         return None
     return "unfinished" if known.provider_machine_id is None else "twin"
+
+
+def _is_missed(provider: str, machine: Machine, known: KnownLabel) -> bool:
+    """Whether this is the very machine that an instance was believed to have lost."""
+    return known.missed and (known.provider, known.provider_machine_id) == (provider, machine.id)
 
 
 def _beside_its_own(known: KnownLabel | None, sight: Sight) -> bool:

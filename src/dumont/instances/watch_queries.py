@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from dumont.core import new_id
 from dumont.http import Page
+from dumont.instances.model import GONE
 from dumont.providers import Machine
 
 _TAKE = text(
@@ -39,7 +40,9 @@ _OPEN = text(
     "FROM rental r JOIN instance i ON i.id = r.instance_id WHERE r.state <> 'released' ORDER BY r.id"
 )
 _BY_LABEL = text(
-    "SELECT id, team_id, provider, label, state, provider_machine_id FROM rental WHERE label = ANY(:labels)"
+    "SELECT r.id, r.team_id, r.instance_id, r.provider, r.label, r.state, r.provider_machine_id, "
+    "r.state = 'released' AND r.reason = :gone AND i.rental_id IS NULL AND i.status NOT IN ('destroying', 'destroyed') "
+    "AS missed FROM rental r JOIN instance i ON i.id = r.instance_id WHERE r.label = ANY(:labels)"
 )
 _NOTE_STRAY = text(
     "INSERT INTO stray_machine AS s (id, team_id, provider, provider_machine_id, label, rental_id, kind, action, "
@@ -106,14 +109,16 @@ class OpenRental:
 
 @dataclass(frozen=True)
 class KnownLabel:
-    """A rental of any state by its label."""
+    """A rental of any state by its label; `missed`: believed gone, and its instance has no other machine."""
 
     id: str
     team_id: str
+    instance_id: str
     provider: str
     label: str
     state: str
     provider_machine_id: str | None
+    missed: bool = False
 
 
 @dataclass(frozen=True)
@@ -174,7 +179,7 @@ async def by_label(session: AsyncSession, labels: Sequence[str]) -> dict[str, Kn
     """Read the rentals that have these labels, whatever became of them."""
     if not labels:
         return {}
-    found = await session.execute(_BY_LABEL, {"labels": list(labels)})
+    found = await session.execute(_BY_LABEL, {"labels": list(labels), "gone": GONE})
     return {row.label: KnownLabel(**row._mapping) for row in found}
 
 

@@ -1,15 +1,21 @@
 """What was believed and turns out otherwise: machines that were not gone, looks that came too late."""
 
+import asyncio
+import builtins
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 from tests.support.sandbox import start_in
 from tests.support.world import DOUBT_DELAYS, Stage
-from tests.workflows.scenarios import check_running, kept, new_instance
+from tests.workflows.engine import Trial
+from tests.workflows.scenarios import BY_NAME, check_running, kept, new_instance, resume, running
 
-from dumont.providers import VastProvider
+from dumont.instances import Losses, Sweep, World, finish_destroying, queries
+from dumont.providers import Machine, VastProvider
 
 from .conftest import Watch
-from .test_losses import machine_of
+from .test_losses import launched, machine_of
 
 
 async def believe_gone(stage: Stage, watch: Watch, home: Path, instance_id: str) -> None:
@@ -52,3 +58,71 @@ async def test_a_machine_that_was_not_gone_is_taken_back(stage: Stage, watch: Wa
         )
         assert holes == [], "the machine cost all the time"
         assert len(await watch.news("instance.machine_back", case.instance_id)) == 1
+
+
+class SlowListing(VastProvider):
+    """The sandbox, with something that happens after its listing was made and before we act on it."""
+
+    meanwhile: Callable[[], Awaitable[None]] | None = None
+    after = 1
+
+    async def list(self) -> builtins.list[Machine]:
+        """List, and let it happen after so many listings."""
+        found = await super().list()
+        self.after -= 1
+        if self.after == 0 and self.meanwhile is not None:
+            await self.meanwhile()
+        return found
+
+
+def slow_listing(stage: Stage, meanwhile: Callable[[], Awaitable[None]], *, after: int = 1) -> World:
+    """The world of a worker that was frozen right after a listing."""
+    sandbox = stage.sandbox
+    slow = SlowListing("sandbox", sandbox.url, sandbox.key, doubt_delays=DOUBT_DELAYS, enforce_gaps=False)
+    slow.meanwhile, slow.after = meanwhile, after
+    return replace(stage.world, providers={"sandbox": slow})
+
+
+async def test_a_pause_that_ends_while_machines_are_listed(stage: Stage, watch: Watch) -> None:
+    """A machine that the listing still shows running was not started behind our back when its pause has just ended."""
+    case = await running(stage, None)
+
+    async def falls_asleep() -> None:
+        await BY_NAME["pause"].try_out(stage, case)
+
+    await Sweep(slow_listing(stage, falls_asleep)).run()
+    assert await watch.news("instance.changed_outside", case.instance_id) == []
+    assert not (await stage.instance(case.instance_id)).disk_newer
+    (await stage.bills(case.instance_id)).agree()
+
+
+async def test_a_worker_that_was_frozen_after_its_looks(stage: Stage, watch: Watch) -> None:
+    """What it saw is out of date when it thaws: the instance was paused and resumed, and runs."""
+    case = await launched(stage)
+    watch.change(await machine_of(stage, case), "stopped")
+
+    async def others_work() -> None:
+        await watch.becomes(case.instance_id, "paused")
+        done = await Trial(stage, await resume(stage, case)).run()
+        assert done.status == "succeeded", done.problem
+
+    assert "stopped" not in await Losses(slow_listing(stage, others_work, after=2)).look()
+    await check_running(stage, case)
+    (await stage.bills(case.instance_id)).agree()
+
+
+async def test_a_destroy_that_ended_is_not_begun_again(stage: Stage) -> None:
+    """Between finding what is left destroying and beginning again, somebody else's destroy came to its end."""
+    case = await launched(stage)
+    await stage.write("UPDATE instance SET status = 'destroying' WHERE id = %s", case.instance_id)
+    before = await stage.rows("SELECT count(*) FROM operation WHERE instance_id = %s", case.instance_id)
+    async with stage.world.session(stage.person.team_id) as session:
+        await queries.get_locked(session, case.instance_id)
+        sweeping = asyncio.create_task(finish_destroying(stage.world))
+        await asyncio.sleep(0.3)
+        assert not sweeping.done()
+        instance = await queries.get(session, case.instance_id)
+        assert instance is not None
+        instance.status = "destroyed"
+    await sweeping
+    assert await stage.rows("SELECT count(*) FROM operation WHERE instance_id = %s", case.instance_id) == before

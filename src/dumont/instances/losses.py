@@ -16,11 +16,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from dumont.core import Problem
 from dumont.db import publish, set_sweep
-from dumont.durable import live_of_instance
 from dumont.instances import queries, service, watch_queries
-from dumont.instances.model import GONE, Instance, Status
+from dumont.instances.model import GONE, Status
 from dumont.instances.shell import knock
-from dumont.instances.sights import Absences, Sight, is_absent, see
+from dumont.instances.sights import Absences, Sight, is_absent, see, unchanged
 from dumont.instances.watch_queries import OpenRental
 from dumont.instances.world import World
 from dumont.market import offer_from_json
@@ -152,7 +151,7 @@ class Losses:
     async def _lost(self, row: OpenRental, verdict: Verdict, machine: Machine) -> bool:
         """Say what became of the machine and end its GPU's cost; the disk may be newer than any snapshot."""
         async with self._world.session(row.team_id) as session:
-            instance = await _still(session, row)
+            instance = await unchanged(session, row)
             if instance is None:
                 return False
             now = self._world.clock.now()
@@ -173,7 +172,7 @@ class Losses:
         """Release a machine that is gone; the instance keeps its snapshot and can be woken elsewhere."""
         self._absent.forget(row.rental_id)
         async with self._world.session(row.team_id) as session:
-            instance = await _still(session, row)
+            instance = await unchanged(session, row)
             if instance is None:
                 return False
             now = self._world.clock.now()
@@ -209,7 +208,7 @@ class Losses:
         except Problem as problem:
             distrust = problem.detail
         async with self._world.session(row.team_id) as session:
-            instance = await _still(session, row)
+            instance = await unchanged(session, row)
             if instance is None:
                 return False
             await self._costs_again(session, row, machine)
@@ -246,14 +245,6 @@ def _is_watched(row: OpenRental) -> bool:
 
 def _of(row: OpenRental, sight: Sight) -> Machine | None:
     return sight.get(row.provider_machine_id or "")
-
-
-async def _still(session: AsyncSession, row: OpenRental) -> Instance | None:
-    """Lock the instance; None where it changed since the look, or somebody works on it now."""
-    instance = await queries.get_locked(session, row.instance_id)
-    if instance is None or instance.status != row.status or instance.rental_id != row.rental_id:
-        return None
-    return instance if await live_of_instance(session, instance.id) is None else None
 
 
 async def _tell(session: AsyncSession, row: OpenRental, topic: str, data: dict[str, Any]) -> None:

@@ -3,7 +3,12 @@
 import time
 
 import structlog
+from sqlalchemy.ext.asyncio import AsyncSession
 
+from dumont.durable import live_of_instance
+from dumont.instances import queries
+from dumont.instances.model import Instance
+from dumont.instances.watch_queries import OpenRental
 from dumont.instances.world import World
 from dumont.providers import Machine, ProviderError
 
@@ -31,6 +36,14 @@ async def is_absent(world: World, provider: str, machine_id: str) -> bool:
     except ProviderError as error:
         log.info("provider gave no certain answer", machine=machine_id, error=str(error))
         return False
+
+
+async def unchanged(session: AsyncSession, row: OpenRental) -> Instance | None:
+    """Lock the instance; None where it changed since the row was read, even there and back, or somebody works on it."""
+    instance = await queries.get_locked(session, row.instance_id)
+    if instance is None or instance.version != row.version or instance.rental_id != row.rental_id:
+        return None
+    return instance if await live_of_instance(session, instance.id) is None else None
 
 
 class Absences:

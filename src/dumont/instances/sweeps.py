@@ -20,7 +20,7 @@ from dumont.instances import machines, queries, service, watch_queries
 from dumont.instances.acquire import PATIENT
 from dumont.instances.model import Instance, OperationInProgress, Rental, Status
 from dumont.instances.returns import take_back
-from dumont.instances.sights import Absences, Sight, is_absent, see
+from dumont.instances.sights import Absences, Sight, is_absent, see, unchanged
 from dumont.instances.watch_queries import KnownLabel, OpenRental, Stray
 from dumont.instances.world import World
 from dumont.market import offer_from_json
@@ -179,14 +179,25 @@ class Sweep:
         machine = _machine_of(row, sight)
         if machine is None or machine.state not in _STARTED or row.status not in _ASLEEP or row.busy or not row.held:
             return
+        if not await self._is_started(row):
+            return
         with suppress(OperationInProgress):  # somebody has begun to work on it in this moment
             async with self._world.session(row.team_id) as session:
-                instance = await service.find_instance(session, row.instance_id, lock=True)
-                if instance.status != row.status or instance.rental_id != row.rental_id:
+                instance = await unchanged(session, row)
+                if instance is None:
                     return
                 rental = await queries.get_rental(session, row.rental_id)
                 await begin_stopping(session, instance, rental, self._world.clock.now())
         log.error("a machine runs though its instance is asleep", instance_id=row.instance_id, machine=machine.id)
+
+    async def _is_started(self, row: OpenRental) -> bool:
+        """Ask anew, for the listing is older than the row: its instance may have gone to sleep in between."""
+        try:
+            machine = await self._world.providers[row.provider].get(row.provider_machine_id or "")
+        except ProviderError as error:
+            log.info("provider gave no certain answer", machine=row.provider_machine_id, error=str(error))
+            return False
+        return machine is not None and machine.state in _STARTED
 
 
 async def finish_destroying(world: World) -> int:
@@ -198,6 +209,8 @@ async def finish_destroying(world: World) -> int:
         with suppress(OperationInProgress):  # somebody asked again in this moment
             async with world.session(team_id) as session:
                 instance = await service.find_instance(session, instance_id, lock=True)
+                if instance.status != Status.DESTROYING:
+                    continue
                 await service.start_destroying(session, instance, reason="sweep", user_id=None)
     return len(left)
 

@@ -31,7 +31,7 @@ _END = text("UPDATE watch_turn SET ended_at = clock_timestamp(), detail = :detai
 _OPEN = text(
     "SELECT r.id AS rental_id, r.team_id, r.instance_id, r.operation_id, r.provider, r.label, r.state, "
     "r.provider_machine_id, r.host_key, r.offer->>'machine_type' = 'interruptible' AS interruptible, "
-    "i.status, i.rental_id IS NOT DISTINCT FROM r.id AS held, i.last_snapshot_id IS NOT NULL AS saved, "
+    "i.status, i.version, i.rental_id IS NOT DISTINCT FROM r.id AS held, i.last_snapshot_id IS NOT NULL AS saved, "
     "EXISTS (SELECT FROM operation o WHERE o.instance_id = i.id AND o.status IN ('queued', 'running', 'cancelling')) "
     "AS busy, "
     "EXISTS (SELECT FROM rental_span s WHERE s.rental_id = r.id AND s.kind = 'gpu' AND s.to_at IS NULL) AS gpu_costs, "
@@ -100,6 +100,7 @@ class OpenRental:
     host_key: str | None
     interruptible: bool
     status: str
+    version: int
     held: bool
     saved: bool
     busy: bool

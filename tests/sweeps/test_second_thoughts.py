@@ -1,18 +1,18 @@
 """What was believed and turns out otherwise: machines that were not gone, looks that came too late."""
 
 import asyncio
-import builtins
-from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from pathlib import Path
 
+import pytest
+from tests.support.frozen import frozen
 from tests.support.sandbox import start_in
 from tests.support.world import DOUBT_DELAYS, Stage
 from tests.workflows.engine import Trial
 from tests.workflows.scenarios import BY_NAME, check_running, kept, new_instance, resume, running
+from tests.workflows.test_power import CANCEL
 
-from dumont.instances import Losses, Sweep, World, finish_destroying, queries
-from dumont.providers import Machine, VastProvider
+from dumont.instances import Losses, Sweep, finish_destroying, queries
+from dumont.providers import VastProvider
 
 from .conftest import Watch
 from .test_losses import launched, machine_of
@@ -60,29 +60,6 @@ async def test_a_machine_that_was_not_gone_is_taken_back(stage: Stage, watch: Wa
         assert len(await watch.news("instance.machine_back", case.instance_id)) == 1
 
 
-class SlowListing(VastProvider):
-    """The sandbox, with something that happens after its listing was made and before we act on it."""
-
-    meanwhile: Callable[[], Awaitable[None]] | None = None
-    after = 1
-
-    async def list(self) -> builtins.list[Machine]:
-        """List, and let it happen after so many listings."""
-        found = await super().list()
-        self.after -= 1
-        if self.after == 0 and self.meanwhile is not None:
-            await self.meanwhile()
-        return found
-
-
-def slow_listing(stage: Stage, meanwhile: Callable[[], Awaitable[None]], *, after: int = 1) -> World:
-    """The world of a worker that was frozen right after a listing."""
-    sandbox = stage.sandbox
-    slow = SlowListing("sandbox", sandbox.url, sandbox.key, doubt_delays=DOUBT_DELAYS, enforce_gaps=False)
-    slow.meanwhile, slow.after = meanwhile, after
-    return replace(stage.world, providers={"sandbox": slow})
-
-
 async def test_a_pause_that_ends_while_machines_are_listed(stage: Stage, watch: Watch) -> None:
     """A machine that the listing still shows running was not started behind our back when its pause has just ended."""
     case = await running(stage, None)
@@ -90,7 +67,7 @@ async def test_a_pause_that_ends_while_machines_are_listed(stage: Stage, watch: 
     async def falls_asleep() -> None:
         await BY_NAME["pause"].try_out(stage, case)
 
-    await Sweep(slow_listing(stage, falls_asleep)).run()
+    await Sweep(frozen(stage, "list", falls_asleep)).run()
     assert await watch.news("instance.changed_outside", case.instance_id) == []
     assert not (await stage.instance(case.instance_id)).disk_newer
     (await stage.bills(case.instance_id)).agree()
@@ -106,7 +83,7 @@ async def test_a_worker_that_was_frozen_after_its_looks(stage: Stage, watch: Wat
         done = await Trial(stage, await resume(stage, case)).run()
         assert done.status == "succeeded", done.problem
 
-    assert "stopped" not in await Losses(slow_listing(stage, others_work, after=2)).look()
+    assert "stopped" not in await Losses(frozen(stage, "list", others_work, after=2)).look()
     await check_running(stage, case)
     (await stage.bills(case.instance_id)).agree()
 
@@ -126,3 +103,22 @@ async def test_a_destroy_that_ended_is_not_begun_again(stage: Stage) -> None:
         instance.status = "destroyed"
     await sweeping
     assert await stage.rows("SELECT count(*) FROM operation WHERE instance_id = %s", case.instance_id) == before
+
+
+@pytest.mark.parametrize("call", ["rent", "get"])
+async def test_a_launch_that_thaws_after_it_was_given_up(stage: Stage, call: str) -> None:
+    """Frozen with an answer in its hands, while another worker gives the launch up: neither cost nor rental revives."""
+    instance_id, operation_id = await stage.begin_launch()
+    first, usual = Trial(stage, operation_id), stage.world
+
+    async def others_give_up() -> None:
+        stage.world = usual
+        await stage.write(CANCEL, operation_id)
+        done = await Trial(stage, operation_id, record=list(first.record)).run()
+        assert done.status == "cancelled"
+
+    stage.world = frozen(stage, call, others_give_up)
+    await first.run()
+    bills = await stage.bills(instance_id)
+    bills.agree()
+    assert (bills.rented, bills.gpu_spans, bills.disk_spans) == (set(), [], [])

@@ -11,7 +11,6 @@ from enum import Enum
 from typing import Any
 
 import structlog
-from sqlalchemy import func
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dumont.core import Problem
@@ -175,16 +174,7 @@ class Losses:
             instance = await unchanged(session, row)
             if instance is None:
                 return False
-            now = self._world.clock.now()
-            await queries.close_spans(session, row.rental_id, ["gpu", "disk"], now)
-            await queries.change_rental(
-                session,
-                row.rental_id,
-                state="released",
-                released_at=now,
-                released_real_at=func.clock_timestamp(),
-                reason=GONE,
-            )
+            await queries.release_rental(session, row.rental_id, GONE, self._world.clock.now())
             instance.rental_id = None
             detail = "The machine is gone at its provider. " + (
                 "Wake the instance to restore its last snapshot elsewhere; what was written after it is lost."

@@ -176,9 +176,9 @@ async def stop(run: Run, world: World, rental_id: str) -> dict[str, Any]:
         raise explain(error) from error
     async with world.session(run.team_id) as session:
         now = world.clock.now()
-        await queries.close_spans(session, rental_id, ["gpu"], now)
         if machine.disk_hour_nano is not None:
             await queries.turn_span(session, rental, "disk", machine.disk_hour_nano, now)
+        await queries.close_spans(session, rental_id, ["gpu"], now)
     return {"stopped": True}
 
 

@@ -116,11 +116,14 @@ async def shown(session: AsyncSession, instance_id: str, now: datetime) -> Row[A
 async def open_span(
     session: AsyncSession, *, team_id: str, rental_id: str, kind: str, rate_hour_nano: int, at: datetime
 ) -> None:
-    """Begin a stretch of cost; does nothing where one of that kind is open already."""
+    """Begin a stretch of cost; does nothing where one of that kind is open already, or the rental is released.
+
+    Guarantees: a worker that thaws after others released the rental opens nothing that nobody would close.
+    """
     await session.execute(
         text(
             "INSERT INTO rental_span (id, team_id, rental_id, kind, rate_hour_nano, from_at) "
-            "VALUES (:id, :team, :rental, :kind, :rate, :at) "
+            "SELECT :id, :team, id, :kind, :rate, :at FROM rental WHERE id = :rental AND state <> 'released' FOR SHARE "
             "ON CONFLICT (rental_id, kind) WHERE to_at IS NULL DO NOTHING"
         ),
         {
@@ -146,11 +149,13 @@ async def correct_span(session: AsyncSession, rental_id: str, kind: str, rate_ho
 
 
 async def turn_span(session: AsyncSession, rental: Rental, kind: str, rate_hour_nano: int, at: datetime) -> None:
-    """Go on at another rate from here, where an open stretch has another one."""
+    """Go on at another rate from here, where an open stretch has another one. Locks the rental before its stretches."""
     closed = await session.execute(
         text(
-            "UPDATE rental_span SET to_at = greatest(from_at, :at) "
-            "WHERE rental_id = :rental AND kind = :kind AND to_at IS NULL AND rate_hour_nano <> :rate RETURNING id"
+            "WITH held AS (SELECT id FROM rental WHERE id = :rental FOR SHARE) "
+            "UPDATE rental_span AS s SET to_at = greatest(s.from_at, :at) FROM held "
+            "WHERE s.rental_id = held.id AND s.kind = :kind AND s.to_at IS NULL AND s.rate_hour_nano <> :rate "
+            "RETURNING s.id"
         ),
         {"at": at, "rental": rental.id, "kind": kind, "rate": rate_hour_nano},
     )
@@ -183,6 +188,30 @@ async def continue_span(session: AsyncSession, rental_id: str, kind: str, ended_
         ),
         {"id": new_id("spn"), "rental": rental_id, "kind": kind, "at": ended_at},
     )
+
+
+async def release_rental(session: AsyncSession, rental_id: str, reason: str, at: datetime) -> None:
+    """Write that a rental's machine is gone and costs nothing from that moment on.
+
+    The row comes first: who opens a stretch of cost locks it, and either is closed here or finds it released.
+    """
+    await session.execute(
+        update(Rental)
+        .where(Rental.id == rental_id)
+        .values(state="released", released_at=at, released_real_at=func.clock_timestamp(), reason=reason)
+    )
+    await close_spans(session, rental_id, ["gpu", "disk"], at)
+
+
+async def take_rental(session: AsyncSession, rental_id: str, machine_id: str, at: datetime) -> bool:
+    """Write which machine a rental is; False where the rental was released meanwhile."""
+    changed = await session.execute(
+        update(Rental)
+        .where(Rental.id == rental_id, Rental.state != "released")
+        .values(state="rented", provider_machine_id=machine_id, rented_at=at)
+        .returning(Rental.id)
+    )
+    return changed.first() is not None
 
 
 async def rental_costs(session: AsyncSession, instance_id: str, now: datetime) -> dict[str, dict[str, int]]:

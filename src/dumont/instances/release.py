@@ -10,7 +10,6 @@ from datetime import datetime
 from typing import Any
 
 import structlog
-from sqlalchemy import func
 
 from dumont.durable import Run
 from dumont.instances import queries
@@ -42,15 +41,7 @@ async def release(run: Run, world: World, rental_id: str, reason: str) -> dict[s
     except ProviderError as error:
         raise explain(error) from error
     async with world.session(run.team_id) as session:
-        await queries.close_spans(session, rental_id, ["gpu", "disk"], ended)
-        await queries.change_rental(
-            session,
-            rental_id,
-            state="released",
-            released_at=ended,
-            released_real_at=func.clock_timestamp(),
-            reason=reason,
-        )
+        await queries.release_rental(session, rental_id, reason, ended)
     return {"released": True}
 
 

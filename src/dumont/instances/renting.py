@@ -114,7 +114,8 @@ async def _rented(run: Run, world: World, rental: Rental, machine_id: str) -> Of
     now = world.clock.now()
     async with world.session(run.team_id) as session:
         offer = offer_from_json((await queries.get_rental(session, rental.id)).offer)
-        await queries.change_rental(session, rental.id, state="rented", provider_machine_id=machine_id, rented_at=now)
+        if not await queries.take_rental(session, rental.id, machine_id, now):
+            raise RentInDoubt("The rent was given up while its answer was under way. A new try is safe.")
         await queries.open_span(
             session,
             team_id=run.team_id,

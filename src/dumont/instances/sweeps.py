@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 import structlog
-from sqlalchemy import func
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dumont.core import Problem
@@ -162,16 +161,7 @@ class Sweep:
     async def _release(self, row: OpenRental, reason: str) -> None:
         self._absent.forget(row.rental_id)
         async with self._world.session(row.team_id) as session:
-            now = self._world.clock.now()
-            await queries.close_spans(session, row.rental_id, ["gpu", "disk"], now)
-            await queries.change_rental(
-                session,
-                row.rental_id,
-                state="released",
-                released_at=now,
-                released_real_at=func.clock_timestamp(),
-                reason=reason,
-            )
+            await queries.release_rental(session, row.rental_id, reason, self._world.clock.now())
         log.warning("a rental that nobody worked on was released", label=row.label, reason=reason)
 
     async def _stop_unasked(self, row: OpenRental, sight: Sight) -> None:

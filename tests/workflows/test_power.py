@@ -4,11 +4,12 @@ import asyncio
 from typing import Any
 
 import pytest
+from tests.support.frozen import frozen
 from tests.support.sandbox import wait_until
 from tests.support.world import Stage
 
 from .engine import Trial
-from .scenarios import Case, check_paused, check_running, new_instance, pause, paused, reboot, resume
+from .scenarios import Case, check_paused, check_running, destroy, new_instance, pause, paused, reboot, resume
 
 CANCEL = "UPDATE operation SET cancel_requested = true, status = 'cancelling' WHERE id = %s"
 
@@ -126,3 +127,61 @@ def _words(pid: int) -> str:
 async def _says(stage: Stage, operation_id: str, words: str) -> bool:
     found = await stage.rows("SELECT steps::text FROM operation WHERE id = %s", operation_id)
     return words in found[0][0]
+
+
+async def test_a_stop_that_is_slow_does_not_hold_a_destroy_up(stage: Stage) -> None:
+    """The marketplace takes for ever to stop: whoever destroys the instance then does not wait for that."""
+    case = Case((await stage.begin_launch())[0])
+    await begun(stage, case)
+    stage.sandbox.control.add_fault("status_lag", {"s": 1000})
+    pausing = asyncio.create_task(Trial(stage, await pause(stage, case)).run())
+    number = int((await stage.rental(case.instance_id)).provider_machine_id or 0)
+    await asyncio.to_thread(wait_until, lambda: machine_of(stage, number)["intended"] == "stopped", what="the order")
+    destroyed = await asyncio.wait_for(Trial(stage, await destroy(stage, case)).run(), 20)
+    assert destroyed.status == "succeeded", destroyed.problem
+    await asyncio.wait_for(pausing, 20)
+    assert (await stage.instance(case.instance_id)).status == "destroyed"
+    bills = await stage.bills(case.instance_id)
+    bills.agree()
+    assert bills.billed == set()
+
+
+async def test_a_stop_that_was_forgotten_is_asked_for_again(stage: Stage) -> None:
+    """The order was taken, and then the machine shall run again by the marketplace's word: it stops all the same."""
+    case = Case((await stage.begin_launch())[0])
+    await begun(stage, case)
+    number = (await stage.rental(case.instance_id)).provider_machine_id
+    stage.sandbox.control.add_fault("status_lag", {"s": 1000})
+
+    async def forgets() -> None:
+        stage.sandbox.call("PUT", f"/api/v0/instances/{number}/", {"state": "running"})
+
+    stage.world = frozen(stage, "stop", forgets)
+    done = await asyncio.wait_for(Trial(stage, await pause(stage, case)).run(), 20)
+    assert done.status == "succeeded", done.problem
+    assert (await stage.instance(case.instance_id)).status == "paused"
+    bills = await stage.bills(case.instance_id)
+    bills.agree()
+    assert bills.running == set()
+
+
+async def begun(stage: Stage, case: Case) -> None:
+    """See an instance's first operation through."""
+    found = await stage.rows("SELECT id FROM operation WHERE instance_id = %s", case.instance_id)
+    done = await Trial(stage, found[0][0]).run()
+    assert done.status == "succeeded", done.problem
+
+
+async def test_a_wait_for_a_gpu_ends_with_its_machine(stage: Stage) -> None:
+    """The machine vanishes while its GPU is waited for: nobody waits any longer, and its disk costs no more."""
+    case = await paused(stage, None)
+    number = (await stage.rental(case.instance_id)).provider_machine_id
+    await taken(stage, case)
+    operation_id = await resume(stage, case, wait_minutes=60)
+    running = asyncio.create_task(Trial(stage, operation_id).run())
+    while not await _says(stage, operation_id, "rented by somebody else"):
+        await asyncio.sleep(0.05)
+    stage.sandbox.call("DELETE", f"/api/v0/instances/{number}/", {})
+    done = await asyncio.wait_for(running, 20)
+    assert (done.problem or {})["code"] == "host-lost"
+    assert (await stage.instance(case.instance_id)).status == "paused"

@@ -6,16 +6,17 @@ seen twice through calls that worked; errors and time-outs mean unknown.
 
 import asyncio
 import time
+from contextlib import suppress
 from typing import Any
 
 import structlog
 
-from dumont.durable import Run
+from dumont.durable import Cancelled, DeadlineExceeded, Run
 from dumont.instances import queries
-from dumont.instances.model import CreationTimeout, HostLost, Rental
+from dumont.instances.model import CreationTimeout, HostLost, Rental, Status
 from dumont.instances.renting import too_dear
 from dumont.instances.shell import knock
-from dumont.instances.world import Patience, World
+from dumont.instances.world import World
 from dumont.market import NoCapacityNow, ProviderSaidNo, explain, offer_from_json
 from dumont.providers import (
     Machine,
@@ -28,6 +29,8 @@ from dumont.providers import (
 )
 
 log = structlog.get_logger()
+_SHALL_RUN = frozenset({MachineState.RUNNING, MachineState.WAITING_FOR_GPU, MachineState.FAILED})
+"""States of a machine that its provider means to run."""
 
 
 async def boot(
@@ -159,21 +162,24 @@ async def _up(run: Run, world: World, rental: Rental, machine: Machine, login: d
 async def stop(run: Run, world: World, rental_id: str) -> dict[str, Any]:
     """Ask for a stop, keep the disk, and see the machine stopped; GPU cost ends here.
 
-    Guarantees: an accepted stop is seen through, whoever cancels; after a lost answer the machine is looked at before
-    the order is given again. A host that is cut off meanwhile has its order, so nothing is left to wait for.
+    Guarantees: an accepted stop is seen through, whoever cancels, and is asked for again where the machine shall run by
+    the provider's word; after a lost answer the machine is looked at before the order is given again. A host that is
+    cut off meanwhile has its order, so nothing is left to wait for. Where somebody destroys the instance, the rest is
+    left to him.
     Errors: HostLost where the provider has no such machine any more; `explain`'s problems.
     """
     async with world.session(run.team_id) as session:
         rental = await queries.get_rental(session, rental_id)
     provider = world.provider(rental.provider)
-    patience = world.patience_with(rental.provider)
     machine_id = rental.provider_machine_id or ""
     try:
-        machine = await _order_stop(provider, machine_id) or await _see_stopped(provider, machine_id, patience)
+        machine = await _order_stop(provider, machine_id) or await _see_stopped(run, world, provider, machine_id)
     except MachineAbsent as error:
         raise HostLost("The provider does not know the machine any more.") from error
     except ProviderError as error:
         raise explain(error) from error
+    if machine is None:
+        return {"stopped": False}
     async with world.session(run.team_id) as session:
         now = world.clock.now()
         if machine.disk_hour_nano is not None:
@@ -207,7 +213,9 @@ async def _order_stop(provider: Provider, machine_id: str) -> Machine | None:
     return None
 
 
-async def _see_stopped(provider: Provider, machine_id: str, patience: Patience) -> Machine:
+async def _see_stopped(run: Run, world: World, provider: Provider, machine_id: str) -> Machine | None:
+    """Wait until a machine that was told to stop has stopped; None: somebody destroys its instance."""
+    patience = world.patience_with(provider.name)
     cut_since: float | None = None
     absent = 0
     while True:
@@ -221,7 +229,20 @@ async def _see_stopped(provider: Provider, machine_id: str, patience: Patience) 
         cut_since = (cut_since or time.monotonic()) if cut else None
         if machine is not None and cut_since is not None and time.monotonic() - cut_since >= patience.lost_seconds:
             return machine
+        if await _is_given_up(run, world):
+            return None
+        if machine is not None and machine.state in _SHALL_RUN:
+            await provider.stop(machine_id)
         await asyncio.sleep(patience.poll_seconds)
+
+
+async def _is_given_up(run: Run, world: World) -> bool:
+    """Tell whether somebody destroys the instance, who waits for us; a mere wish to cancel comes too late."""
+    with suppress(Cancelled, DeadlineExceeded):
+        await run.check()
+    async with world.session(run.team_id) as session:
+        instance = await queries.get(session, run.instance_id or "")
+        return instance is not None and instance.status == Status.DESTROYING
 
 
 async def start(run: Run, world: World, rental_id: str) -> dict[str, Any]:
@@ -277,8 +298,12 @@ async def _queued(provider: Provider, machine_id: str) -> bool:
 
 
 async def _wait_for_gpu(run: Run, world: World, provider: Provider, machine_id: str, minutes: float) -> None:
-    """Wait until a queued start is served. A call that gives no certain answer is no answer: look again."""
+    """Wait until a queued start is served. A call that gives no certain answer is no answer: look again.
+
+    Errors: NoCapacityNow; HostLost where the machine is gone, so that there is nothing to wait for.
+    """
     until = time.monotonic() + 60 * minutes
+    absent = 0
     while time.monotonic() < until:
         await run.check()
         await asyncio.sleep(world.patience_with(provider.name).poll_seconds)
@@ -287,6 +312,9 @@ async def _wait_for_gpu(run: Run, world: World, provider: Provider, machine_id: 
         except ProviderUnreachable as error:
             log.info("provider gave no certain answer", machine=machine_id, error=str(error))
             continue
+        absent = absent + 1 if machine is None else 0
+        if absent > 2:
+            raise HostLost("The machine vanished from the provider while it waited for its GPU.")
         if machine is not None and machine.state in (MachineState.RUNNING, MachineState.FAILED):
             return
     raise NoCapacityNow(

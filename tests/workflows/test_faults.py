@@ -18,6 +18,7 @@ LOST = {
     "pause": ["stop"],
     "resume": ["start"],
     "reboot": [],
+    "attach-key": [],
     "wake-elsewhere": ["create", "destroy"],
     "stop-unasked": ["stop"],
 }

@@ -3,17 +3,20 @@
 from dumont.db.backup import Manifest, save_backup
 from dumont.db.embedded import DatabaseInUse, DatabaseStartError, EmbeddedPostgres, has_cluster, visit_database
 from dumont.db.glance import Glance, Question
+from dumont.db.glance import connect as open_wire
 from dumont.db.listener import Listener, Notice, Subscription
 from dumont.db.outbox import Event, Subscriptions, prune, publish
 from dumont.db.programs import BackupError
 from dumont.db.restore import holds_tables, read_backup, restore_backup
 from dumont.db.rls import APP_ROLE, WORKER_ROLE, grant, protect
 from dumont.db.roles import DatabaseUrls, migrate, resolve_urls
-from dumont.db.session import Base, Database, DatabaseUnavailable, set_sweep, set_team, translate, translated
+from dumont.db.session import KEEPALIVE, Base, Database, DatabaseUnavailable, set_sweep, set_team, translate, translated
 from dumont.db.urls import psycopg_url, sqlalchemy_url, with_database, with_role
+from dumont.db.wire import Wire
 
 __all__ = [
     "APP_ROLE",
+    "KEEPALIVE",
     "WORKER_ROLE",
     "BackupError",
     "Base",
@@ -31,10 +34,12 @@ __all__ = [
     "Question",
     "Subscription",
     "Subscriptions",
+    "Wire",
     "grant",
     "has_cluster",
     "holds_tables",
     "migrate",
+    "open_wire",
     "protect",
     "prune",
     "psycopg_url",

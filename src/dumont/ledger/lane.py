@@ -1,0 +1,76 @@
+"""One connection for postings: opened when needed, and every answer an outcome or a fault."""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import psycopg
+
+from dumont.db import KEEPALIVE, Wire, open_wire, psycopg_url
+from dumont.ledger.faults import Unreached
+from dumont.ledger.model import Outcome, Posting
+from dumont.ledger.queries import (
+    BATCH,
+    BUSY,
+    PLAIN,
+    account_values,
+    batch_values,
+    is_plain,
+    outcome_of,
+    outcomes_of,
+    plain_values,
+)
+
+LOST = (psycopg.Error, OSError, TimeoutError)
+"""What `Lane` raises."""
+
+_SETTINGS = "-c lock_timeout={lock} -c statement_timeout={statement} -c jit=off -c plan_cache_mode=auto"
+
+
+class Lane:
+    """A connection that posts what it is given, each call a transaction of its own in one round trip."""
+
+    def __init__(
+        self, url: str, *, lock_timeout_ms: int = 250, statement_timeout_ms: int = 5_000, silence_seconds: float = 8.0
+    ) -> None:
+        self._url = psycopg_url(url)
+        self._options = _SETTINGS.format(lock=lock_timeout_ms, statement=statement_timeout_ms)
+        self._silence = silence_seconds
+        self._wire: Wire | None = None
+
+    async def post(self, postings: Sequence[Posting]) -> list[Outcome]:
+        """Post a batch, whose keys must differ, and commit it.
+
+        Errors: psycopg's, OSError and TimeoutError, for `faults.classify`; the next call has another connection.
+        """
+        if len(postings) == 1 and is_plain(postings[0]):
+            rows = await self._send(PLAIN, plain_values(postings[0]))
+            told = rows[0][0]
+            return [Outcome(postings[0].id) if told is None else outcome_of(postings[0].id, **told)]
+        return outcomes_of(postings, await self._send(BATCH, batch_values(postings)))
+
+    async def busy(self, accounts: Iterable[str]) -> set[str]:
+        """Return which of the accounts somebody has locked, without waiting for any; so counts one that is not there.
+
+        Errors: as for `post`.
+        """
+        return {row[0] for row in await self._send(BUSY, account_values(accounts))}
+
+    async def close(self) -> None:
+        """Close the connection, if there is one."""
+        wire, self._wire = self._wire, None
+        if wire is not None:
+            await wire.close()
+
+    async def _send(self, statement: bytes, values: Sequence[str | None]) -> Sequence[Any]:
+        if self._wire is None or self._wire.has_ended():
+            await self.close()
+            self._wire = await self._open()
+        async with asyncio.timeout(self._silence):
+            return await self._wire.send((statement, values))
+
+    async def _open(self) -> Wire:
+        try:
+            return await open_wire(self._url, options=self._options, application_name="dumont-ledger", **KEEPALIVE)
+        except (psycopg.Error, OSError) as error:
+            raise Unreached(str(error)) from error

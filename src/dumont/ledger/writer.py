@@ -1,0 +1,228 @@
+"""The writer for postings that are all their request does: what comes while a batch is in flight is the next batch."""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from dumont.core import Problem
+from dumont.db import DatabaseUnavailable
+from dumont.ledger.faults import Fault, classify, problem_for
+from dumont.ledger.lane import LOST, Lane
+from dumont.ledger.model import Outcome, Posting, find_fault, problem_of
+
+_LOG = logging.getLogger(__name__)
+_PAUSE_SECONDS = 0.05
+_LONGEST_PAUSE_SECONDS = 0.5
+_LOOK_AGAIN_SECONDS = 0.1
+
+
+@dataclass(eq=False, slots=True)
+class _Item:
+    """A posting that waits; `sent` tells whether it may stand already, because an answer was lost."""
+
+    posting: Posting
+    done: "asyncio.Future[Outcome]"
+    until: float
+    sent: bool = False
+
+
+@dataclass
+class Tally:
+    """What a writer has done so far."""
+
+    batches: int = 0
+    postings: int = 0
+    faults: dict[Fault, int] = field(default_factory=dict)
+
+
+class Writer:
+    """Posts for one process over one connection, and lets everybody share it.
+
+    A posting waits at most `patience_seconds` for a database that is away, or for an account that somebody has locked;
+    others do not wait for that account. `most` postings go in one batch.
+    Guarantees: each posting stands at most once, whatever is lost on the way; if one was answered before another was
+    given, their entries on a common account have that order.
+    """
+
+    def __init__(self, lane: Lane, *, most: int = 500, patience_seconds: float = 10.0) -> None:
+        self._lane = lane
+        self._most = most
+        self._patience = patience_seconds
+        self._waiting: deque[_Item] = deque()
+        self._busy: set[str] = set()
+        self._look_at = 0.0
+        self._next_pause = _PAUSE_SECONDS
+        self._wake = asyncio.Event()
+        self._worker: asyncio.Task[None] | None = None
+        self._closed = False
+        self.tally = Tally()
+
+    async def post(self, posting: Posting) -> Outcome:
+        """Post one transfer and say what became of it; a refusal is an outcome.
+
+        Errors: BadPosting for what can never stand. DatabaseUnavailable: nothing was written. OutcomeUnknown: it may
+        stand. After both, the same key again is safe and tells.
+        """
+        if (fault := find_fault(posting)) is not None:
+            raise problem_of(fault)
+        return await self._give(posting)
+
+    async def post_batch(self, postings: Sequence[Posting]) -> list[Outcome]:
+        """Post many and return one outcome for each, in their order; what can never stand is an outcome here too.
+
+        Two with one key are decided one after the other.
+        """
+        given: list[asyncio.Future[Outcome] | Outcome] = []
+        for posting in postings:
+            fault = find_fault(posting)
+            given.append(self._give(posting) if fault is None else Outcome(posting.id, problem=problem_of(fault)))
+        waiting = [item for item in given if isinstance(item, asyncio.Future)]
+        answers = iter(await asyncio.gather(*waiting, return_exceptions=True))
+        return [
+            _outcome(posting, item if isinstance(item, Outcome) else next(answers))
+            for posting, item in zip(postings, given, strict=True)
+        ]
+
+    async def close(self) -> None:
+        """Answer what waits and close the connection."""
+        self._closed = True
+        self._wake.set()
+        if self._worker is not None:
+            await self._worker
+        await self._lane.close()
+
+    def _give(self, posting: Posting) -> "asyncio.Future[Outcome]":
+        if self._closed:
+            raise RuntimeError("the ledger's writer is closed")
+        loop = asyncio.get_running_loop()
+        if self._worker is None:
+            self._worker = loop.create_task(self._work(), name="ledger-writer")
+        item = _Item(posting, loop.create_future(), time.monotonic() + self._patience)
+        self._waiting.append(item)
+        self._wake.set()
+        return item.done
+
+    async def _work(self) -> None:
+        while self._waiting or not self._closed:
+            if not self._waiting:
+                self._wake.clear()
+                await self._wake.wait()
+                continue
+            await self._turn()
+
+    async def _turn(self) -> None:
+        """Send one batch of what waits, without two of one key and without accounts that somebody has locked."""
+        if self._busy and time.monotonic() >= self._look_at:
+            await self._look()
+        batch = self._gather()
+        try:
+            if batch:
+                await self._send(batch)
+            else:
+                await asyncio.sleep(_LOOK_AGAIN_SECONDS)
+        except Exception as error:  # noqa: BLE001 - whoever waits is answered, whatever happened
+            _LOG.exception("The ledger's writer met what nobody expected.")
+            self._fail(batch, error)
+        self._give_up()
+
+    def _gather(self) -> list[_Item]:
+        batch: list[_Item] = []
+        left: deque[_Item] = deque()
+        ids: set[str] = set()
+        blocked: set[str] = set(self._busy)
+        while self._waiting and len(batch) < self._most:
+            item = self._waiting.popleft()
+            posting = item.posting
+            if posting.id in ids or (blocked and any(leg.account_id in blocked for leg in posting.legs)):
+                left.append(item)
+            elif not item.done.done():
+                ids.add(posting.id)
+                batch.append(item)
+        left.extend(self._waiting)
+        self._waiting = left
+        return batch
+
+    async def _send(self, items: list[_Item]) -> None:
+        """Post a batch; where it fails, what the error means decides what is done with its items."""
+        try:
+            outcomes = await self._lane.post([item.posting for item in items])
+        except LOST as error:
+            fault = classify(error)
+            self.tally.faults[fault] = self.tally.faults.get(fault, 0) + 1
+            await self._recover(items, fault, error)
+            return
+        self._next_pause = _PAUSE_SECONDS
+        self.tally.batches += 1
+        self.tally.postings += len(items)
+        for item, outcome in zip(items, outcomes, strict=True):
+            if not item.done.done():
+                item.done.set_result(outcome)
+
+    async def _recover(self, items: list[_Item], fault: Fault, error: BaseException) -> None:
+        if fault in (Fault.REFUSED, Fault.BROKEN):
+            await self._bisect(items, error)
+        elif fault is Fault.LOCKED:
+            await self._set_aside(items, error)
+        else:
+            for item in items:
+                item.sent = item.sent or fault is Fault.UNKNOWN
+            self._waiting.extendleft(reversed(items))
+            await self._pause()
+
+    async def _bisect(self, items: list[_Item], error: BaseException) -> None:
+        if len(items) == 1:
+            self._fail(items, error)
+            return
+        middle = len(items) // 2
+        await self._send(items[:middle])
+        await self._send(items[middle:])
+
+    async def _set_aside(self, items: list[_Item], error: BaseException) -> None:
+        """Leave the accounts that somebody has locked, and those of them who wait for one, out of the next batches."""
+        self._busy |= {leg.account_id for item in items for leg in item.posting.legs}
+        await self._look()
+        if self._busy:
+            self._waiting.extendleft(reversed(items))
+        elif len(items) > 1:
+            await self._bisect(items, error)
+        else:
+            self._waiting.append(items[0])
+
+    async def _look(self) -> None:
+        """Ask which accounts are still locked."""
+        try:
+            self._busy = await self._lane.busy(self._busy)
+        except LOST:
+            self._busy = set()
+        self._look_at = time.monotonic() + _LOOK_AGAIN_SECONDS
+
+    async def _pause(self) -> None:
+        """Wait a moment before the database is asked again; longer, the longer it has been away."""
+        await asyncio.sleep(self._next_pause)
+        self._next_pause = min(self._next_pause * 2, _LONGEST_PAUSE_SECONDS)
+
+    def _give_up(self) -> None:
+        """Answer those whose patience is over: nothing was written, or nobody knows."""
+        now = time.monotonic()
+        late = [item for item in self._waiting if item.until <= now]
+        if late:
+            self._waiting = deque(item for item in self._waiting if item.until > now)
+            self._fail(late, None)
+
+    def _fail(self, items: Sequence[_Item], error: BaseException | None) -> None:
+        for item in items:
+            if item.done.done():
+                continue
+            if error is None:
+                item.done.set_exception(problem_for(OSError()) if item.sent else DatabaseUnavailable(retry_after=1.0))
+            else:
+                item.done.set_exception(problem_for(error))
+
+
+def _outcome(posting: Posting, answer: "Outcome | BaseException") -> Outcome:
+    if isinstance(answer, Outcome):
+        return answer
+    return Outcome(posting.id, problem=answer if isinstance(answer, Problem) else problem_for(answer))

@@ -71,7 +71,7 @@ class Product:
             "DUMONT_SANDBOX_MARKET": "still",
             "DUMONT_SANDBOX_OFFERS": "0",
             "DUMONT_POLL_SECONDS": "0.1",
-            "DUMONT_LIMIT_TOKEN_REQUESTS": "100000",
+            "DUMONT_LIMIT_TOKEN_REQUESTS_MINUTE": "100000",
             "DUMONT_LIMIT_TOKEN_REQUESTS_AT_ONCE": "100000",
         }
         return {**kept, **own, **self.more}

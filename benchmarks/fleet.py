@@ -127,7 +127,7 @@ def _fleet(home: Home, urls: DatabaseUrls, database: int) -> Iterator[_Fleet]:
 def _offers(fleet: _Fleet, count: int) -> list[str]:
     """Choose offers on as many different hosts."""
     found: dict[str, str] = {}
-    for offer in Client(fleet.url, fleet.token).iter_offers(num_gpus=1):
+    for offer in Client(fleet.url, fleet.token).iter_offers():
         found.setdefault(offer.raw["machine_id"], offer.id)
         if len(found) == count:
             return list(found.values())

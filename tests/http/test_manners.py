@@ -152,7 +152,8 @@ async def test_an_unforeseen_error_tells_only_the_request_id(api: Api, database_
     ana = await api.person()
     answer = await api.http.post(f"{NOTES}/broken", headers=ana.headers, json={"title": "lost"})
     assert_problem(answer, 500, "internal", "report")
-    assert "42" not in answer.text and "ZeroDivision" not in answer.text
+    told = answer.text.replace(answer.headers["x-request-id"], "")
+    assert "42" not in told and "ZeroDivision" not in told
     assert answer.headers["x-request-id"] in answer.json()["detail"] and titles(database_urls) == []
 
 

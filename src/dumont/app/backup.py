@@ -2,19 +2,18 @@
 
 import json
 import os
-import signal
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
 import click
 
-from dumont.app.home import StartError, open_home, read_secret
-from dumont.cli import CliError, ends_well
+from dumont.app.existing import existing_database, in_sentences, known_secret
+from dumont.app.home import open_home
+from dumont.cli import ends_well
 from dumont.core import Clock, Settings, load_settings
 
 if TYPE_CHECKING:
@@ -33,10 +32,10 @@ def backup(folder: Path, force: bool, as_json: bool) -> None:
     """Save the database to FOLDER, whether or not Dumont runs; says what else to copy."""
     from dumont.db import save_backup
 
-    with _in_sentences("No backup was written."):
+    with in_sentences("No backup was written."):
         settings = load_settings()
-        secret = _known_secret(settings)
-        with _existing_database(settings, secret) as url, _Progress("Saving", quiet=as_json) as progress:
+        secret = known_secret(settings)
+        with existing_database(settings, secret) as url, _Progress("Saving", quiet=as_json) as progress:
             saved = save_backup(url, folder, secret, Clock().now(), replace=force, on_progress=progress.tell)
     others = _also_copy(settings)
     if as_json:
@@ -59,9 +58,9 @@ def restore_command(folder: Path, force: bool, as_json: bool) -> None:
     """Bring a backup's database back into this home (or DATABASE_URL); Dumont must not run."""
     from dumont.db import holds_tables, read_backup, restore_backup
 
-    with _in_sentences("The database is as it was."):
+    with in_sentences("The database is as it was."):
         settings = load_settings()
-        secret = _known_secret(settings)
+        secret = known_secret(settings)
         manifest = read_backup(folder, secret)
         with _alone(settings), _any_database(settings, secret) as url:
             saved_first = None
@@ -114,20 +113,6 @@ def _alone(settings: Settings) -> Iterator[None]:
 
 
 @contextmanager
-def _existing_database(settings: Settings, secret: bytes) -> Iterator[str]:
-    """Give the owner's URL of the database that there is; makes none."""
-    from dumont.db import has_cluster, visit_database
-
-    if settings.database_url is not None:
-        yield settings.database_url
-        return
-    if not has_cluster(settings.home):
-        raise StartError(f"There is no database in {settings.home}. Set DUMONT_HOME to the folder of an installation.")
-    with visit_database(settings.home, secret) as url:
-        yield url
-
-
-@contextmanager
 def _any_database(settings: Settings, secret: bytes) -> Iterator[str]:
     """Give the owner's URL of the database, made now where there is none."""
     from dumont.db import EmbeddedPostgres
@@ -140,16 +125,6 @@ def _any_database(settings: Settings, secret: bytes) -> Iterator[str]:
         yield server.start()
     finally:
         server.stop()
-
-
-def _known_secret(settings: Settings) -> bytes:
-    """Read the secret key, and never make one: a new key belongs to no backup."""
-    if settings.secret_key is None and not (settings.home / "secret.key").is_file():
-        raise StartError(
-            f"{settings.home} has no secret.key, and DUMONT_SECRET_KEY is not set. Set DUMONT_HOME to an installation, "
-            "or copy the key of the one that was backed up into it."
-        )
-    return read_secret(settings)[0]
 
 
 def _also_copy(settings: Settings) -> list[str]:
@@ -176,27 +151,6 @@ def _document(folder: Path, manifest: "Manifest") -> dict[str, object]:
 
 def _amount(manifest: "Manifest") -> str:
     return f"{len(manifest.tables)} tables with {manifest.rows} rows"
-
-
-@contextmanager
-def _in_sentences(kept: str) -> Iterator[None]:
-    """End with a sentence; SIGTERM ends what was started in good order, as Ctrl-C does. `kept` says what then holds."""
-    from dumont.db import BackupError, DatabaseStartError, DatabaseUnavailable
-
-    before = signal.signal(signal.SIGTERM, _leave)
-    try:
-        yield
-    except (BackupError, DatabaseStartError, StartError, DatabaseUnavailable) as error:
-        raise CliError(str(error), code="backup") from error
-    except KeyboardInterrupt as error:
-        click.echo(f"Stopped. {kept}", err=True)
-        raise click.exceptions.Exit(130) from error
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _leave(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)
 
 
 class _Progress:

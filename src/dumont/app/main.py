@@ -13,6 +13,7 @@ app = LazyGroup(
         "demo": Entry("dumont.app.demo:demo", _HERE),
         "backup": Entry("dumont.app.backup:backup", _HERE),
         "restore-backup": Entry("dumont.app.backup:restore_command", _HERE),
+        "ledger": Entry("dumont.app.ledger:ledger", _HERE),
         "sandbox": Entry("dumont.app.sandbox:sandbox", _HERE),
         **COMMANDS,
     },

@@ -13,6 +13,7 @@ import uvicorn
 from fastapi import FastAPI
 from sqlalchemy import text
 
+import dumont.ledger  # noqa: F401 - its nightly audit is recorded on import
 from dumont.app.wiring import build_api, build_world
 from dumont.core import Settings, SettingsError
 from dumont.db import Database, DatabaseUrls, Listener, Subscriptions, set_sweep

@@ -43,9 +43,11 @@ from dumont.ledger.service import (
     post_together,
     void,
 )
+from dumont.ledger.workflows import BROKEN, audit_by_night
 from dumont.ledger.writer import Tally, Writer
 
 __all__ = [
+    "BROKEN",
     "MOST_AMOUNT",
     "MOST_LEGS",
     "MOST_MEMO",
@@ -77,6 +79,7 @@ __all__ = [
     "TransferNotFound",
     "Writer",
     "audit",
+    "audit_by_night",
     "balance_at",
     "change_account",
     "classify",

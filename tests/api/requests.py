@@ -28,7 +28,7 @@ class Requests:
         query = await self._query(op)
         body = await self._body(op)
         more = {"json": body} if body is not None else {}
-        sent = {**(person.headers if person else {}), **headers}
+        sent = {**(person.headers if person else {}), **_key(op), **headers}
         return await self.api.http.request(op.method, path, params=query, headers=sent, **more)
 
     async def path(self, op: Op) -> str:
@@ -109,6 +109,8 @@ class Requests:
     def _text(self, schema: dict[str, Any], name: str) -> str:
         if schema.get("format") == "date-time":
             return (datetime.now(timezone.utc) + timedelta(days=1)).isoformat()
+        if schema.get("format") == "date":
+            return datetime.now(timezone.utc).date().isoformat()
         if name.endswith("password"):
             return PASSWORD
         if name == "email":
@@ -120,6 +122,12 @@ class Requests:
     def _known_id(self, name: str) -> str:
         known = {"offer_id": self.team.offer_id, "team_id": self.team.person.team_id}
         return known.get(name, self.team.person.user_id if name == "user_id" else self.team.instance_id)
+
+
+def _key(op: Op) -> dict[str, str]:
+    """Return the Idempotency-Key that an operation asks for."""
+    named = [one for one in op.described.get("parameters", ()) if one["name"] == "Idempotency-Key"]
+    return {"Idempotency-Key": uuid.uuid4().hex} if named and named[0]["required"] else {}
 
 
 def marks(dump: dict[str, list[str]], team: Furnished) -> set[str]:

@@ -197,7 +197,31 @@ async def furnish(api: WholeApi) -> Furnished:
     )
     assert kept.status_code == 201, kept.text
     await _add_snapshot(api, person, launched)
+    await _keep_books(api, person, word)
     return Furnished(person, word, await api.offer_id(person), str(launched["id"]))
+
+
+async def _keep_books(api: WholeApi, person: Person, word: str) -> None:
+    """Give a team accounts, categories, a transaction and a transfer."""
+    ids = []
+    for path, body in (
+        ("accounts", {"name": f"{word} everyday", "type": "checking", "opening_balance": "100.00"}),
+        ("accounts", {"name": f"{word} reserve", "type": "savings"}),
+        ("categories", {"name": f"{word} food", "type": "expense"}),
+    ):
+        ids.append(str((await _post(api, person, path, body))["id"]))
+    spent = {"account_id": ids[0], "amount": "9.99", "description": f"{word} bread", "date": "2026-01-31"}
+    await _post(api, person, "transactions", {**spent, "type": "expense", "category_id": ids[2], "tags": [word]})
+    moved = {"from_account_id": ids[0], "to_account_id": ids[1], "amount": "1.00", "description": f"{word} saved"}
+    await _post(api, person, "transfers", moved)
+
+
+async def _post(api: WholeApi, person: Person, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    headers = {**person.headers, "Idempotency-Key": secrets.token_hex(8)}
+    answer = await api.http.post(f"/api/v1/{path}", json=body, headers=headers)
+    assert answer.status_code == 201, answer.text
+    made: dict[str, Any] = answer.json()
+    return made
 
 
 async def _add_snapshot(api: WholeApi, person: Person, launched: dict[str, Any]) -> None:

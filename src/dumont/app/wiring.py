@@ -6,7 +6,7 @@ from fastapi import FastAPI
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from dumont import hibernation, identity, instances, market, operations, snapshots
+from dumont import bookkeeping, hibernation, identity, instances, market, operations, snapshots
 from dumont.app.home import StartError
 from dumont.core import Settings, derive_key
 from dumont.db import Database, Listener
@@ -89,6 +89,7 @@ def build_api(
             instances.stray_router,
             instances.keys_router,
             hibernation.router,
+            *bookkeeping.routers,
         ],
     )
     app.state.settings = settings

@@ -1,7 +1,8 @@
 """Ids, money, clock, problems and settings: words that every room shares. No I/O except reading the settings."""
 
+from dumont.core.amounts import plain_amount, read_amount, show_amount, to_units
 from dumont.core.clock import Clock
-from dumont.core.ids import is_id, new_id
+from dumont.core.ids import derived_id, is_id, new_id
 from dumont.core.money import NANO, money_document, nanousd
 from dumont.core.problems import Act, Problem
 from dumont.core.secrets import derive_key, derive_password
@@ -16,9 +17,14 @@ __all__ = [
     "SettingsError",
     "derive_key",
     "derive_password",
+    "derived_id",
     "is_id",
     "load_settings",
     "money_document",
     "nanousd",
     "new_id",
+    "plain_amount",
+    "read_amount",
+    "show_amount",
+    "to_units",
 ]

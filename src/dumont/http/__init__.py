@@ -5,7 +5,8 @@ from dumont.http.access import AccessNotDeclared, permit, public, signed_in
 from dumont.http.app import create_app, mount
 from dumont.http.caller import Authenticator, Caller, CallerDep, CallerFacts, DatabaseDep, GlanceDep
 from dumont.http.edge import foreseen
-from dumont.http.idempotency import Claim, IdempotencyRecord, forget_keys, read_open_claim
+from dumont.http.errors import problem_response
+from dumont.http.idempotency import Claim, IdempotencyRecord, forget_keys, read_key, read_open_claim
 from dumont.http.openapi import raises
 from dumont.http.pages import Page, list_document, page_params
 from dumont.http.rates import Limits, LimitsDep, Rule, address_of, refusal, spend
@@ -45,9 +46,11 @@ __all__ = [
     "mount",
     "page_params",
     "permit",
+    "problem_response",
     "problems",
     "public",
     "raises",
+    "read_key",
     "read_open_claim",
     "refusal",
     "seal",

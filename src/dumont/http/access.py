@@ -17,19 +17,23 @@ class Access:
     person: bool = False
     path_team: bool = False
     secret: bool = False
+    keyed: bool = False
 
 
 class AccessNotDeclared(TypeError):
     """A route was declared with neither `permit`, `signed_in` nor `public`."""
 
 
-def permit(permission: str, *, stream: bool = False, person: bool = False, path_team: bool = False) -> dict[str, Any]:
+def permit(
+    permission: str, *, stream: bool = False, person: bool = False, path_team: bool = False, keyed: bool = False
+) -> dict[str, Any]:
     """Return the route arguments that admit callers whose role holds `permission`.
 
     `stream` marks a route that answers server-sent events when asked: its answers are never kept for a replay.
     `person` refuses API tokens; `path_team` works in the team of the path's `team_id`, whatever X-Team-Id says.
+    `keyed` refuses requests without an Idempotency-Key: for what moves or reserves money.
     """
-    return _arguments(Access(False, permission, stream, person=person, path_team=path_team))
+    return _arguments(Access(False, permission, stream, person=person, path_team=path_team, keyed=keyed))
 
 
 def signed_in(

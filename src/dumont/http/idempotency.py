@@ -102,7 +102,7 @@ def read_claim(request: Request, caller: Caller, body: Body, hmac_key: bytes, *,
 
     Errors: InvalidRequest for a key that is not 1..255 visible ASCII characters.
     """
-    key = _read_key(request)
+    key = read_key(request)
     if key is None:
         return None
     scope = _digest(caller.user_id, caller.team_id, request.method, request.scope["path"], key)
@@ -116,7 +116,7 @@ async def read_open_claim(request: Request, who: str) -> Claim | None:
     The route takes it in its own transaction, names the team once that is known, and keeps the answer.
     Errors: InvalidRequest for a key that is not 1..255 visible ASCII characters.
     """
-    key = _read_key(request)
+    key = read_key(request)
     if key is None:
         return None
     hmac_key: bytes = request.app.state.idempotency_key
@@ -125,7 +125,11 @@ async def read_open_claim(request: Request, who: str) -> Claim | None:
     return Claim(scope, "", _fingerprint(request, body, hmac_key), derive_key(hmac_key, "idempotency-seal"))
 
 
-def _read_key(request: Request) -> str | None:
+def read_key(request: Request) -> str | None:
+    """Return the Idempotency-Key of a request, None where it carries none.
+
+    Errors: InvalidRequest for a key that is not 1..255 visible ASCII characters.
+    """
     key = request.headers.get("idempotency-key")
     if key is not None and not (1 <= len(key) <= 255 and all(0x21 <= ord(char) <= 0x7E for char in key)):
         detail = "Must be 1 to 255 visible ASCII characters."

@@ -118,7 +118,7 @@ def _complete(operation: dict[str, Any], method: str, route: APIRoute) -> None:
     if not access["public"]:
         parameters.append(_TEAM_HEADER)
     if keyed:
-        parameters.append(_KEY_HEADER)
+        parameters.append({**_KEY_HEADER, "required": access.get("keyed", False)})
     if not parameters:
         del operation["parameters"]
     _show_problems(operation, _own_problems(operation, method, route, keyed))
@@ -142,6 +142,8 @@ def _own_problems(operation: dict[str, Any], method: str, route: APIRoute, keyed
         named += [problems.BadRequest, problems.BodyTooLarge]
     if "requestBody" in operation:
         named += [problems.MalformedJson, problems.UnsupportedMediaType]
+    if access.get("keyed"):
+        named.append(problems.IdempotencyKeyMissing)
     if keyed:
         named += [problems.IdempotencyInProgress, problems.IdempotencyKeyReused]
     if not access["public"] or any(part.call is _database for part in route.dependant.dependencies):

@@ -5,7 +5,7 @@ import binascii
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import date, datetime, timezone
 from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any
 
@@ -141,6 +141,8 @@ def _parse(text: str, column: Column) -> Any:
         if kind is datetime:
             moment = datetime.fromisoformat(text)
             return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
+        if kind is date:
+            return date.fromisoformat(text)
         if kind in (int, float, Decimal):
             value = kind(text)
             if abs(value) >= 2**63 or value != value:

@@ -27,6 +27,15 @@ class BadRequest(Problem):
     title = "The request cannot be read"
 
 
+class IdempotencyKeyMissing(Problem):
+    """What moves money takes an Idempotency-Key, so that a retry never moves it twice: send one, and keep it."""
+
+    code = "idempotency-key-missing"
+    status = 400
+    act = Act.FIX
+    title = "This request needs an Idempotency-Key"
+
+
 class Unauthenticated(Problem):
     """Nobody is known to be calling: parent of every 401, answered with `WWW-Authenticate: Bearer`."""
 

@@ -36,11 +36,14 @@ class _Visit:
 
     caller: Caller
     claim: "idempotency.Claim | None"
+    keyed: bool = False
 
     async def admit(self) -> Response | None:
         """Check the permission, then the key; return the stored answer when this is a repetition."""
         self.caller.allow()
         if self.claim is None:
+            if self.keyed:
+                raise problems.IdempotencyKeyMissing("Send a header Idempotency-Key, the same one with each retry.")
             return None
         return await self.claim.take(self.caller.session)
 
@@ -130,7 +133,7 @@ class Route(APIRoute):
         if caller.writes and not self.access.stream:
             key = request.app.state.idempotency_key
             claim = idempotency.read_claim(request, caller, body, key, secret=self.access.secret)
-        mark = _visit.set(_Visit(caller, claim))
+        mark = _visit.set(_Visit(caller, claim, self.access.keyed))
         try:
             response = await run(request)
         finally:

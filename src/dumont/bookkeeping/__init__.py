@@ -1,0 +1,26 @@
+"""What people do with money: accounts, categories, transactions, and their corrections, all posted to the ledger."""
+
+from dumont.bookkeeping.api import router as accounts_router
+from dumont.bookkeeping.model import AccountType, Category, Change, Facts, Key, Transaction, TransactionType, Who
+from dumont.bookkeeping.service import Recorded, edit, record, reverse, reverse_many
+from dumont.bookkeeping.transactions_api import router as transactions_router
+
+routers = (accounts_router, transactions_router)
+"""The routers of this room, for `http.create_app`."""
+
+__all__ = [
+    "AccountType",
+    "Category",
+    "Change",
+    "Facts",
+    "Key",
+    "Recorded",
+    "Transaction",
+    "TransactionType",
+    "Who",
+    "edit",
+    "record",
+    "reverse",
+    "reverse_many",
+    "routers",
+]

@@ -26,6 +26,16 @@ GOALS: dict[str, tuple[str, float]] = {
     "destroy_200_s": ("<=", 5.0),
     "offers_cold_ms": ("<=", 200.0),
     "offers_warm_ms": ("<=", 20.0),
+    "single_8_vs_pgbench_n": (">=", 0.55),
+    "single_32_vs_pgbench_n": (">=", 0.55),
+    "coalesced_32_spread_vs_pgbench_n": (">=", 1.3),
+    "coalesced_32_hot_vs_pgbench_n": (">=", 1.3),
+    "coalesced_256_hot_vs_pgbench_n": (">=", 2.0),
+    "batch_100_vs_pgbench_n": (">=", 1.6),
+    "batch_1000_vs_pgbench_n": (">=", 2.5),
+    "cpu_single_8": ("<=", 2.2),
+    "cpu_batch_100": ("<=", 0.40),
+    "cpu_batch_1000": ("<=", 0.25),
     "fault_seeds_wrong": ("<=", 0.0),
 }
 """What each metric should be; nothing fails when it is not."""

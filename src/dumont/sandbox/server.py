@@ -24,6 +24,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from dumont.sandbox.api import VastApi, unserved
 from dumont.sandbox.control import Control
 from dumont.sandbox.parts import Parts
+from dumont.sandbox.psp import Psp
 from dumont.sandbox.settings import SandboxRefused, SandboxSettings
 from dumont.sandbox.store import Store
 
@@ -62,7 +63,8 @@ async def _serve(
 ) -> None:
     parts = Parts(settings, store)
     api = VastApi(parts, key)
-    routes = [*api.routes(), *Control(parts, token, api.serving.limits).routes()]
+    psp = Psp(settings.home, key, parts.clock)
+    routes = [*api.routes(), *Control(parts, token, api.serving.limits).routes(), *psp.routes()]
     app = Starlette(routes=routes, exception_handlers={404: unserved, 405: unserved, HTTPException: unserved})
     app.router.redirect_slashes = False
     server = _Server(_config(_Paths(app)))
@@ -74,12 +76,14 @@ async def _serve(
     asyncio.get_running_loop().call_later(_BEAT_SECONDS / 4, parts.market.offers)
     beats = asyncio.create_task(_beat(parts))
     announcing = asyncio.create_task(_announce(server, listener, tell))
+    notices = asyncio.create_task(psp.run())
     try:
         await server.serve(sockets=[listener])
     finally:
-        for task in (beats, announcing):
+        for task in (beats, announcing, notices):
             task.cancel()
-        await asyncio.gather(beats, announcing, return_exceptions=True)
+        await asyncio.gather(beats, announcing, notices, return_exceptions=True)
+        psp.close()
         await parts.troubles.begin_again()
         await parts.fleet.shut_down()
         parts.journal.flush()

@@ -290,6 +290,7 @@ def test_help_groups_the_commands(dumont: Dumont) -> None:
         "Work on a machine:",
         "Sleep and wake:",
         "What happened:",
+        "Money:",
         "Account:",
     ]
     assert "Show your instances." in shown

@@ -198,6 +198,7 @@ async def furnish(api: WholeApi) -> Furnished:
     assert kept.status_code == 201, kept.text
     await _add_snapshot(api, person, launched)
     await _keep_books(api, person, word)
+    await _add_hold(api, person, word)
     return Furnished(person, word, await api.offer_id(person), str(launched["id"]))
 
 
@@ -232,4 +233,13 @@ async def _add_snapshot(api: WholeApi, person: Person, launched: dict[str, Any])
         "VALUES (%s, %s, %s, %s, %s, 'manual', 'ready', 'm', 3, 300, 300, 100, 0.5, %s, %s, %s)",
         *(new_id("snp"), person.team_id, launched["workspace_id"], launched["id"], launched["operation_id"]),
         *(now, now, now),
+    )
+
+
+async def _add_hold(api: WholeApi, person: Person, word: str) -> None:
+    wallet = (await api.http.get("/api/v1/wallet", headers=person.headers)).json()["account_id"]
+    await api.write("SELECT ledger_change_account(%s, %s, NULL, NULL, -5000000, false)", person.team_id, wallet)
+    await api.write(
+        "SELECT * FROM ledger_hold(%s, gen_random_uuid(), '\\x00', %s, 1000000, %s, NULL, NULL)",
+        *(person.team_id, wallet, f"{word} hold"),
     )

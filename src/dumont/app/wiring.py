@@ -1,12 +1,13 @@
 """Wires the rooms together: providers, the worker's world, the API application."""
 
+from functools import partial
 from pathlib import Path
 
 from fastapi import FastAPI
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from dumont import bookkeeping, hibernation, identity, instances, market, operations, snapshots
+from dumont import billing, bookkeeping, hibernation, identity, instances, market, operations, snapshots
 from dumont.app.home import StartError
 from dumont.core import Settings, derive_key
 from dumont.db import Database, Listener
@@ -75,6 +76,7 @@ def build_api(
 ) -> FastAPI:
     """Build the API of all rooms."""
     authenticator.may_close_team(_keep_what_lives)
+    authenticator.on_team_created(partial(give_wallet, settings))
     app = create_app(
         database=database,
         authenticator=authenticator,
@@ -85,6 +87,7 @@ def build_api(
             operations.router,
             market.router,
             snapshots.router,
+            *billing.routers,
             instances.router,
             instances.stray_router,
             instances.keys_router,
@@ -98,6 +101,11 @@ def build_api(
     app.state.offers = market.Offers(providers, database, settings.clock)
     app.state.listener = listener
     return app
+
+
+async def give_wallet(settings: Settings, session: AsyncSession, team_id: str) -> None:
+    """Make the wallet of a new team, in the transaction that makes the team."""
+    await billing.ensure_wallet(session, team_id, settings.clock.now())
 
 
 async def _keep_what_lives(session: AsyncSession, team_id: str) -> None:

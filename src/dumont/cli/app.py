@@ -3,7 +3,7 @@
 from dumont.cli.lazy import Entry, LazyGroup
 
 _RENT, _WORK, _SLEEP = "Rent", "Work on a machine", "Sleep and wake"
-_HISTORY, _ACCOUNT = "What happened", "Account"
+_HISTORY, _MONEY, _ACCOUNT = "What happened", "Money", "Account"
 
 COMMANDS = {
     "offers": Entry("dumont.cli.market:offers", _RENT),
@@ -27,6 +27,7 @@ COMMANDS = {
     "snapshots": Entry("dumont.cli.history:snapshots", _HISTORY),
     "operations": Entry("dumont.cli.history:operations", _HISTORY),
     "cancel": Entry("dumont.cli.history:cancel", _HISTORY),
+    "wallet": Entry("dumont.cli.wallet:wallet", _MONEY),
     "login": Entry("dumont.cli.account:login", _ACCOUNT),
     "logout": Entry("dumont.cli.account:logout", _ACCOUNT),
     "whoami": Entry("dumont.cli.account:whoami", _ACCOUNT),

@@ -16,6 +16,7 @@ from dumont.client.model import (
     SshAccess,
     SshKey,
     Step,
+    Wallet,
     read,
 )
 from dumont.client.problems import ApiError, ApiProblem, ApiUnreachable, ApiUnreadable
@@ -40,5 +41,6 @@ __all__ = [
     "SshAccess",
     "SshKey",
     "Step",
+    "Wallet",
     "read",
 ]

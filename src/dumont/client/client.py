@@ -17,6 +17,7 @@ from dumont.client.model import (
     Snapshot,
     SshAccess,
     SshKey,
+    Wallet,
     read,
 )
 from dumont.client.problems import ApiProblem, ApiUnreadable
@@ -250,6 +251,23 @@ class Client:
             return self.operation(wanted, wait_seconds=wait_seconds)
 
         return Watch(operation_id, ask, self._open_events, patience).events()
+
+    # Wallet
+    def wallet(self) -> Wallet:
+        """Return the team's wallet."""
+        return read(Wallet, self._get("/wallet"))
+
+    def change_wallet(self, **changes: Any) -> Wallet:
+        """Change `mode`, `low_threshold`, `auto_hibernate_at_zero`, `limit_day` and so on; None takes a limit away."""
+        return read(Wallet, self._send(Request("PATCH", f"{_API}/wallet", body=changes, key=_new_key())))
+
+    def wallet_statement(self, *, first: str | None = None, last: str | None = None) -> dict[str, Any]:
+        """Return the wallet's entries between two dates (YYYY-MM-DD), of this month without."""
+        return _object(self._get("/wallet/statement", {"from": first, "to": last}))
+
+    def usage(self, *, group_by: str, first: str | None = None, last: str | None = None) -> dict[str, Any]:
+        """Return what was charged for use, by instance, kind or day."""
+        return _object(self._get("/usage", {"group_by": group_by, "from": first, "to": last}))
 
     # Server
     def health(self) -> dict[str, Any]:

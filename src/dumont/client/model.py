@@ -232,6 +232,29 @@ class Hibernation:
 
 
 @dataclass(frozen=True)
+class Wallet:
+    """A team's money for machines."""
+
+    mode: str
+    posted: Money | None
+    held: Money | None
+    available: Money | None
+    credit_limit: Money | None
+    owed: Money | None
+    shown_back: Money | None
+    burn_hour: Money | None
+    runs_out_at: datetime | None
+    low: bool | None
+    auto_hibernate_at_zero: bool | None
+    limit_hour: Money | None
+    limit_day: Money | None
+    limit_month: Money | None
+    spent_day: Money | None
+    spent_month: Money | None
+    raw: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class Snapshot:
     """A saved workspace."""
 

@@ -178,6 +178,11 @@ async def read_account(session: AsyncSession, user_id: str) -> Account:
     return Account(**(await session.execute(_ACCOUNT, {"user_id": user_id})).mappings().one())
 
 
+async def is_operator(session: AsyncSession, user_id: str) -> bool:
+    """Tell whether a user runs this installation."""
+    return (await read_account(session, user_id)).is_operator
+
+
 async def enter_token(place: AsyncSession | Glance, hashed: bytes, team_id: str | None, now: datetime) -> EnteredToken:
     """Check an API token, its user and his membership and set its team for row-level security, in one round trip."""
     named = {"hash": hashed, "team_id": team_id, "now": now}

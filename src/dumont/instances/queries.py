@@ -5,9 +5,25 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ARRAY, BigInteger, Row, Select, Text, any_, bindparam, case, cast, func, select, text, update
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Result,
+    Row,
+    Select,
+    Text,
+    any_,
+    bindparam,
+    case,
+    cast,
+    func,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from dumont.billing import Stretch, follow_stretch
 from dumont.core import new_id
 from dumont.db import Glance, Question
 from dumont.durable import live_operation_id
@@ -26,6 +42,11 @@ COST = (
     .scalar_subquery()
 )
 """What an instance has cost so far on all its machines; null means nothing yet. Units: nano-dollars."""
+_TOLD = (
+    " RETURNING id, team_id, rental_id, kind, rate_hour_nano, from_at, to_at, "
+    "(SELECT r.instance_id FROM rental r WHERE r.id = rental_id) AS instance_id"
+)
+"""What the meters must know of every stretch of cost that is begun, changed or ended."""
 _AGE = cast(func.extract("epoch", bindparam("shown_now") - _I.started_at), BigInteger)
 _SHOWN: Select[Any] = select(
     *(column for column in _I if column.name not in ("team_id", "created_by", "onstart_cmd", "label", "ports")),
@@ -120,11 +141,11 @@ async def open_span(
 
     Guarantees: a worker that thaws after others released the rental opens nothing that nobody would close.
     """
-    await session.execute(
+    opened = await session.execute(
         text(
             "INSERT INTO rental_span (id, team_id, rental_id, kind, rate_hour_nano, from_at) "
             "SELECT :id, :team, id, :kind, :rate, :at FROM rental WHERE id = :rental AND state <> 'released' FOR SHARE "
-            "ON CONFLICT (rental_id, kind) WHERE to_at IS NULL DO NOTHING"
+            f"ON CONFLICT (rental_id, kind) WHERE to_at IS NULL DO NOTHING{_TOLD}"
         ),
         {
             "id": new_id("spn"),
@@ -135,17 +156,19 @@ async def open_span(
             "at": at,
         },
     )
+    await _tell_meters(session, opened)
 
 
 async def correct_span(session: AsyncSession, rental_id: str, kind: str, rate_hour_nano: int) -> None:
     """Write what an open stretch has cost from its beginning, once the machine itself says it."""
-    await session.execute(
+    corrected = await session.execute(
         text(
             "UPDATE rental_span SET rate_hour_nano = :rate "
-            "WHERE rental_id = :rental AND kind = :kind AND to_at IS NULL AND rate_hour_nano <> :rate"
+            f"WHERE rental_id = :rental AND kind = :kind AND to_at IS NULL AND rate_hour_nano <> :rate{_TOLD}"
         ),
         {"rate": rate_hour_nano, "rental": rental_id, "kind": kind},
     )
+    await _tell_meters(session, corrected)
 
 
 async def turn_span(session: AsyncSession, rental: Rental, kind: str, rate_hour_nano: int, at: datetime) -> None:
@@ -155,11 +178,12 @@ async def turn_span(session: AsyncSession, rental: Rental, kind: str, rate_hour_
             "WITH held AS (SELECT id FROM rental WHERE id = :rental FOR SHARE) "
             "UPDATE rental_span AS s SET to_at = greatest(s.from_at, :at) FROM held "
             "WHERE s.rental_id = held.id AND s.kind = :kind AND s.to_at IS NULL AND s.rate_hour_nano <> :rate "
-            "RETURNING s.id"
+            "RETURNING s.id, s.team_id, s.rental_id, s.kind, s.rate_hour_nano, s.from_at, s.to_at, "
+            "(SELECT r.instance_id FROM rental r WHERE r.id = s.rental_id) AS instance_id"
         ),
         {"at": at, "rental": rental.id, "kind": kind, "rate": rate_hour_nano},
     )
-    if closed.first() is not None:
+    if await _tell_meters(session, closed):
         await open_span(
             session, team_id=rental.team_id, rental_id=rental.id, kind=kind, rate_hour_nano=rate_hour_nano, at=at
         )
@@ -168,26 +192,36 @@ async def turn_span(session: AsyncSession, rental: Rental, kind: str, rate_hour_
 async def close_spans(session: AsyncSession, rental_id: str, kinds: Sequence[str], at: datetime) -> None:
     """End the open stretches of cost of these kinds."""
     for kind in kinds:
-        await session.execute(
+        closed = await session.execute(
             text(
                 "UPDATE rental_span SET to_at = greatest(from_at, :at) "
-                "WHERE rental_id = :rental AND kind = :kind AND to_at IS NULL"
+                f"WHERE rental_id = :rental AND kind = :kind AND to_at IS NULL{_TOLD}"
             ),
             {"at": at, "rental": rental_id, "kind": kind},
         )
+        await _tell_meters(session, closed)
 
 
 async def continue_span(session: AsyncSession, rental_id: str, kind: str, ended_at: datetime) -> None:
     """Go on with a stretch of cost from where it was ended, at its rate; does nothing where none ended there."""
-    await session.execute(
+    continued = await session.execute(
         text(
             "INSERT INTO rental_span (id, team_id, rental_id, kind, rate_hour_nano, from_at) "
             "SELECT :id, team_id, rental_id, kind, rate_hour_nano, to_at FROM rental_span "
             "WHERE rental_id = :rental AND kind = :kind AND to_at = :at ORDER BY from_at DESC, id DESC LIMIT 1 "
-            "ON CONFLICT (rental_id, kind) WHERE to_at IS NULL DO NOTHING"
+            f"ON CONFLICT (rental_id, kind) WHERE to_at IS NULL DO NOTHING{_TOLD}"
         ),
         {"id": new_id("spn"), "rental": rental_id, "kind": kind, "at": ended_at},
     )
+    await _tell_meters(session, continued)
+
+
+async def _tell_meters(session: AsyncSession, spans: Result[Any]) -> int:
+    """Have the stretches that a statement returned counted by their meters; returns how many there were."""
+    rows = spans.all()
+    for row in rows:
+        await follow_stretch(session, Stretch(**row._mapping))
+    return len(rows)
 
 
 async def release_rental(session: AsyncSession, rental_id: str, reason: str, at: datetime) -> None:

@@ -1,0 +1,23 @@
+"""Wallets of teams and meters of what runs: what is charged, kept ahead, and refused."""
+
+from dumont.billing.api import hold_routes, usage_routes, wallet_routes
+from dumont.billing.metering import Metering, follow_stretch
+from dumont.billing.model import CURRENCY, Mode, SpendLimit, Stretch, Wallet, WalletInUse
+from dumont.billing.wallets import ensure_account, ensure_wallet
+
+routers = (wallet_routes, usage_routes, hold_routes)
+"""The routers of this room, for `http.create_app`."""
+
+__all__ = [
+    "CURRENCY",
+    "Metering",
+    "Mode",
+    "SpendLimit",
+    "Stretch",
+    "Wallet",
+    "WalletInUse",
+    "ensure_account",
+    "ensure_wallet",
+    "follow_stretch",
+    "routers",
+]

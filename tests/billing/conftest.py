@@ -1,0 +1,28 @@
+"""Wallets and meters over a migrated database of the module, with an audit of the ledger behind each module."""
+
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from tests.billing.till import Till, open_till
+from tests.support.postgres import clone_database, drop_database
+
+from dumont.db import DatabaseUrls
+from dumont.ledger import audit
+
+
+@pytest.fixture(scope="module")
+def urls() -> Iterator[DatabaseUrls]:
+    """A database of this module alone; before it goes, a full audit must pass."""
+    urls = clone_database()
+    try:
+        yield urls
+        found = audit(urls.owner, clearing_quiet_seconds=0)
+        assert found.sound, [check for check in found.checks if check.broken]
+    finally:
+        drop_database(urls)
+
+
+@pytest.fixture
+async def till(urls: DatabaseUrls) -> AsyncIterator[Till]:
+    async with open_till(urls) as till:
+        yield till

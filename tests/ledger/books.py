@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import date
 from typing import Any
 from uuid import uuid4
@@ -14,6 +15,17 @@ from dumont.ledger import Lane, Leg, Posting, Writer
 
 TODAY = date(2026, 3, 14)
 Row = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Household:
+    """Somebody who keeps books: his team, two accounts of which the first has 100, and a category of expenses."""
+
+    user: str
+    team: str
+    account: str
+    second: str
+    category: str
 
 
 class Books:
@@ -37,6 +49,18 @@ class Books:
         id_ = new_id("team")
         self.run("INSERT INTO team (id, name, created_at) VALUES (%s, 'books', now())", id_)
         return id_
+
+    def household(self) -> Household:
+        """Make somebody with a team of his own, two accounts and a category."""
+        user, team = new_id("usr"), self.team()
+        self.run(
+            "INSERT INTO user_account (id, email, email_key, password_hash, current_team_id, created_at) "
+            "VALUES (%s, %s, %s, 'none', %s, now())",
+            user, f"{user}@example.com", f"{user}@example.com", team,
+        )  # fmt: skip
+        self.run("INSERT INTO membership VALUES (%s, %s, 'admin', now())", team, user)
+        accounts = self.account(team, funds=100), self.account(team, kind="savings")
+        return Household(user, team, *accounts, self.account(team, floor=None, kind="expense"))
 
     def account(
         self, team: str, *, funds: int = 0, floor: int | None = 0, kind: str = "checking", currency: str = "BRL"

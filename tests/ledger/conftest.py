@@ -1,11 +1,15 @@
-"""Fixtures of the money suites: a migrated database for each module, books over it, and an audit behind each module."""
+"""Fixtures of the money suites: a migrated database for each module, books over it, and an audit behind each module.
+
+The server is embedded, or that of `DATABASE_URL`.
+"""
 
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.orm import Session, sessionmaker
-from tests.ledger.books import Books
+from tests.ledger.books import Books, Household
+from tests.ledger.proxy import Proxy
 from tests.support.postgres import clone_database, drop_database
 
 from dumont.db import Database, DatabaseUrls
@@ -18,12 +22,17 @@ def postgres_db() -> Iterator[DatabaseUrls]:
     urls = clone_database()
     try:
         yield urls
-        found = audit(urls.owner, clearing_quiet_seconds=0)
-        assert found.sound, [check for check in found.checks if check.broken]
-        deadlocks = Books(urls).rows("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
-        assert deadlocks == [(0,)]
+        expect_sound(urls)
     finally:
         drop_database(urls)
+
+
+def expect_sound(urls: DatabaseUrls) -> None:
+    """Audit a ledger in full, and see that its database never had a deadlock."""
+    found = audit(urls.owner, clearing_quiet_seconds=0)
+    assert found.sound, [check for check in found.checks if check.broken]
+    deadlocks = Books(urls).rows("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
+    assert deadlocks == [(0,)]
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +55,12 @@ def books(postgres_db: DatabaseUrls) -> Books:
     return Books(postgres_db)
 
 
+@pytest.fixture
+def household(books: Books) -> Household:
+    """Somebody with a team, two accounts of which the first has 100, and a category, all of this test alone."""
+    return books.household()
+
+
 @pytest.fixture(autouse=True, scope="module")
 def audited(postgres_db: DatabaseUrls) -> None:
     """See that each module of this folder has a ledger, whose audit runs behind it."""
@@ -57,3 +72,10 @@ async def database(postgres_db: DatabaseUrls) -> AsyncIterator[Database]:
     database = Database(postgres_db.app, pool_size=12)
     yield database
     await database.close()
+
+
+@pytest.fixture
+def proxy(postgres_db: DatabaseUrls) -> Iterator[Proxy]:
+    """A proxy in front of the module's database."""
+    with Proxy(postgres_db.app).running() as proxy:
+        yield proxy

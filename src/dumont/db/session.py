@@ -33,8 +33,13 @@ _PLAN_ANEW = "-c plan_cache_mode=force_custom_plan"
 _SERVER_OPTIONS = "-c idle_in_transaction_session_timeout=60000 -c jit=off"
 """Compiling (jit) takes longer than any statement of ours runs; PostgreSQL would do it for what it thinks expensive."""
 
-_WAIT_STATES = {"57P01", "57P02", "57P03", "53300", "55P03", "40001", "40P01"}
-"""Shutdown, crash, starting up, too many connections, lock wait, serialisation, deadlock; PostgreSQL manual, A."""
+_WAIT_STATES = {
+    *("57P01", "57P02", "57P03", "57P05"),
+    *("53000", "53100", "53200", "53300"),
+    *("55P03", "40001", "40P01", "57014", "25P03", "25P04"),
+}
+"""Shutdown, crash, starting up, idle session; out of resources, disk, memory, connections; lock wait, serialisation,
+deadlock, and what took too long: a statement, an idle transaction, a transaction; PostgreSQL manual, A."""
 
 
 class Base(DeclarativeBase):

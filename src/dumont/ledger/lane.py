@@ -50,7 +50,7 @@ class Lane:
         return outcomes_of(postings, await self._send(BATCH, batch_values(postings)))
 
     async def busy(self, accounts: Iterable[str]) -> set[str]:
-        """Return which of the accounts somebody has locked, without waiting for any; so counts one that is not there.
+        """Return which of the accounts somebody has locked, without waiting for any; one that is not there is not.
 
         Errors: as for `post`.
         """

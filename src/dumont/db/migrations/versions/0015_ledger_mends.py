@@ -5,7 +5,7 @@ from alembic import op
 from dumont.db.migrations.ledger_mends import BEFORE, MENDED, PARTS, PARTS_NAME
 
 revision = "0015_ledger_mends"
-down_revision = "0019_bookkeeping"
+down_revision = "0018_billing"
 branch_labels = None
 depends_on = None
 

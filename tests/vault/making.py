@@ -5,11 +5,11 @@ from dumont.vault import Entry, Kind, Manifest, PackBuilder, Repository, pack_na
 
 def store_pack(repository: Repository, pack: bytes, chunks: list[bytes]) -> list[bytes]:
     """Store chunks as one pack and index it; return their ids."""
-    builder = PackBuilder(repository.data_keys, repository.repository_id, pack)
+    builder = PackBuilder(repository.data_keys, repository.repository_id)
     ids = [repository.sealer.chunk_id(raw) for raw in chunks]
     for chunk, raw in zip(ids, chunks, strict=True):
         builder.add(repository.sealer.seal(chunk, raw))
-    repository.store.put(pack_name(pack), bytes(builder.finish()))
+    repository.store.put(pack_name(pack), bytes(builder.finish(pack)))
     repository.adopt_packs([pack], 1)
     return ids
 

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import blake3
+import blosc
 import msgpack
 import zstandard
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+Place = tuple[Path, int, int, bytes | None, int, int]
 
 
 def derive(key: bytes, text: str) -> bytes:
@@ -22,6 +25,7 @@ class Reader:
 
     def __init__(self, root: Path, secret: bytes) -> None:
         self.root = root
+        self.codecs: set[tuple[int, int]] = set()
         line, mac, _ = (root / "config").read_bytes().split(b"\n")
         self.repository = json.loads(line)["repository"].encode()
         (wrapped,) = (path.read_bytes() for path in (root / "keys").iterdir())
@@ -46,50 +50,85 @@ class Reader:
         packed = AESGCM(self.seal).decrypt(data[24:36], data[36:], data[:24] + self.bound(name.encode()))
         return msgpack.unpackb(zstandard.ZstdDecompressor().decompress(packed), strict_map_key=False)
 
-    def rows_of_pack(self, path: Path) -> dict[bytes, tuple[Path, int, int]]:
+    def rows_of_pack(self, path: Path) -> dict[bytes, Place]:
         data = path.read_bytes()
         footer = data[-28:]
         length, count, form, _, key = struct.unpack("<IIHH8s", footer[:20])
-        assert (footer[20:], form, key) == (b"DMTPACK\x01", 1, self.data_id)
+        assert (footer[20:], form in (1, 2), key) == (b"DMTPACK\x01", True, self.data_id)
         box = data[-28 - length : -28]
         aad = footer + self.bound(bytes.fromhex(path.name))
         rows = AESGCM(self.table).decrypt(box[:12], box[12:], aad)
         assert len(rows) == 44 * count
-        places, offset = {}, 0
-        for at in range(0, len(rows), 44):
-            (size,) = struct.unpack("<I", rows[at + 32 : at + 36])
-            places[rows[at : at + 32]] = (path, offset, size)
-            offset += size
-        assert offset + length + 28 == len(data)
+        places = self.places(path, rows)
+        assert sum(place[2] for place in places.values() if place[3] is None) + length + 28 == len(data)
         return places
 
-    def chunks_from_packs(self) -> dict[bytes, tuple[Path, int, int]]:
+    @staticmethod
+    def places(path: Path, rows: bytes) -> dict[bytes, Place]:
+        """Path, offset, length of the record; of a member also its group's id and its own place in that."""
+        places: dict[bytes, Place] = {}
+        offset = start = 0
+        record = b""
+        for at in range(0, len(rows), 44):
+            chunk, length, raw, codec = struct.unpack("<32sIIB", rows[at : at + 41])
+            if codec == 255:
+                places[chunk] = (*places[record][:3], record, start, raw)
+                start += raw
+            else:
+                places[chunk] = (path, offset, length, None, 0, raw)
+                offset, start, record = offset + length, 0, chunk
+        return places
+
+    def chunks_from_packs(self) -> dict[bytes, Place]:
         return {c: p for path in (self.root / "data").glob("*/*") for c, p in self.rows_of_pack(path).items()}
 
-    def chunks_from_index(self) -> dict[bytes, tuple[Path, int, int]]:
-        found: dict[bytes, tuple[Path, int, int]] = {}
+    def chunks_from_index(self) -> dict[bytes, Place]:
+        found: dict[bytes, Place] = {}
         for path in sorted((self.root / "idx").iterdir()):
             segment = self.sealed(f"idx/{path.name}", b"DMTINDX\x01")
             assert segment["epoch"] == int(path.name[:10])
             for pack, size, rows in segment["packs"]:
                 place = self.root / "data" / pack.hex()[:2] / pack.hex()
                 assert place.stat().st_size == size
-                offset = 0
-                for at in range(0, len(rows), 44):
-                    (length,) = struct.unpack("<I", rows[at + 32 : at + 36])
-                    found.setdefault(rows[at : at + 32], (place, offset, length))
-                    offset += length
+                found = self.places(place, rows) | found
         return found
 
-    def read(self, chunk: bytes, place: tuple[Path, int, int]) -> bytes:
-        path, offset, length = place
+    def read(self, chunk: bytes, place: Place) -> bytes:
+        path, offset, length, group, start, size = place
+        if group is not None:
+            raw = self.read(group, (path, offset, length, None, 0, -1))[start : start + size]
+            assert blake3.blake3(raw, key=self.chunk).digest() == chunk
+            return raw
         record = path.read_bytes()[offset : offset + length]
         body = AESGCM(self.record).decrypt(record[:12], record[28:], chunk + record[12:28] + self.repository)
-        assert record[12] == 1 and record[16:24] == self.data_id
-        raw = zstandard.ZstdDecompressor().decompress(body) if record[13] == 1 else body
-        assert len(raw) == struct.unpack("<I", record[24:28])[0]
+        form, codec, parameter, key, plain = struct.unpack("<BBH8sI", record[12:28])
+        assert (form, key) == (1, self.data_id)
+        raw = self.decoded(codec, parameter, body, plain)
+        self.codecs.add((codec, parameter))
+        assert len(raw) == plain and size in (plain, -1)
         assert blake3.blake3(raw, key=self.chunk).digest() == chunk
         return raw
+
+    @staticmethod
+    def decoded(codec: int, parameter: int, body: bytes, plain: int) -> bytes:
+        if codec == 0:
+            return body
+        if codec == 1:
+            return zstandard.ZstdDecompressor().decompress(body)
+        if codec == 2:
+            return bytes(blosc.decompress(body))
+        assert codec == 3
+        (length,) = struct.unpack("<I", body[:4])
+        first = zstandard.ZstdDecompressor().decompress(body[4 : 4 + length])
+        width = 4 if parameter == 3 else 2
+        count = plain // width
+        second, low = body[4 + length :][:count], body[4 + length + count :]
+        odd = low[count * (width - 2) :]
+        if parameter == 2:
+            return b"".join(bytes(pair) for pair in zip(second, first, strict=True)) + odd
+        tops = (e << 7 | s & 0x7F | (s & 0x80) << 8 for e, s in zip(first, second, strict=True))
+        lows = (low[i * 2 : i * 2 + 2] if width == 4 else b"" for i in range(count))
+        return b"".join(under + struct.pack("<H", top) for under, top in zip(lows, tops, strict=True)) + odd
 
     def root_of(self, entries: dict[str, Any]) -> bytes:
         level = []
@@ -114,6 +153,9 @@ class Reader:
             result.append([flat[at + 32 * n : at + 32 * n + 32] for n in range(count)])
             at += 32 * count
         assert at == len(flat)
+        lengths = iter(struct.unpack(f"<{at // 32}I", entries["lengths"]))
+        for size, kind, found in zip(entries["size"], entries["kind"], result, strict=True):
+            assert kind != 1 or sum(next(lengths) for _ in found) == size
         return result
 
 

@@ -5,6 +5,7 @@ import importlib.metadata
 import io
 import os
 import platform
+import re
 import secrets
 import subprocess
 import sys
@@ -19,13 +20,14 @@ from pathlib import Path
 from dumont.agent.errors import AgentFailed
 
 OLDEST_PYTHON = (3, 10)
-DISTRIBUTIONS = ("blake3", "cffi", "cryptography", "msgpack", "typing-extensions", "zstandard")
+DISTRIBUTIONS = ("blake3", "blosc", "cffi", "cryptography", "msgpack", "numpy", "typing-extensions", "zstandard")
 LOCK = Path(__file__).with_name("requirements.txt")
 LOCK_310 = Path(__file__).with_name("requirements-3.10.txt")
 """Of its own, because blake3 1.0.11 and later have no wheels for Python 3.10."""
 _ROOMS = ("core", "vault", "agent")
 _SOURCES = Path(__file__).resolve().parents[1]
-_LEFT_OUT = (".pyc", ".pyi", "/RECORD", "zstandard/_cffi")
+_ENDS_LEFT_OUT = (".pyc", ".pyi", ".pxd", ".a", ".h", "/RECORD")
+_PARTS_LEFT_OUT = re.compile(r"/tests/|^zstandard/_cffi|^numpy/(random|f2py|distutils|testing|_core/_simd)\b")
 _INSTALL_SECONDS = 300.0
 
 
@@ -149,9 +151,9 @@ def _install(interpreter: Interpreter, folder: Path) -> None:
 
 
 def _write(path: Path, files: list[tuple[str, Path]]) -> None:
-    with tarfile.open(path, "w:gz", compresslevel=3) as archive:
+    with tarfile.open(path, "w:gz", compresslevel=1) as archive:
         for name, source in sorted(files):
-            if not name.endswith(_LEFT_OUT[:3]) and not name.startswith(_LEFT_OUT[3]):
+            if not name.endswith(_ENDS_LEFT_OUT) and not _PARTS_LEFT_OUT.search(name):
                 content = source.read_bytes()
                 member = tarfile.TarInfo(name)
                 member.size, member.mode = len(content), 0o644

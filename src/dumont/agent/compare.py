@@ -28,7 +28,7 @@ def compare_tree(
         progress(Progress("compare", done, max(total, done), files))
 
     scanned = scan(root, Excluder(exclude))
-    found = {entry.path: entry for entry in entries_with_chunks(root, scanned, sealer.chunk_id, on_file)}
+    found = {entry.path: entry for entry in entries_with_chunks(root, scanned, wanted, sealer.chunk_id, on_file)}
     unreadable = {path for path, _ in scanned.errors}
     differing = sorted({path for path in wanted.keys() & found.keys() if not same(wanted[path], found[path])})
     report = {

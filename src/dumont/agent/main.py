@@ -1,5 +1,6 @@
 """The machine's end: read requests from standard input, work, answer on standard output."""
 
+import hashlib
 import os
 import platform
 import queue
@@ -18,9 +19,11 @@ from dumont.agent.compare import compare_tree
 from dumont.agent.errors import AgentFailed
 from dumont.agent.exchange import recover
 from dumont.agent.freeze import Freezer
+from dumont.agent.pipeline import Packer
 from dumont.agent.protocol import BEAT_SECONDS, PROTOCOL, Message, Progress, data_messages, dump, join_data, load
 from dumont.agent.restore import load_plan, restore_tree
-from dumont.agent.save import Packer, save_tree
+from dumont.agent.save import save_tree
+from dumont.agent.seen import Seen
 from dumont.agent.transfer import Blobs
 from dumont.vault import CHUNK_ID_BYTES, DataKeys, RecordDamaged, Sealer, pack_name
 
@@ -198,7 +201,7 @@ def _save(session: Session, number: int, args: dict[str, Any], data: bytes) -> R
     packer = Packer(_sealer(args), known, session.blobs(number), ask_pack, tell_stored)
     try:
         own = [os.fsencode(Path(__file__).resolve().parents[2])]
-        counts, blob = save_tree(root, list(args["exclude"]), own, packer, session.progress(number))
+        counts, blob = save_tree(root, list(args["exclude"]), own, packer, _seen(args, root), session.progress(number))
     finally:
         packer.close()
     numbers = {name: value for name, value in asdict(counts).items() if isinstance(value, int)}
@@ -229,6 +232,11 @@ _VERBS: dict[str, Callable[[Session, int, dict[str, Any], bytes], Result]] = {
 
 def _sealer(args: dict[str, Any]) -> Sealer:
     return Sealer(DataKeys.of(b64decode(args["data_key"])), str(args["repository_id"]))
+
+
+def _seen(args: dict[str, Any], root: bytes) -> Seen:
+    name = hashlib.sha256(b"\0".join((str(args["repository_id"]).encode(), root))).hexdigest()[:32]
+    return Seen(str(Path.home() / ".dumont" / "agent" / f"seen-{name}"), name)
 
 
 def _run_hook(session: Session, command: str | None, code: str) -> None:

@@ -16,16 +16,15 @@ from dumont.agent.protocol import Progress
 from dumont.agent.transfer import Blobs
 from dumont.agent.walk import Excluder, entries_with_chunks, open_regular, scan
 from dumont.vault import (
-    CHUNK_BYTES,
     Entry,
     Kind,
     Location,
     RecordDamaged,
+    RecordReader,
     Sealer,
     by_pack,
     bytes_of,
     merkle_root,
-    piece_length,
     spans,
     unpack_columns,
 )
@@ -125,7 +124,7 @@ class PartialTree:
         self._plan = plan
         self._sealer = sealer
         self._progress = progress
-        self._wanted: dict[bytes, list[tuple[Entry, int]]] = defaultdict(list)
+        self._wanted: dict[bytes, list[tuple[Entry, int, int]]] = defaultdict(list)
         self._done: set[bytes] = set()
         self._open: dict[bytes, int] = {}
 
@@ -174,7 +173,8 @@ class PartialTree:
             self._progress(Progress("verify", done, self.counts.bytes_total, self.counts.files))
 
         scanned = scan(self.path, lambda _: False)
-        entries = entries_with_chunks(self.path, scanned, self._sealer.chunk_id, on_file)
+        wanted = {entry.path: entry for entry in self._plan.entries}
+        entries = entries_with_chunks(self.path, scanned, wanted, self._sealer.chunk_id, on_file)
         if scanned.errors:
             path, reason = scanned.errors[0]
             raise AgentFailed("machine_io", f"What was written cannot be read again: {_shown(path)} ({reason}).")
@@ -199,8 +199,9 @@ class PartialTree:
             os.truncate(stream.fileno(), entry.size)
         for candidate in candidates:
             missing -= self._copy(candidate, entry, missing)
-        for position in sorted(missing):
-            self._wanted[entry.chunks[position]].append((entry, position))
+        for position, (offset, length, chunk) in enumerate(entry.pieces()):
+            if position in missing:
+                self._wanted[chunk].append((entry, offset, length))
 
     def _link(self, candidate: bytes, entry: Entry) -> bool:
         """Take a file over whole, without copying, where bytes and metadata are already right."""
@@ -234,13 +235,13 @@ class PartialTree:
             return set()
         found = set()
         try:
-            for position in sorted(missing):
-                raw = os.pread(source, piece_length(entry, position), position * CHUNK_BYTES)
-                if len(raw) != piece_length(entry, position) or self._sealer.chunk_id(raw) != entry.chunks[position]:
+            for position, (offset, length, chunk) in enumerate(entry.pieces()):
+                raw = os.pread(source, length, offset) if position in missing else b""
+                if len(raw) != length or self._sealer.chunk_id(raw) != chunk:
                     continue
                 found.add(position)
                 if write:
-                    self._write(entry, position, raw)
+                    self._write(entry, offset, raw)
                     self.counts.chunks_reused += 1
         finally:
             os.close(source)
@@ -254,20 +255,20 @@ class PartialTree:
                 length = run[-1][1].offset + run[-1][1].length - start
                 view = memoryview(blobs.get(pack, start, length))
                 self.counts.bytes_fetched += length
+                reader = RecordReader(self._sealer, view, start)
                 for chunk, place in run:
-                    self._place(chunk, view[place.offset - start : place.offset - start + place.length])
+                    self._place(chunk, reader.open(chunk, place))
 
-    def _place(self, chunk: bytes, record: memoryview) -> None:
-        raw = self._sealer.open(chunk, record)
-        for entry, position in self._wanted[chunk]:
-            if len(raw) != piece_length(entry, position):
+    def _place(self, chunk: bytes, raw: "bytes | memoryview") -> None:
+        for entry, offset, length in self._wanted[chunk]:
+            if len(raw) != length:
                 raise RecordDamaged("A chunk has another length than its file needs.")
-            self._write(entry, position, raw)
+            self._write(entry, offset, raw)
 
-    def _write(self, entry: Entry, position: int, raw: bytes) -> None:
-        if not (entry.sparse and not any(raw[:64]) and raw.count(0) == len(raw)):
+    def _write(self, entry: Entry, offset: int, raw: "bytes | memoryview") -> None:
+        if not (entry.sparse and _is_zeros(raw)):
             descriptor = self._descriptor(entry)
-            view, offset = memoryview(raw), position * CHUNK_BYTES
+            view = memoryview(raw)
             while len(view):
                 written = os.pwrite(descriptor, view, offset)
                 view, offset = view[written:], offset + written
@@ -297,6 +298,10 @@ def same(wanted: Entry, found: Entry | None) -> bool:
     plain = (wanted.kind, wanted.mode, wanted.size, wanted.target, wanted.chunks)
     timed = wanted.kind is Kind.FOLDER or wanted.mtime_ns == found.mtime_ns
     return timed and plain == (found.kind, found.mode, found.size, found.target, found.chunks)
+
+
+def _is_zeros(raw: "bytes | memoryview") -> bool:
+    return not any(raw[:64]) and bytes(raw) == bytes(len(raw))
 
 
 def _shown(path: bytes) -> str:

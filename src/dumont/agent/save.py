@@ -1,126 +1,26 @@
-"""Save a workspace from the machine's side: walk, chunk, seal, pack and send."""
+"""Save a workspace from the machine's side: walk, cut, and hand the pieces on; what was seen before is not read."""
 
 import os
+import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 
 import msgpack
 
+from dumont.agent.cuts import cut
+from dumont.agent.pipeline import SMALL_BYTES, Ids, Packer, Saved
 from dumont.agent.protocol import Progress
-from dumont.agent.transfer import Blobs
-from dumont.agent.walk import Excluder, Found, Scan, entry_of, open_regular, read_chunks, scan, unchanged
-from dumont.vault import Entry, Kind, PackBuilder, Record, Sealer, bytes_of, pack_columns
+from dumont.agent.seen import Seen
+from dumont.agent.walk import Excluder, Found, Scan, entry_of, open_regular, scan, unchanged
+from dumont.vault import Entry, Kind, bytes_of, pack_columns
 
 _TRIES = 3
-_SMALL_BYTES = 256 << 10
-_AT_ONCE = 2
-
-AskPack = Callable[[], bytes]
-TellStored = Callable[[bytes, int], None]
-
-
-@dataclass
-class Saved:
-    """The counts of a save. Units: bytes."""
-
-    files: int = 0
-    bytes_total: int = 0
-    bytes_read: int = 0
-    bytes_new: int = 0
-    bytes_stored: int = 0
-    chunks: int = 0
-    chunks_new: int = 0
-    unstable: list[bytes] = field(default_factory=list)
-    packs: list[bytes] = field(default_factory=list)
-
-
-class Packer:
-    """Gather new chunks into packs and send each as it fills, one on its way while the next is made."""
-
-    def __init__(
-        self, sealer: Sealer, known: set[bytes], blobs: Blobs, ask_pack: AskPack, tell_stored: TellStored
-    ) -> None:
-        self.counts = Saved()
-        self.tick: Callable[[], None] = lambda: None
-        self._sealer = sealer
-        self._known = known
-        self._blobs = blobs
-        self._ask_pack = ask_pack
-        self._tell_stored = tell_stored
-        self._builder: PackBuilder | None = None
-        self._sending: Future[None] | None = None
-        self._sender = ThreadPoolExecutor(1, "send")
-        self._sealers = ThreadPoolExecutor(min(_AT_ONCE, os.cpu_count() or 1), "seal")
-
-    def ids(self, chunks: Iterator[bytes]) -> Iterator[tuple[bytes, int]]:
-        """Take in chunks and yield their ids and lengths, in order."""
-        waiting: deque[Future[tuple[bytes, int, Record | None]]] = deque()
-        for raw in chunks:
-            if len(raw) <= _SMALL_BYTES:
-                while waiting:
-                    yield self._take(waiting.popleft().result())
-                yield self._take(self._seal(raw))
-                continue
-            waiting.append(self._sealers.submit(self._seal, raw))
-            del raw
-            if len(waiting) > _AT_ONCE:
-                yield self._take(waiting.popleft().result())
-        while waiting:
-            yield self._take(waiting.popleft().result())
-
-    def finish(self) -> None:
-        """Send what is left and wait until all is stored."""
-        if self._builder is not None and not self._builder.empty:
-            self._send()
-        self._settle()
-
-    def close(self) -> None:
-        """Let the threads go."""
-        self._sealers.shutdown(wait=True, cancel_futures=True)
-        self._sender.shutdown(wait=True, cancel_futures=True)
-
-    def _seal(self, raw: bytes) -> tuple[bytes, int, Record | None]:
-        chunk = self._sealer.chunk_id(raw)
-        return chunk, len(raw), None if chunk in self._known else self._sealer.seal(chunk, raw)
-
-    def _take(self, sealed: tuple[bytes, int, Record | None]) -> tuple[bytes, int]:
-        chunk, length, record = sealed
-        self.counts.bytes_read += length
-        if record is not None and chunk not in self._known:
-            self._known.add(chunk)
-            self.counts.chunks_new += 1
-            self.counts.bytes_new += length
-            if self._builder is None:
-                self._builder = PackBuilder(self._sealer.keys, self._sealer.repository_id, self._ask_pack())
-            self._builder.add(record)
-            if self._builder.full:
-                self._send()
-        self.tick()
-        return chunk, length
-
-    def _send(self) -> None:
-        self._settle()
-        builder = self._builder
-        if builder is not None:
-            self._builder = None
-            self._sending = self._sender.submit(self._put, builder.pack, builder.finish())
-
-    def _put(self, pack: bytes, data: bytearray) -> None:
-        self._blobs.put(pack, data)
-        self._tell_stored(pack, len(data))
-        self.counts.bytes_stored += len(data)
-        self.counts.packs.append(pack)
-
-    def _settle(self) -> None:
-        if self._sending is not None:
-            self._sending.result()
-            self._sending = None
 
 
 def save_tree(
-    root: bytes, exclude: list[str], own: list[bytes], packer: Packer, progress: Callable[[Progress], None]
+    root: bytes, exclude: list[str], own: list[bytes], packer: Packer, seen: Seen, progress: Callable[[Progress], None]
 ) -> tuple[Saved, bytes]:
     """Save the tree below `root`; return the counts and the packed list of entries.
 
@@ -128,19 +28,13 @@ def save_tree(
     listed as unstable, with what was read last.
     Errors: AgentFailed as the transfer raises it.
     """
+    began_ns = time.time_ns()
     scanned = scan(root, Excluder(exclude), own=own)
-    total = bytes_of(found.entry for found in scanned.found)
-    counts = packer.counts
-    entries: list[Entry] = []
-    read: dict[tuple[int, int], Entry] = {}
-    packer.tick = lambda: progress(Progress("save", counts.bytes_read, max(total, counts.bytes_read), len(read)))
-    for found in scanned.found:
-        entry: Entry | None = found.entry
-        if found.entry.kind is Kind.FILE:
-            entry = _read_once(root, found, packer, read, scanned)
-        if entry is not None:
-            entries.append(entry)
+    tree = _Tree(root, scanned, packer, seen, progress)
+    entries = tree.read()
     packer.finish()
+    seen.keep(began_ns)
+    counts = packer.counts
     counts.files = sum(entry.kind is Kind.FILE for entry in entries)
     counts.bytes_total = bytes_of(entries)
     counts.chunks = len({chunk for entry in entries for chunk in entry.chunks})
@@ -149,53 +43,209 @@ def save_tree(
     return counts, packed
 
 
-def _read_once(
-    root: bytes, found: Found, packer: Packer, read: dict[tuple[int, int], Entry], scanned: Scan
-) -> Entry | None:
-    known = read.get(found.inode)
-    if known is None:
+@dataclass
+class _Reading:
+    """A file that is being read: where its entry goes, its first look, and its pieces in order."""
+
+    place: int
+    found: Found
+    descriptor: int
+    before: os.stat_result
+    pieces: "list[Future[Ids]]" = field(default_factory=list)
+
+
+class _Tree:
+    """Reads the files of a scan, several at once, and gathers the entries in order."""
+
+    def __init__(
+        self, root: bytes, scanned: Scan, packer: Packer, seen: Seen, progress: Callable[[Progress], None]
+    ) -> None:
+        self._root = root
+        self._scanned = scanned
+        self._packer = packer
+        self._seen = seen
+        self._progress = progress
+        self._total = bytes_of(found.entry for found in scanned.found)
+        self._entries: list[Entry | None] = []
+        self._first: dict[tuple[int, ...], int] = {}
+        self._links: list[tuple[int, Found]] = []
+        self._readings: deque[_Reading] = deque()
+        self._under_way = 0
+        self._done = 0
+
+    def read(self) -> list[Entry]:
+        """Return the entries of all that could be read."""
         try:
-            known = _read_stable(root, found.entry, packer)
-        except FileNotFoundError:
-            packer.counts.unstable.append(found.entry.path)
-            return None
-        except OSError as error:
-            scanned.errors.append((found.entry.path, os.strerror(error.errno) if error.errno else str(error)))
-            return None
-        read[found.inode] = known
-    return replace(known, path=found.entry.path, group=found.entry.group)
+            for place, found in enumerate(self._scanned.found):
+                self._entries.append(found.entry)
+                if found.entry.kind is Kind.FILE:
+                    self._file(place, found)
+            while self._readings:
+                self._end()
+        finally:
+            for reading in self._readings:
+                _release(reading)
+        for place, found in self._links:
+            first = self._entries[self._first[found.inode]]
+            self._entries[place] = first and replace(first, path=found.entry.path, group=found.entry.group)
+        return [entry for entry in self._entries if entry is not None]
 
+    def _file(self, place: int, found: Found) -> None:
+        if found.inode in self._first:
+            self._links.append((place, found))
+            return
+        if found.entry.group:
+            self._first[found.inode] = place
+        known = self._seen.look(found, self._packer.known)
+        if known is not None:
+            self._entries[place] = replace(found.entry, chunks=known[0], lengths=known[1])
+            return
+        with _Forgiving(self, place, found):
+            if found.entry.size <= SMALL_BYTES:
+                self._read_small(place, found)
+            else:
+                self._begin(place, found)
 
-def _read_stable(root: bytes, entry: Entry, packer: Packer) -> Entry:
-    path = os.path.join(root, entry.path)
-    for attempt in range(_TRIES):
-        descriptor = open_regular(path)
+    def _read_small(self, place: int, found: Found) -> None:
+        """Read a small file at once; one that is not as it was said to be is read again as any other."""
+        descriptor = open_regular(os.path.join(self._root, found.entry.path))
         try:
             before = os.fstat(descriptor)
-            ids, lengths = [], 0
-            for chunk, length in packer.ids(read_chunks(descriptor)):
-                ids.append(chunk)
-                lengths += length
+            raw = os.read(descriptor, SMALL_BYTES + 1)
             after = os.fstat(descriptor)
         finally:
             os.close(descriptor)
-        stable = unchanged(before, after) and lengths == after.st_size
-        if stable or attempt == _TRIES - 1:
-            break
-    if not stable:
-        packer.counts.unstable.append(entry.path)
-    return replace(entry_of(entry.path, Kind.FILE, after), size=lengths, chunks=tuple(ids))
+        if not unchanged(before, after) or len(raw) != after.st_size or len(raw) > SMALL_BYTES:
+            self._begin(place, found)
+            return
+        chunks = (self._packer.small(raw),) if raw else ()
+        self._settle(place, found, after, chunks, (len(raw),) * len(chunks))
+
+    def _begin(self, place: int, found: Found) -> None:
+        descriptor = open_regular(os.path.join(self._root, found.entry.path))
+        reading = _Reading(place, found, descriptor, os.fstat(descriptor))
+        self._readings.append(reading)
+        try:
+            self._submit(reading)
+        except BaseException:
+            self._readings.remove(reading)
+            _release(reading)
+            raise
+
+    def _submit(self, reading: _Reading) -> None:
+        before = reading.before
+        sparse = before.st_blocks * 512 < before.st_size
+        for piece in cut(reading.descriptor, before.st_size, sparse=sparse):
+            while self._under_way >= self._packer.depth and self._readings[0] is not reading:
+                self._end()
+            if len(reading.pieces) >= self._packer.depth:
+                reading.pieces[-self._packer.depth].exception()
+            reading.pieces.append(self._packer.submit(reading.descriptor, piece))
+            self._under_way += 1
+            self._tell()
+
+    def _end(self) -> None:
+        """Wait for the oldest file; if it changed meanwhile, read it again, a few times."""
+        reading = self._readings.popleft()
+        with _Forgiving(self, reading.place, reading.found):
+            try:
+                self._conclude(reading)
+            finally:
+                _release(reading)
+
+    def _conclude(self, reading: _Reading) -> None:
+        for attempt in range(_TRIES):
+            ids = [ids for ids in map(self._result, reading.pieces) if ids[1]]
+            after = os.fstat(reading.descriptor)
+            size = sum(length for _, length in ids)
+            stable = unchanged(reading.before, after) and size == after.st_size
+            if stable or attempt == _TRIES - 1:
+                break
+            reading.before, reading.pieces = after, []
+            self._readings.appendleft(reading)
+            try:
+                self._submit(reading)
+            finally:
+                self._readings.popleft()
+        if not stable:
+            self._packer.counts.unstable.append(reading.found.entry.path)
+        chunks, lengths = tuple(chunk for chunk, _ in ids), tuple(length for _, length in ids)
+        self._settle(reading.place, reading.found, after, chunks, lengths, stable=stable)
+
+    def _result(self, piece: "Future[Ids]") -> Ids:
+        self._under_way -= 1
+        return piece.result()
+
+    def _settle(
+        self,
+        place: int,
+        found: Found,
+        after: os.stat_result,
+        chunks: tuple[bytes, ...],
+        lengths: tuple[int, ...],
+        *,
+        stable: bool = True,
+    ) -> None:
+        path, group = found.entry.path, found.entry.group
+        entry = replace(
+            entry_of(path, Kind.FILE, after), size=sum(lengths), group=group, chunks=chunks, lengths=lengths
+        )
+        self._entries[place] = entry
+        if stable:
+            self._seen.remember(path, after, chunks, lengths)
+        self._done += 1
+        self._tell()
+
+    def _tell(self) -> None:
+        done = self._packer.counts.bytes_read
+        self._progress(Progress("save", done, max(self._total, done), self._done))
+
+    def fail(self, place: int, found: Found, error: OSError) -> None:
+        """Leave a file out that vanished or cannot be read, and say so."""
+        self._entries[place] = None
+        path = found.entry.path
+        if isinstance(error, FileNotFoundError):
+            self._packer.counts.unstable.append(path)
+        else:
+            self._scanned.errors.append((path, os.strerror(error.errno) if error.errno else str(error)))
+
+
+class _Forgiving:
+    """Turns an error of reading one file into a line of the report."""
+
+    def __init__(self, tree: _Tree, place: int, found: Found) -> None:
+        self._tree, self._place, self._found = tree, place, found
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, _: object) -> bool:
+        if isinstance(error, OSError):
+            self._tree.fail(self._place, self._found, error)
+            return True
+        return False
+
+
+def _release(reading: _Reading) -> None:
+    """Close a file when nobody reads from it any more."""
+    for piece in reading.pieces:
+        if not piece.cancel():
+            piece.exception()
+    os.close(reading.descriptor)
 
 
 def _regrouped(entries: list[Entry]) -> list[Entry]:
     """Number hard-link groups by first appearance among the entries that could be read."""
     counts: dict[int, int] = {}
     for entry in entries:
-        counts[entry.group] = counts.get(entry.group, 0) + 1
+        if entry.group:
+            counts[entry.group] = counts.get(entry.group, 0) + 1
+    if not counts:
+        return entries
     numbers: dict[int, int] = {}
     result = []
     for entry in entries:
         alone = entry.group == 0 or counts[entry.group] == 1
         number = 0 if alone else numbers.setdefault(entry.group, len(numbers) + 1)
-        result.append(replace(entry, group=number))
+        result.append(entry if number == entry.group else replace(entry, group=number))
     return result

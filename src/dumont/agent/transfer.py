@@ -28,7 +28,7 @@ class Blobs:
         self._sign = sign
         self._local = threading.local()
 
-    def put(self, pack: bytes, data: bytes | bytearray) -> None:
+    def put(self, pack: bytes, data: "bytes | bytearray | memoryview") -> None:
         """Store a pack.
 
         Errors: AgentFailed `store_full`, `store_refused` or `store_unreachable`.
@@ -66,7 +66,7 @@ class Blobs:
     def _once(self, method: str, url: str, data: object, headers: dict[str, str]) -> tuple[int, bytes]:
         parts = urlsplit(url)
         connection = self._connection(parts.scheme, parts.netloc)
-        body = memoryview(data) if isinstance(data, (bytes, bytearray)) else None
+        body = memoryview(data) if isinstance(data, (bytes, bytearray, memoryview)) else None
         sized = {"Content-Length": str(len(body))} if body is not None else {}
         connection.request(method, f"{parts.path}?{parts.query}", body=body, headers={**sized, **headers})
         response = connection.getresponse()

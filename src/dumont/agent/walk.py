@@ -4,18 +4,25 @@ import fnmatch
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain, repeat
 
 from dumont.vault import CHUNK_BYTES, OWN_PREFIX, Entry, Kind
 
 
 @dataclass(frozen=True)
 class Found:
-    """An entry without its chunks, and the inode that it was seen as."""
+    """An entry without its chunks; `mark` is what tells that a file is still the same: see `mark_of`."""
 
     entry: Entry
-    inode: tuple[int, int]
+    mark: tuple[int, ...]
+
+    @property
+    def inode(self) -> tuple[int, ...]:
+        """The device and the inode that it was seen as."""
+        return self.mark[:2]
 
 
 @dataclass
@@ -54,7 +61,7 @@ def scan(root: bytes, excluded: Callable[[bytes], bool], *, own: Sequence[bytes]
     left out. Hard links are grouped by inode.
     """
     result = Scan()
-    inodes_out = {_inode(os.stat(path)) for path in own if os.path.exists(path)}
+    inodes_out = {mark_of(os.stat(path))[:2] for path in own if os.path.exists(path)}
     waiting = [b""]
     while waiting:
         folder = waiting.pop()
@@ -76,15 +83,6 @@ def scan(root: bytes, excluded: Callable[[bytes], bool], *, own: Sequence[bytes]
     return result
 
 
-def read_chunks(descriptor: int) -> Iterator[bytes]:
-    """Yield a file's bytes from its start in whole chunks; a shorter one is the end, also of a file that grows."""
-    with os.fdopen(os.dup(descriptor), "rb", buffering=0) as stream:
-        while chunk := _read_whole(stream.read, CHUNK_BYTES):
-            yield chunk
-            if len(chunk) < CHUNK_BYTES:
-                return
-
-
 def open_regular(path: bytes) -> int:
     """Open a regular file for reading without following a link or waiting on a pipe.
 
@@ -98,23 +96,35 @@ def open_regular(path: bytes) -> int:
 
 
 def entries_with_chunks(
-    root: bytes, scanned: Scan, chunk_id: Callable[[bytes], bytes], on_file: Callable[[int, int], None]
+    root: bytes,
+    scanned: Scan,
+    wanted: Mapping[bytes, Entry],
+    chunk_id: Callable[[bytes], bytes],
+    on_file: Callable[[int, int], None],
 ) -> list[Entry]:
     """Read every file of a scan and return the entries with their chunk ids; each inode is read once.
 
+    Guarantees: a file is cut as the wanted entry of its path is, so that equal files have equal chunks.
     Errors: OSError for what cannot be read.
     """
-    read: dict[tuple[int, int], Entry] = {}
+    read: dict[tuple[int, ...], Entry] = {}
     entries = []
     for found in scanned.found:
         entry = found.entry
         if entry.kind is Kind.FILE:
             if found.inode not in read:
-                read[found.inode] = _hashed(root, entry, chunk_id)
+                cuts = wanted[entry.path].lengths if entry.path in wanted else ()
+                read[found.inode] = _hashed(root, entry, cuts, chunk_id)
                 on_file(read[found.inode].size, len(read[found.inode].chunks))
-            entry = replace(entry, size=read[found.inode].size, chunks=read[found.inode].chunks)
+            same = read[found.inode]
+            entry = replace(entry, size=same.size, chunks=same.chunks, lengths=same.lengths)
         entries.append(entry)
     return entries
+
+
+def mark_of(seen: os.stat_result) -> tuple[int, ...]:
+    """Return what tells that a file is still the same; the third is its change time."""
+    return seen.st_dev, seen.st_ino, seen.st_ctime_ns, seen.st_mtime_ns, seen.st_size
 
 
 def unchanged(before: os.stat_result, after: os.stat_result) -> bool:
@@ -126,20 +136,20 @@ def unchanged(before: os.stat_result, after: os.stat_result) -> bool:
     )
 
 
-def _hashed(root: bytes, entry: Entry, chunk_id: Callable[[bytes], bytes]) -> Entry:
-    descriptor = open_regular(os.path.join(root, entry.path))
-    try:
-        size = 0
-        ids = []
-        for chunk in read_chunks(descriptor):
-            size += len(chunk)
-            ids.append(chunk_id(chunk))
-    finally:
-        os.close(descriptor)
-    return replace(entry, size=size, chunks=tuple(ids))
+def _hashed(root: bytes, entry: Entry, cuts: Sequence[int], chunk_id: Callable[[bytes], bytes]) -> Entry:
+    ids, lengths = [], []
+    with open(open_regular(os.path.join(root, entry.path)), "rb", buffering=0) as stream:
+        for length in chain(cuts, repeat(CHUNK_BYTES)):
+            raw = _read_whole(stream.read, length)
+            if raw:
+                ids.append(chunk_id(raw))
+                lengths.append(len(raw))
+            if len(raw) < length:
+                break
+    return replace(entry, size=sum(lengths), chunks=tuple(ids), lengths=tuple(lengths))
 
 
-def _look(root: bytes, path: bytes, inodes_out: set[tuple[int, int]], result: Scan) -> bool:
+def _look(root: bytes, path: bytes, inodes_out: set[tuple[int, ...]], result: Scan) -> bool:
     full = os.path.join(root, path)
     try:
         seen = os.lstat(full)
@@ -152,9 +162,9 @@ def _look(root: bytes, path: bytes, inodes_out: set[tuple[int, int]], result: Sc
     if kind is None:
         result.skipped.append(path)
         return False
-    if _inode(seen) in inodes_out:
+    if kind is Kind.FOLDER and (seen.st_dev, seen.st_ino) in inodes_out:
         return False
-    result.found.append(Found(entry_of(path, kind, seen, target), _inode(seen)))
+    result.found.append(Found(entry_of(path, kind, seen, target), mark_of(seen)))
     return kind is Kind.FOLDER
 
 
@@ -175,16 +185,17 @@ def entry_of(path: bytes, kind: Kind, seen: os.stat_result, target: bytes = b"")
 
 
 def _grouped(found: list[Found]) -> list[Found]:
-    seen: dict[tuple[int, int], int] = {}
-    for item in found:
-        if item.entry.kind is Kind.FILE:
-            seen[item.inode] = seen.get(item.inode, 0) + 1
-    numbers: dict[tuple[int, int], int] = {}
+    """Number the files that share an inode, by first appearance."""
+    seen = Counter(item.inode for item in found if item.entry.kind is Kind.FILE)
+    shared = {inode for inode, count in seen.items() if count > 1}
+    if not shared:
+        return found
+    numbers: dict[tuple[int, ...], int] = {}
     result = []
     for item in found:
-        if seen.get(item.inode, 0) > 1 and item.entry.kind is Kind.FILE:
+        if item.entry.kind is Kind.FILE and item.inode in shared:
             number = numbers.setdefault(item.inode, len(numbers) + 1)
-            item = Found(replace(item.entry, group=number), item.inode)
+            item = Found(replace(item.entry, group=number), item.mark)
         result.append(item)
     return result
 
@@ -202,10 +213,6 @@ def _read_whole(read: Callable[[int], bytes | None], length: int) -> bytes:
 
 def _compile(patterns: list[str]) -> "re.Pattern[str]":
     return re.compile("|".join(fnmatch.translate(p) for p in patterns) or r"(?!)")
-
-
-def _inode(seen: os.stat_result) -> tuple[int, int]:
-    return seen.st_dev, seen.st_ino
 
 
 def _reason(error: OSError) -> str:

@@ -22,19 +22,28 @@ from dumont.vault.manifest import (
     bytes_of,
     check_entries,
     pack_columns,
-    piece_length,
     unpack_columns,
 )
 from dumont.vault.merkle import merkle_root
-from dumont.vault.packs import MAX_PACK_BYTES, PACK_ID_BYTES, Location, PackBuilder, pack_name
-from dumont.vault.records import CHUNK_BYTES, CHUNK_ID_BYTES, Record, Sealer
+from dumont.vault.packs import (
+    MAX_GROUP_MEMBERS,
+    MAX_PACK_BYTES,
+    PACK_ID_BYTES,
+    Location,
+    PackBuilder,
+    new_pack_room,
+    pack_name,
+)
+from dumont.vault.records import CHUNK_BYTES, CHUNK_ID_BYTES, MAX_CHUNK_BYTES, Record, Sealer, record_room
 from dumont.vault.repository import Repository
 from dumont.vault.store import LocalStore, Store
-from dumont.vault.verify import SPAN_BYTES, Verification, by_pack, spans
+from dumont.vault.verify import SPAN_BYTES, RecordReader, Verification, by_pack, spans
 
 __all__ = [
     "CHUNK_BYTES",
     "CHUNK_ID_BYTES",
+    "MAX_CHUNK_BYTES",
+    "MAX_GROUP_MEMBERS",
     "MAX_PACK_BYTES",
     "OWN_PREFIX",
     "PACK_ID_BYTES",
@@ -50,6 +59,7 @@ __all__ = [
     "PackBuilder",
     "Record",
     "RecordDamaged",
+    "RecordReader",
     "Repository",
     "RepositoryDamaged",
     "RepositoryMissing",
@@ -67,9 +77,10 @@ __all__ = [
     "bytes_of",
     "check_entries",
     "merkle_root",
+    "new_pack_room",
     "pack_columns",
     "pack_name",
-    "piece_length",
+    "record_room",
     "spans",
     "unpack_columns",
 ]

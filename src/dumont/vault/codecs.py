@@ -1,43 +1,58 @@
 """How a chunk's bytes are made smaller: the codec is chosen per chunk by a quick probe and named in its record."""
 
+import struct
 import threading
 from enum import IntEnum
+from typing import Any
 
 import zstandard
 
 from dumont.vault.errors import RecordDamaged
+from dumont.vault.planes import Floats, entropies, join, split
 
 MAX_RAW_BYTES = 64 << 20
 _SAMPLES = 4
 _SAMPLE_BYTES = 16 << 10
+_SMALL_BYTES = 64 << 10
 _WORTH_IT = 0.95
+_WORTH_A_SPLIT = 0.95
+_WORTH_ZSTD = 0.97
 _LEVEL = 1
+_SHUFFLE_WIDTHS = (2, 4)
+_BLOSC_HEADER = struct.Struct("<BBBBIII")
+_BLOSC_FORMAT = 2
+
+Body = list["bytes | memoryview"]
 
 
 class Codec(IntEnum):
-    """Codec ids as they stand in records. 2 (bitshuffle + LZ4) and 3 (field split) are reserved."""
+    """Codec ids as they stand in records."""
 
     RAW = 0
     ZSTD = 1
+    BITSHUFFLE = 2
+    SPLIT = 3
 
 
 _local = threading.local()
 
 
-def encode(raw: bytes) -> tuple[Codec, bytes]:
-    """Return the smaller form of a chunk and the codec that made it.
+def encode(raw: "bytes | memoryview") -> tuple[Codec, int, Body]:
+    """Return the codec, its parameters and the parts of the body that stands for a chunk.
 
     Guarantees: never longer than the chunk itself.
     """
-    if not raw or not _compresses(raw):
-        return Codec.RAW, raw
-    packed = _compressor().compress(raw)
-    return (Codec.ZSTD, packed) if len(packed) < len(raw) else (Codec.RAW, raw)
+    codec, parameter = choose(raw)
+    body = _encoded(raw, codec, parameter)
+    if codec is Codec.RAW or sum(map(len, body)) >= len(raw):
+        return Codec.RAW, 0, [raw]
+    return codec, parameter, body
 
 
-def decode(codec: int, body: bytes, raw_length: int) -> bytes:
+def decode(codec: int, parameter: int, body: bytes, raw_length: int) -> bytes:
     """Return the chunk that `body` stands for.
 
+    Guarantees: what a body claims is checked against `raw_length` before memory is asked for.
     Errors: RecordDamaged for an unknown codec, a broken body, or another length than promised.
     """
     if raw_length > MAX_RAW_BYTES:
@@ -45,12 +60,11 @@ def decode(codec: int, body: bytes, raw_length: int) -> bytes:
     if codec == Codec.RAW:
         raw = body
     elif codec == Codec.ZSTD:
-        try:
-            if zstandard.frame_content_size(body) != raw_length:
-                raise RecordDamaged("A record decodes to another length than it promises.")
-            raw = zstandard.ZstdDecompressor().decompress(body)
-        except zstandard.ZstdError:
-            raise RecordDamaged("A record does not decompress.") from None
+        raw = _unzstd(body, raw_length)
+    elif codec == Codec.BITSHUFFLE:
+        raw = _unshuffled(body, raw_length)
+    elif codec == Codec.SPLIT:
+        raw = join(body, parameter, raw_length)
     else:
         raise RecordDamaged(f"A record uses codec {codec}, which this version does not know.")
     if len(raw) != raw_length:
@@ -58,13 +72,78 @@ def decode(codec: int, body: bytes, raw_length: int) -> bytes:
     return raw
 
 
-def _compresses(raw: bytes) -> bool:
-    if len(raw) <= _SAMPLES * _SAMPLE_BYTES:
-        return True
-    step = (len(raw) - _SAMPLE_BYTES) // (_SAMPLES - 1)
+def choose(raw: "bytes | memoryview") -> tuple[Codec, int]:
+    """Choose a codec and its parameters by what samples of a chunk come to."""
+    if len(raw) <= _SMALL_BYTES:
+        return (Codec.ZSTD if len(raw) else Codec.RAW), 0
+    sample = _sample(raw)
+    packed = len(_compressor().compress(sample)) / len(sample)
+    if packed < 0.5:
+        return Codec.ZSTD, 0
+    shuffled, width = min((len(_shuffle(sample, width)) / len(sample), width) for width in _SHUFFLE_WIDTHS)
+    share, kind = min((share, kind) for kind, share in entropies(sample).items())
+    if share < _WORTH_A_SPLIT * min(packed, shuffled, 1.0):
+        return Codec.SPLIT, int(kind)
+    if shuffled < min(packed / _WORTH_ZSTD, _WORTH_IT):
+        return Codec.BITSHUFFLE, width
+    return (Codec.ZSTD, 0) if packed < _WORTH_IT else (Codec.RAW, 0)
+
+
+def _sample(raw: "bytes | memoryview") -> bytes:
+    step = (len(raw) - _SAMPLE_BYTES) // (_SAMPLES - 1) // 16 * 16
     view = memoryview(raw)
-    packed = sum(len(_compressor().compress(view[at : at + _SAMPLE_BYTES])) for at in range(0, step * _SAMPLES, step))
-    return packed < _WORTH_IT * _SAMPLES * _SAMPLE_BYTES
+    return b"".join(view[at * step : at * step + _SAMPLE_BYTES] for at in range(_SAMPLES))
+
+
+def _encoded(raw: "bytes | memoryview", codec: Codec, parameter: int) -> Body:
+    if codec is Codec.ZSTD:
+        return [_compressor().compress(raw)]
+    if codec is Codec.BITSHUFFLE:
+        return [_shuffle(raw, parameter)]
+    if codec is Codec.SPLIT:
+        return split(raw, Floats(parameter))
+    return [raw]
+
+
+def _unzstd(body: bytes, raw_length: int) -> bytes:
+    try:
+        if zstandard.frame_content_size(body) != raw_length:
+            raise RecordDamaged("A record decodes to another length than it promises.")
+        raw: bytes = zstandard.ZstdDecompressor().decompress(body)
+    except zstandard.ZstdError:
+        raise RecordDamaged("A record does not decompress.") from None
+    return raw
+
+
+def _unshuffled(body: bytes, raw_length: int) -> bytes:
+    if len(body) < _BLOSC_HEADER.size:
+        raise RecordDamaged("A bitshuffled record is cut short.")
+    form, _, _, _, length, _, packed = _BLOSC_HEADER.unpack_from(body)
+    if (form, length, packed) != (_BLOSC_FORMAT, raw_length, len(body)):
+        raise RecordDamaged("A bitshuffled record decodes to another length than it promises.")
+    blosc = _blosc()
+    try:
+        raw: bytes = blosc.decompress(body)
+    except blosc.blosc_extension.error:
+        raise RecordDamaged("A bitshuffled record does not decompress.") from None
+    return raw
+
+
+def _shuffle(raw: "bytes | memoryview", width: int) -> bytes:
+    blosc = _blosc()
+    packed: bytes = blosc.compress(raw, typesize=width, clevel=1, shuffle=blosc.BITSHUFFLE, cname="lz4")
+    return packed
+
+
+def _blosc() -> Any:
+    """Return the library, set to one thread and no lock: the threads are ours."""
+    import blosc
+
+    if not getattr(_local, "blosc", False):
+        blosc.set_nthreads(1)
+        blosc.set_releasegil(True)
+        _local.blosc = True
+    return blosc
 
 
 def _compressor() -> zstandard.ZstdCompressor:

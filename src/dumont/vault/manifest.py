@@ -1,17 +1,18 @@
 """Manifests: what a snapshot holds, entry by entry, with the rules that a path must keep."""
 
-from collections.abc import Iterable, Sequence
+import struct
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from itertools import accumulate
 from typing import Any
 
 import msgpack
 
 from dumont.vault.errors import RecordDamaged
-from dumont.vault.records import CHUNK_BYTES, CHUNK_ID_BYTES
+from dumont.vault.records import CHUNK_BYTES, CHUNK_ID_BYTES, MAX_CHUNK_BYTES
 
-MANIFEST_FORMAT = 1
+MANIFEST_FORMAT = 2
+"""Format 1 has no lengths of chunks: every file is cut into 4 MiB; everything else is the same."""
 OWN_PREFIX = b".dumont"
 """Top-level names that begin so are the product's own: never saved, never replaced."""
 
@@ -29,7 +30,8 @@ class Entry:
     """One path of a workspace.
 
     Units: `mtime_ns` in nanoseconds of Unix time, `size` in bytes. `group` is above zero for paths that share one
-    file (hard links), numbered by first appearance; each of them carries the chunk list.
+    file (hard links), numbered by first appearance; each of them carries the chunk list. `lengths` are those of the
+    chunks; where none are given, the file is cut into 4 MiB.
     """
 
     path: bytes
@@ -43,6 +45,18 @@ class Entry:
     group: int = 0
     sparse: bool = False
     chunks: tuple[bytes, ...] = ()
+    lengths: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.chunks and not self.lengths:
+            object.__setattr__(self, "lengths", _fixed_lengths(self.size, len(self.chunks)))
+
+    def pieces(self) -> Iterator[tuple[int, int, bytes]]:
+        """Yield where each chunk begins in the file, its length and its id."""
+        offset = 0
+        for length, chunk in zip(self.lengths, self.chunks, strict=True):
+            yield offset, length, chunk
+            offset += length
 
 
 @dataclass(frozen=True)
@@ -98,7 +112,7 @@ def load_manifest(name: str, content: bytes) -> Manifest:
     """
     try:
         document = msgpack.unpackb(content, use_list=False, strict_map_key=False)
-        if document["v"] != MANIFEST_FORMAT or document["name"] != name:
+        if not 1 <= document["v"] <= MANIFEST_FORMAT or document["name"] != name:
             raise RecordDamaged(f"{name} is of another format or belongs under another name.")
         return Manifest(**{f: document[f] for f in _FIELDS}, entries=tuple(from_columns(document["entries"])))
     except (KeyError, TypeError, ValueError, msgpack.UnpackException) as error:
@@ -107,10 +121,12 @@ def load_manifest(name: str, content: bytes) -> Manifest:
 
 def columns(entries: Sequence[Entry]) -> dict[str, Any]:
     """Return entries as columns, which compress well."""
+    total = sum(len(entry.lengths) for entry in entries)
     return {
         **{name: [getattr(entry, name) for entry in entries] for name in _COLUMNS},
         "chunk_counts": [len(entry.chunks) for entry in entries],
         "chunks": b"".join(chunk for entry in entries for chunk in entry.chunks),
+        "lengths": struct.pack(f"<{total}I", *(length for entry in entries for length in entry.lengths)),
     }
 
 
@@ -120,16 +136,18 @@ def from_columns(found: dict[str, Any]) -> list[Entry]:
     Errors: RecordDamaged for columns of different lengths, impossible values or paths.
     """
     flat, counts = found["chunks"], found["chunk_counts"]
-    rows = list(zip(*(found[name] for name in _COLUMNS), strict=False))
-    if any(len(found[name]) != len(counts) for name in _COLUMNS) or len(flat) != CHUNK_ID_BYTES * sum(counts):
+    total = sum(counts)
+    if any(len(found[name]) != len(counts) for name in _COLUMNS) or len(flat) != CHUNK_ID_BYTES * total:
         raise RecordDamaged("The columns of a manifest have different lengths.")
-    ends = list(accumulate(counts))
+    sizes = _lengths(found, total)
+    ids = [flat[at : at + CHUNK_ID_BYTES] for at in range(0, len(flat), CHUNK_ID_BYTES)]
     entries = []
-    for row, count, end in zip(rows, counts, ends, strict=True):
-        ids = flat[(end - count) * CHUNK_ID_BYTES : end * CHUNK_ID_BYTES]
-        chunks = tuple(ids[at : at + CHUNK_ID_BYTES] for at in range(0, len(ids), CHUNK_ID_BYTES))
-        values = dict(zip(_COLUMNS, row, strict=True))
-        entries.append(Entry(**{**values, "kind": Kind(values["kind"])}, chunks=chunks))
+    start = 0
+    for count, path, kind, *plain in zip(counts, *(found[name] for name in _COLUMNS), strict=True):
+        end = start + count
+        values: list[Any] = [*plain, tuple(ids[start:end]), tuple(sizes[start:end])]
+        entries.append(Entry(path, Kind(kind), *values))
+        start = end
     check_entries(entries)
     return entries
 
@@ -168,17 +186,34 @@ def check_entries(entries: Sequence[Entry]) -> None:
             raise RecordDamaged("A manifest names a path that belongs to the product itself.")
         if not 0 <= entry.mode <= 0o7777 or entry.size < 0 or entry.group < 0:
             raise RecordDamaged("A manifest gives an entry an impossible mode, size or group.")
-        wanted = -(-entry.size // CHUNK_BYTES) if entry.kind is Kind.FILE else 0
-        if len(entry.chunks) != wanted or (entry.kind is Kind.LINK) != bool(entry.target):
-            raise RecordDamaged("A manifest gives an entry the wrong number of chunks or a wrong link target.")
+        if not _adds_up(entry) or (entry.kind is Kind.LINK) != bool(entry.target):
+            raise RecordDamaged("A manifest gives an entry chunks of the wrong lengths or a wrong link target.")
         if entry.kind is Kind.FOLDER:
             folders.add(entry.path)
         before = entry.path
 
 
-def piece_length(entry: Entry, position: int) -> int:
-    """Return the length in bytes of the chunk at `position` of a file."""
-    return min(CHUNK_BYTES, entry.size - position * CHUNK_BYTES)
+def _adds_up(entry: Entry) -> bool:
+    if entry.kind is not Kind.FILE:
+        return not entry.chunks and not entry.lengths
+    lengths = entry.lengths
+    if not lengths:
+        return entry.size == 0 and not entry.chunks
+    fits = min(lengths) > 0 and max(lengths) <= MAX_CHUNK_BYTES
+    return fits and len(lengths) == len(entry.chunks) and sum(lengths) == entry.size
+
+
+def _fixed_lengths(size: int, count: int) -> tuple[int, ...]:
+    return tuple(min(CHUNK_BYTES, size - position * CHUNK_BYTES) for position in range(count))
+
+
+def _lengths(found: dict[str, Any], total: int) -> Sequence[int]:
+    if "lengths" not in found:
+        pairs = zip(found["size"], found["chunk_counts"], strict=True)
+        return [length for size, count in pairs for length in _fixed_lengths(size, count)]
+    if len(found["lengths"]) != 4 * total:
+        raise RecordDamaged("The columns of a manifest have different lengths.")
+    return struct.unpack(f"<{total}I", found["lengths"])
 
 
 _COLUMNS = ("path", "kind", "mode", "uid", "gid", "mtime_ns", "size", "target", "group", "sparse")

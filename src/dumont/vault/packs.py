@@ -1,8 +1,11 @@
-"""Packs: many records in one object, closed by a sealed table so that an index can be rebuilt from packs alone."""
+"""Packs: many records in one object, closed by a sealed table so that an index can be rebuilt from packs alone.
+
+Small chunks share a record: it holds a group, whose members follow it in the table, each with its place in the group.
+"""
 
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,13 +14,17 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from dumont.vault.errors import RecordDamaged
 from dumont.vault.keys import NONCE_BYTES, TAG_BYTES, DataKeys, bound
-from dumont.vault.records import CHUNK_ID_BYTES, RECORD_OVERHEAD, Record
+from dumont.vault.records import CHUNK_ID_BYTES, MAX_CHUNK_BYTES, RECORD_OVERHEAD, Record, record_room
 
 PACK_MAGIC = b"DMTPACK\x01"
-PACK_FORMAT = 1
+PACK_FORMAT = 2
+"""Format 1 had no groups; everything else is the same."""
+MEMBER = 255
+"""The codec of a table's row that stands for a member of the group in the row before."""
 PACK_TARGET_BYTES = 32 << 20
 MAX_PACK_BYTES = 64 << 20
 MAX_PACK_RECORDS = 16_384
+MAX_GROUP_MEMBERS = 4096
 PACK_ID_BYTES = 16
 _ROW = struct.Struct(f"<{CHUNK_ID_BYTES}sIIB3x")
 _FOOTER = struct.Struct("<IIHH8s8s")
@@ -25,13 +32,18 @@ TAIL_BYTES = _FOOTER.size + NONCE_BYTES + TAG_BYTES + MAX_PACK_RECORDS * _ROW.si
 
 
 class Location(NamedTuple):
-    """Where a chunk's record lies. Units: bytes."""
+    """Where a chunk lies: a record in a pack and, for a member of a group, the group's id and the place in it.
+
+    Units: bytes; `offset` and `length` are the record's, `raw_length` is the chunk's.
+    """
 
     pack: bytes
     offset: int
     length: int
     raw_length: int
     codec: int
+    group: bytes = b""
+    start: int = 0
 
 
 @dataclass(frozen=True)
@@ -49,39 +61,46 @@ def pack_name(pack: bytes) -> str:
 
 
 class PackBuilder:
-    """Collect records in memory until they make a pack."""
+    """Collect records in memory until they make a pack; `room` may be used again when the pack was sent."""
 
-    def __init__(self, keys: DataKeys, repository_id: str, pack: bytes) -> None:
-        self.pack = pack
+    def __init__(self, keys: DataKeys, repository_id: str, room: bytearray | None = None) -> None:
+        self.room = new_pack_room() if room is None else room
         self._keys = keys
         self._repository_id = repository_id
-        self._body = bytearray()
         self._rows: list[bytes] = []
+        self._length = 0
 
-    def add(self, record: Record) -> None:
-        """Append a record."""
-        self._body += record.data
+    def add(self, record: Record, members: Sequence[tuple[bytes, int]] = ()) -> None:
+        """Append a record; of a group, also the ids and lengths of the chunks that it holds one after the other."""
+        self._append(record.data)
         self._rows.append(_ROW.pack(record.chunk_id, len(record.data), record.raw_length, record.codec))
+        self._rows += [_ROW.pack(chunk, 0, length, MEMBER) for chunk, length in members]
 
     @property
     def full(self) -> bool:
         """Tell whether the pack should be closed now."""
-        return len(self._body) >= PACK_TARGET_BYTES or len(self._rows) >= MAX_PACK_RECORDS
+        return self._length >= PACK_TARGET_BYTES or len(self._rows) >= MAX_PACK_RECORDS - MAX_GROUP_MEMBERS
 
-    @property
-    def empty(self) -> bool:
-        """Tell whether there is nothing in it."""
-        return not self._rows
-
-    def finish(self) -> bytearray:
-        """Seal the table and return the whole pack; the builder is used up."""
+    def finish(self, pack: bytes) -> memoryview:
+        """Seal the table for a pack of that id and return the whole pack; the builder is used up."""
         table = b"".join(self._rows)
         nonce = os.urandom(NONCE_BYTES)
         sealed_length = NONCE_BYTES + len(table) + TAG_BYTES
         footer = _FOOTER.pack(sealed_length, len(self._rows), PACK_FORMAT, 0, self._keys.key_id, PACK_MAGIC)
-        aad = footer + bound(self._repository_id, self.pack)
-        self._body += nonce + AESGCM(self._keys.table).encrypt(nonce, table, aad) + footer
-        return self._body
+        aad = footer + bound(self._repository_id, pack)
+        for part in (nonce, AESGCM(self._keys.table).encrypt(nonce, table, aad), footer):
+            self._append(part)
+        return memoryview(self.room)[: self._length]
+
+    def _append(self, part: "bytes | memoryview") -> None:
+        end = self._length + len(part)
+        memoryview(self.room)[self._length : end] = part
+        self._length = end
+
+
+def new_pack_room() -> bytearray:
+    """Return memory that the largest pack fits into."""
+    return bytearray(PACK_TARGET_BYTES + record_room(MAX_CHUNK_BYTES) + TAIL_BYTES)
 
 
 def read_table(keys: DataKeys, repository_id: str, pack: bytes, size: int, tail: bytes) -> PackTable:
@@ -94,7 +113,7 @@ def read_table(keys: DataKeys, repository_id: str, pack: bytes, size: int, tail:
         raise RecordDamaged("A pack is cut short.")
     footer = tail[-_FOOTER.size :]
     sealed_length, count, form, _, key, magic = _FOOTER.unpack(footer)
-    if magic != PACK_MAGIC or form != PACK_FORMAT or key != keys.key_id:
+    if magic != PACK_MAGIC or not 1 <= form <= PACK_FORMAT or key != keys.key_id:
         raise RecordDamaged("A pack has no proper end: cut short, another format, or another key.")
     if sealed_length != NONCE_BYTES + count * _ROW.size + TAG_BYTES or sealed_length + _FOOTER.size > len(tail):
         raise RecordDamaged("A pack's table has an impossible length.")
@@ -106,26 +125,37 @@ def read_table(keys: DataKeys, repository_id: str, pack: bytes, size: int, tail:
     except InvalidTag:
         raise RecordDamaged("A pack's table does not open: it was changed or moved.") from None
     found = PackTable(pack, size, tuple(place_rows(pack, table)))
-    if sum(location.length for _, location in found.rows) + sealed_length + _FOOTER.size != size:
+    if sum(place.length for _, place in found.rows if not place.group) + sealed_length + _FOOTER.size != size:
         raise RecordDamaged("A pack's table does not account for every byte of the pack.")
     return found
 
 
 def table_bytes(table: PackTable) -> bytes:
     """Return a table's rows as they stand in packs and index segments."""
-    return b"".join(_ROW.pack(c, place.length, place.raw_length, place.codec) for c, place in table.rows)
+    return b"".join(
+        _ROW.pack(c, 0 if at.group else at.length, at.raw_length, MEMBER if at.group else at.codec)
+        for c, at in table.rows
+    )
 
 
 def place_rows(pack: bytes, table: bytes) -> Iterable[tuple[bytes, Location]]:
-    """Yield chunk ids with their places; records follow each other from offset 0.
+    """Yield chunk ids with their places; records follow each other from offset 0, members of a group from its start.
 
     Errors: RecordDamaged for rows of an impossible form.
     """
     if len(table) % _ROW.size:
         raise RecordDamaged("A table is cut within a row.")
-    offset = 0
+    offset = start = 0
+    record: tuple[bytes, Location] | None = None
     for chunk, length, raw_length, codec in _ROW.iter_unpack(table):
+        if codec == MEMBER:
+            if record is None or length or start + raw_length > record[1].raw_length:
+                raise RecordDamaged("A table names a member outside of its group.")
+            yield chunk, record[1]._replace(raw_length=raw_length, group=record[0], start=start)
+            start += raw_length
+            continue
         if length < RECORD_OVERHEAD:
             raise RecordDamaged("A table names a record that is too short.")
-        yield chunk, Location(pack, offset, length, raw_length, codec)
+        record, start = (chunk, Location(pack, offset, length, raw_length, codec)), 0
+        yield record
         offset += length

@@ -28,7 +28,7 @@ from dumont.vault.manifest import Manifest, dump_manifest, load_manifest
 from dumont.vault.merkle import merkle_root
 from dumont.vault.notes import Note, dump_note, load_note
 from dumont.vault.packs import PACK_ID_BYTES, TAIL_BYTES, Location, PackTable, pack_name, read_table
-from dumont.vault.records import CHUNK_BYTES, Sealer
+from dumont.vault.records import MAX_CHUNK_BYTES, Sealer
 from dumont.vault.sealed import INDEX_MAGIC, MANIFEST_MAGIC, NOTE_MAGIC, open_object, seal_object
 from dumont.vault.store import Store
 from dumont.vault.verify import Verification, read_back, verify_snapshot
@@ -293,7 +293,7 @@ def _config(repository_key: bytes, repository_id: str) -> bytes:
         "repository": repository_id,
         "chunk_id": "blake3-keyed",
         "cipher": "aes-256-gcm",
-        "chunking": {"fixed": CHUNK_BYTES},
+        "chunking": {"at_most": MAX_CHUNK_BYTES},
     }
     text = json.dumps(document, sort_keys=True).encode()
     return text + b"\n" + _config_mac(text, RepositoryKeys.of(repository_key).seal).encode() + b"\n"

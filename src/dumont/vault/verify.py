@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dumont.vault.errors import RecordDamaged, RepositoryDamaged, StoreMissing, VerificationFailed
-from dumont.vault.manifest import Kind, Manifest, piece_length
+from dumont.vault.manifest import Kind, Manifest
 from dumont.vault.packs import Location, pack_name
+from dumont.vault.records import Sealer
 
 if TYPE_CHECKING:
     from dumont.vault.repository import Repository
@@ -84,7 +85,7 @@ def read_back(repository: "Repository", packs: set[bytes], most_bytes: int) -> N
 def by_pack(places: dict[bytes, Location]) -> dict[bytes, list[tuple[bytes, Location]]]:
     """Group chunks by pack, in the order of their places."""
     groups: dict[bytes, list[tuple[bytes, Location]]] = defaultdict(list)
-    for chunk, place in sorted(places.items(), key=lambda item: (item[1].pack, item[1].offset)):
+    for chunk, place in sorted(places.items(), key=lambda item: (item[1].pack, item[1].offset, item[1].start)):
         groups[place.pack].append((chunk, place))
     return groups
 
@@ -120,9 +121,9 @@ def _check_lengths(manifest: Manifest, places: dict[bytes, Location], findings: 
     for entry in manifest.entries:
         if entry.kind is not Kind.FILE:
             continue
-        for position, chunk in enumerate(entry.chunks):
+        for chunk, length in zip(entry.chunks, entry.lengths, strict=True):
             place = places.get(chunk)
-            if place is not None and place.raw_length != piece_length(entry, position):
+            if place is not None and place.raw_length != length:
                 findings.damaged.add(f"chunk {chunk.hex()}")
 
 
@@ -175,20 +176,45 @@ def _read_pack(repository: "Repository", pack: bytes, rows: list[tuple[bytes, Lo
 
     Errors: StoreMissing; StoreError.
     """
-    bad = set()
+    bad: set[bytes] = set()
     for run in spans(rows):
         start = run[0][1].offset
         length = run[-1][1].offset + run[-1][1].length - start
         view = memoryview(repository.store.get(pack_name(pack), start, length))
-        for chunk, place in run:
-            record = view[place.offset - start : place.offset - start + place.length]
-            if not _record_opens(repository, chunk, record, place):
-                bad.add(chunk)
+        reader = RecordReader(repository.sealer, view, start)
+        bad.update(chunk for chunk, place in run if not _opens(reader, chunk, place))
     return bad
 
 
-def _record_opens(repository: "Repository", chunk: bytes, record: memoryview, place: Location) -> bool:
+class RecordReader:
+    """Opens the chunks in a run of records of one pack; a group that several of them share is opened once."""
+
+    def __init__(self, sealer: Sealer, view: memoryview, start: int) -> None:
+        self._sealer = sealer
+        self._view = view
+        self._start = start
+        self._offset = -1
+        self._raw = b""
+
+    def open(self, chunk: bytes, place: Location) -> "bytes | memoryview":
+        """Return a chunk, proven to be the one of that id.
+
+        Errors: RecordDamaged if anything at all does not fit.
+        """
+        if self._offset != place.offset:
+            at = place.offset - self._start
+            self._raw = self._sealer.open(place.group or chunk, self._view[at : at + place.length])
+            self._offset = place.offset
+        if not place.group:
+            return self._raw
+        member = memoryview(self._raw)[place.start : place.start + place.raw_length]
+        if self._sealer.chunk_id(member) != chunk:
+            raise RecordDamaged("A group holds other bytes than its table promises.")
+        return member
+
+
+def _opens(reader: RecordReader, chunk: bytes, place: Location) -> bool:
     try:
-        return len(repository.sealer.open(chunk, record)) == place.raw_length
+        return len(reader.open(chunk, place)) == place.raw_length
     except RecordDamaged:
         return False

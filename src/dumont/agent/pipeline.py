@@ -1,0 +1,253 @@
+"""Turn pieces of files into stored packs: workers read, hash, code and seal beside each other while packs are sent."""
+
+import ctypes
+import os
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from dumont.agent.cuts import Piece
+from dumont.agent.transfer import Blobs
+from dumont.vault import (
+    MAX_CHUNK_BYTES,
+    MAX_GROUP_MEMBERS,
+    PackBuilder,
+    Record,
+    Sealer,
+    new_pack_room,
+    record_room,
+)
+
+SMALL_BYTES = 256 << 10
+"""Chunks up to here share a record with others."""
+_GROUP_BYTES = 2 << 20
+_WORKERS = min(4, os.cpu_count() or 1)
+_PACKS_AT_ONCE = 3
+_SENDERS = 2
+
+AskPack = Callable[[], bytes]
+TellStored = Callable[[bytes, int], None]
+Ids = tuple[bytes, int]
+
+
+@dataclass
+class Saved:
+    """The counts of a save. Units: bytes."""
+
+    files: int = 0
+    bytes_total: int = 0
+    bytes_read: int = 0
+    bytes_new: int = 0
+    bytes_stored: int = 0
+    chunks: int = 0
+    chunks_new: int = 0
+    unstable: list[bytes] = field(default_factory=list)
+    packs: list[bytes] = field(default_factory=list)
+
+
+class Packer:
+    """Take in pieces of files, store the chunks that are new, and send each pack as it fills.
+
+    Guarantees: memory does not depend on the size of files: each worker has two buffers of one chunk, and there are
+    three packs at most. Close it in the end.
+    """
+
+    def __init__(
+        self, sealer: Sealer, known: set[bytes], blobs: Blobs, ask_pack: AskPack, tell_stored: TellStored
+    ) -> None:
+        self.counts = Saved()
+        self.known = known
+        self._sealer = sealer
+        self._blobs = blobs
+        self._ask_pack = ask_pack
+        self._tell_stored = tell_stored
+        self._lock = threading.Lock()
+        self._counting = threading.Lock()
+        self._local = threading.local()
+        self._rooms: queue.SimpleQueue[bytearray | None] = queue.SimpleQueue()
+        for _ in range(_PACKS_AT_ONCE):
+            self._rooms.put(None)
+        self._builder: PackBuilder | None = None
+        self._group = _Group()
+        self._grouped: list[Future[None]] = []
+        self._sent: list[Future[None]] = []
+        self._failed: BaseException | None = None
+        self._holes: dict[int, bytes] = {}
+        self._workers = ThreadPoolExecutor(_WORKERS, "seal")
+        self._senders = ThreadPoolExecutor(_SENDERS, "send")
+        keep_memory()
+
+    @property
+    def depth(self) -> int:
+        """How many pieces are worth having under way at once."""
+        return 2 * _WORKERS
+
+    def submit(self, descriptor: int, piece: Piece) -> "Future[Ids]":
+        """Read a piece of an open file and store it if it is new; its id and its length come with the future.
+
+        Errors, in the future: OSError of reading; AgentFailed when packs cannot be stored.
+        """
+        return self._workers.submit(self._take, descriptor, piece)
+
+    def small(self, raw: bytes) -> bytes:
+        """Take in a small chunk and return its id."""
+        chunk = self._sealer.chunk_id(raw)
+        full = self._add_small(chunk, raw)
+        if full is not None:
+            self._grouped.append(self._workers.submit(self._seal_group, full))
+        return chunk
+
+    def finish(self) -> None:
+        """Send what is left and wait until all is stored.
+
+        Errors: AgentFailed.
+        """
+        for future in self._grouped:
+            future.result()
+        if self._group.members:
+            self._seal_group(self._group)
+        with self._lock:
+            builder, self._builder = self._builder, None
+        if builder is not None:
+            self._sent.append(self._senders.submit(self._send, builder))
+        for sent in self._sent:
+            sent.result()
+
+    def close(self) -> None:
+        """Let the threads go."""
+        self._failed = self._failed or RuntimeError("closed")
+        self._workers.shutdown(wait=True, cancel_futures=True)
+        self._senders.shutdown(wait=True, cancel_futures=True)
+
+    def _take(self, descriptor: int, piece: Piece) -> Ids:
+        if piece.hole and (chunk := self._holes.get(piece.length)):
+            self._is_new(chunk, piece.length)
+            return chunk, piece.length
+        raw, _ = self._buffers()
+        view = memoryview(raw)[: piece.length]
+        view = view[: _zeros(view) if piece.hole else read_piece(descriptor, piece.offset, view)]
+        if not len(view):
+            return b"", 0
+        chunk = self._sealer.chunk_id(view)
+        if piece.hole:
+            self._holes[piece.length] = chunk
+        if len(view) <= SMALL_BYTES:
+            full = self._add_small(chunk, bytes(view))
+            if full is not None:
+                self._seal_group(full)
+        elif self._is_new(chunk, len(view)):
+            self._seal(chunk, view, ())
+        return chunk, len(view)
+
+    def _add_small(self, chunk: bytes, raw: bytes) -> "_Group | None":
+        """Put a small chunk into the group that is being gathered; return that when it is full."""
+        if not self._is_new(chunk, len(raw)):
+            return None
+        with self._lock:
+            group = self._group
+            group.parts.append(raw)
+            group.members.append((chunk, len(raw)))
+            group.length += len(raw)
+            if group.length < _GROUP_BYTES and len(group.members) < MAX_GROUP_MEMBERS:
+                return None
+            self._group = _Group()
+            return group
+
+    def _is_new(self, chunk: bytes, length: int) -> bool:
+        with self._counting:
+            self.counts.bytes_read += length
+            if chunk in self.known:
+                return False
+            self.known.add(chunk)
+            self.counts.chunks_new += 1
+            self.counts.bytes_new += length
+            return True
+
+    def _seal_group(self, group: "_Group") -> None:
+        if len(group.members) == 1:
+            self._seal(group.members[0][0], group.parts[0], ())
+            return
+        raw = b"".join(group.parts)
+        self._seal(self._sealer.chunk_id(raw), raw, group.members)
+
+    def _seal(self, chunk: bytes, raw: "bytes | memoryview", members: "list[Ids] | tuple[()]") -> None:
+        _, room = self._buffers()
+        codec, length = self._sealer.seal_into(chunk, raw, memoryview(room))
+        record = Record(chunk, codec, len(raw), memoryview(room)[:length])
+        with self._lock:
+            builder = self._builder or self._begin()
+            builder.add(record, members)
+            if not builder.full:
+                return
+            self._builder = None
+            self._sent.append(self._senders.submit(self._send, builder))
+
+    def _begin(self) -> PackBuilder:
+        """Begin a pack as soon as there is room for one more."""
+        room = self._rooms.get()
+        if self._failed is not None:
+            raise self._failed
+        room = new_pack_room() if room is None else room
+        self._builder = PackBuilder(self._sealer.keys, self._sealer.repository_id, room)
+        return self._builder
+
+    def _send(self, builder: PackBuilder) -> None:
+        try:
+            if self._failed is not None:
+                raise self._failed
+            pack = self._ask_pack()
+            data = builder.finish(pack)
+            self._blobs.put(pack, data)
+            self._tell_stored(pack, len(data))
+            with self._counting:
+                self.counts.bytes_stored += len(data)
+                self.counts.packs.append(pack)
+        except BaseException as error:
+            self._failed = self._failed or error
+            raise
+        finally:
+            self._rooms.put(builder.room)
+
+    def _buffers(self) -> tuple[bytearray, bytearray]:
+        found: tuple[bytearray, bytearray] | None = getattr(self._local, "buffers", None)
+        if found is None:
+            found = self._local.buffers = bytearray(MAX_CHUNK_BYTES), bytearray(record_room(MAX_CHUNK_BYTES))
+        return found
+
+
+class _Group:
+    """Small chunks that are to share a record."""
+
+    def __init__(self) -> None:
+        self.parts: list[bytes] = []
+        self.members: list[Ids] = []
+        self.length = 0
+
+
+def read_piece(descriptor: int, offset: int, view: memoryview) -> int:
+    """Fill `view` from an open file and return how many bytes there were."""
+    done = 0
+    while done < len(view):
+        count = os.preadv(descriptor, [view[done:]], offset + done)
+        if not count:
+            break
+        done += count
+    return done
+
+
+def _zeros(view: memoryview) -> int:
+    view[:] = bytes(len(view))
+    return len(view)
+
+
+def keep_memory() -> None:
+    """Have the C library keep large blocks for the next use, in one heap: fetching them anew costs as much as coding.
+
+    Source: mallopt(3); M_TRIM_THRESHOLD is -1, M_MMAP_THRESHOLD -3, M_ARENA_MAX -8. Other libraries have no mallopt.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        for option, value in ((-1, 64 << 20), (-3, 32 << 20), (-8, 1)):
+            mallopt(option, value)

@@ -1,0 +1,99 @@
+"""Every codec gives back any bytes, the probe takes the one that pays, and nothing decodes to more than it says."""
+
+import math
+import random
+import struct
+
+import blosc
+import numpy as np
+import pytest
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dumont.vault import RecordDamaged
+from dumont.vault.codecs import Codec, _encoded, choose, decode, encode
+
+WAYS = [
+    (Codec.RAW, 0),
+    (Codec.ZSTD, 0),
+    *((Codec.BITSHUFFLE, width) for width in (2, 4)),
+    *((Codec.SPLIT, kind) for kind in (1, 2, 3)),
+]
+ANY = st.one_of(
+    st.binary(max_size=300),
+    st.binary(min_size=1, max_size=9).map(lambda b: b * 3001),
+    st.integers(0, 99_999).map(lambda n: random.Random(n).randbytes(n)),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(raw=ANY, way=st.sampled_from(WAYS))
+def test_every_codec_gives_back_any_bytes(raw: bytes, way: tuple[Codec, int]) -> None:
+    """Odd lengths, none at all, noise and repetition."""
+    codec, parameter = way
+    if not raw and codec is not Codec.RAW:
+        return
+    body = b"".join(_encoded(raw, codec, parameter))
+    assert decode(codec, parameter, body, len(raw)) == raw
+
+
+def floats(kind: str, count: int = 1 << 19) -> bytes:
+    values = np.random.default_rng(5).standard_normal(count).astype(np.float32) * np.float32(0.02)
+    if kind == "bf16":
+        return (values.view(np.uint32) >> 16).astype(np.uint16).tobytes()
+    return values.astype({"fp16": np.float16, "fp32": np.float32}[kind]).tobytes()
+
+
+@pytest.mark.checklist("SNAP-01")
+@pytest.mark.parametrize(
+    ("name", "raw", "codec", "least"),
+    [
+        ("bf16", floats("bf16"), Codec.SPLIT, 1.50),
+        ("fp16", floats("fp16"), Codec.SPLIT, 1.15),
+        ("fp32", floats("fp32"), Codec.SPLIT, 1.19),
+        ("counters", np.arange(500_000, dtype=np.uint32).tobytes(), Codec.BITSHUFFLE, 10),
+        ("text", b"".join(b'{"id": %d, "n": %d}\n' % (n, n * n % 977) for n in range(40_000)), Codec.ZSTD, 4),
+        ("noise", random.Random(1).randbytes(1 << 20), Codec.RAW, 1),
+        ("zeros", bytes(1 << 20), Codec.ZSTD, 1000),
+        ("a flat field", np.full(1 << 18, math.pi, np.float32).tobytes(), Codec.ZSTD, 1000),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_the_probe_takes_what_pays(name: str, raw: bytes, codec: Codec, least: float) -> None:
+    """Weights are split into fields, counters bitshuffled, text compressed, noise left alone."""
+    found, parameter, body = encode(raw)
+    assert found is codec, f"{name}: {choose(raw)}"
+    assert len(raw) / sum(map(len, body)) >= least
+    assert decode(found, parameter, b"".join(body), len(raw)) == raw
+
+
+def bomb() -> bytes:
+    return zstandard.ZstdCompressor().compress(bytes(64 << 20))
+
+
+BLOSC = blosc.compress(bytes(1 << 20), typesize=4, clevel=1, shuffle=blosc.BITSHUFFLE, cname="lz4")
+SPLIT = b"".join(_encoded(floats("bf16", 1000), Codec.SPLIT, 1))
+BOMBS = {
+    "zstd that says more": (Codec.ZSTD, 0, bomb(), 1000),
+    "zstd that says nothing": (Codec.ZSTD, 0, zstandard.ZstdCompressor(write_content_size=False).compress(b"x"), 1),
+    "a record beyond any chunk": (Codec.ZSTD, 0, bomb(), 1 << 31),
+    "blosc that says more": (Codec.BITSHUFFLE, 4, BLOSC, 1000),
+    "blosc with another length": (Codec.BITSHUFFLE, 4, BLOSC[:4] + struct.pack("<I", 1 << 31) + BLOSC[8:], 1 << 20),
+    "blosc cut short": (Codec.BITSHUFFLE, 4, BLOSC[:-1], 1 << 20),
+    "blosc of nothing": (Codec.BITSHUFFLE, 4, b"", 0),
+    "blosc of another format": (Codec.BITSHUFFLE, 4, b"\x09" + BLOSC[1:], 1 << 20),
+    "a plane that says more": (Codec.SPLIT, 1, struct.pack("<I", len(bomb())) + bomb() + bytes(500), 1000),
+    "a frame beyond the body": (Codec.SPLIT, 1, struct.pack("<I", 1 << 31) + SPLIT[4:], 2000),
+    "planes cut short": (Codec.SPLIT, 1, SPLIT[:-1], 2000),
+    "no planes": (Codec.SPLIT, 1, b"", 0),
+    "floats of no kind": (Codec.SPLIT, 9, SPLIT, 2000),
+    "an unknown codec": (77, 0, b"", 0),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_what_decodes_to_more_than_it_says_is_refused(name: str) -> None:
+    """Lengths are checked before memory is asked for."""
+    with pytest.raises(RecordDamaged):
+        decode(*BOMBS[name])

@@ -11,7 +11,7 @@ import pytest
 from tests.support.api import PASSWORD, Person
 from tests.support.whole_api import SSH_KEY, Furnished, Op, WholeApi
 
-_MADE_UP = {"public_key": SSH_KEY, "password": PASSWORD, "code": "route-not-found"}
+_MADE_UP = {"public_key": SSH_KEY, "password": PASSWORD, "code": "route-not-found", "amount": "1.00"}
 
 
 @dataclass
@@ -69,9 +69,11 @@ class Requests:
         return str(answer.json().get("id") or answer.json().get(name)) if answer.is_success else None
 
     async def _query(self, op: Op) -> dict[str, str]:
-        """Ask with this team's ids and words wherever the query can name one."""
-        named = [one["name"] for one in op.described.get("parameters", ()) if one["in"] == "query"]
-        query = {name: self._known_id(name) for name in named if name.endswith("_id")}
+        """Ask with this team's ids and words wherever the query can name one, and with all that it must hold."""
+        asked = [one for one in op.described.get("parameters", ()) if one["in"] == "query"]
+        named = [one["name"] for one in asked]
+        query = {one["name"]: str(self._value(one["schema"], one["name"])) for one in asked if one["required"]}
+        query |= {name: self._known_id(name) for name in named if name.endswith("_id")}
         return query | ({"label": f"{self.team.word} one"} if "label" in named else {})
 
     async def _body(self, op: Op) -> Any:
@@ -120,6 +122,8 @@ class Requests:
         return _MADE_UP.get(name) or f"walk {uuid.uuid4().hex[:12]}"
 
     def _known_id(self, name: str) -> str:
+        if name.endswith("account_id"):
+            return self.team.account_id
         known = {"offer_id": self.team.offer_id, "team_id": self.team.person.team_id}
         return known.get(name, self.team.person.user_id if name == "user_id" else self.team.instance_id)
 

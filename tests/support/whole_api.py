@@ -184,6 +184,7 @@ class Furnished:
     word: str
     offer_id: str
     instance_id: str
+    account_id: str
 
 
 async def furnish(api: WholeApi) -> Furnished:
@@ -197,13 +198,13 @@ async def furnish(api: WholeApi) -> Furnished:
     )
     assert kept.status_code == 201, kept.text
     await _add_snapshot(api, person, launched)
-    await _keep_books(api, person, word)
+    account_id = await _keep_books(api, person, word)
     await _add_hold(api, person, word)
-    return Furnished(person, word, await api.offer_id(person), str(launched["id"]))
+    return Furnished(person, word, await api.offer_id(person), str(launched["id"]), account_id)
 
 
-async def _keep_books(api: WholeApi, person: Person, word: str) -> None:
-    """Give a team accounts, categories, a transaction and a transfer."""
+async def _keep_books(api: WholeApi, person: Person, word: str) -> str:
+    """Give a team accounts, categories, a transaction, a transfer and a hold; return its first account."""
     ids = []
     for path, body in (
         ("accounts", {"name": f"{word} everyday", "type": "checking", "opening_balance": "100.00"}),
@@ -215,6 +216,8 @@ async def _keep_books(api: WholeApi, person: Person, word: str) -> None:
     await _post(api, person, "transactions", {**spent, "type": "expense", "category_id": ids[2], "tags": [word]})
     moved = {"from_account_id": ids[0], "to_account_id": ids[1], "amount": "1.00", "description": f"{word} saved"}
     await _post(api, person, "transfers", moved)
+    await _post(api, person, "holds", {"account_id": ids[0], "amount": "2.00", "reason": f"{word} hotel"})
+    return ids[0]
 
 
 async def _post(api: WholeApi, person: Person, path: str, body: dict[str, Any]) -> dict[str, Any]:

@@ -1,11 +1,14 @@
 """What people do with money: accounts, categories, transactions, and their corrections, all posted to the ledger."""
 
 from dumont.bookkeeping.api import router as accounts_router
+from dumont.bookkeeping.holds_api import router as holds_router
 from dumont.bookkeeping.model import AccountType, Category, Change, Facts, Key, Transaction, TransactionType, Who
+from dumont.bookkeeping.reports_api import router as reports_router
 from dumont.bookkeeping.service import Recorded, edit, record, reverse, reverse_many
 from dumont.bookkeeping.transactions_api import router as transactions_router
+from dumont.bookkeeping.workflows import expire_all
 
-routers = (accounts_router, transactions_router)
+routers = (accounts_router, transactions_router, reports_router, holds_router)
 """The routers of this room, for `http.create_app`."""
 
 __all__ = [
@@ -19,6 +22,7 @@ __all__ = [
     "TransactionType",
     "Who",
     "edit",
+    "expire_all",
     "record",
     "reverse",
     "reverse_many",

@@ -43,11 +43,13 @@ Color = Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")]
 Icon = Annotated[Line, StringConstraints(min_length=1, max_length=50)]
 
 
-class _Body(BaseModel):
+class Body(BaseModel):
+    """A body whose unknown members are refused."""
+
     model_config = ConfigDict(extra="forbid")
 
 
-class AccountBody(_Body):
+class AccountBody(Body):
     """An account to open; its opening balance is posted."""
 
     name: Name
@@ -57,7 +59,7 @@ class AccountBody(_Body):
     overdraft_limit: Amount = "0"
 
 
-class AccountChangeBody(_Body):
+class AccountChangeBody(Body):
     """What may change of an account; a balance is not among it."""
 
     name: Name | None = None
@@ -65,7 +67,7 @@ class AccountChangeBody(_Body):
     overdraft_limit: Amount | None = None
 
 
-class CategoryBody(_Body):
+class CategoryBody(Body):
     """A category to make."""
 
     name: Name
@@ -74,7 +76,7 @@ class CategoryBody(_Body):
     icon: Icon | None = None
 
 
-class CategoryChangeBody(_Body):
+class CategoryChangeBody(Body):
     """What may change of a category."""
 
     name: Name | None = None
@@ -82,7 +84,7 @@ class CategoryChangeBody(_Body):
     icon: Icon | None = None
 
 
-class _AmountBody(_Body):
+class _AmountBody(Body):
     amount_cents: Cents | None = None
     amount: Amount | None = None
 
@@ -138,7 +140,7 @@ class TransferBody(_AmountBody):
     date: Day | None = None
 
 
-class BatchBody(_Body):
+class BatchBody(Body):
     """Transactions to delete."""
 
     ids: Annotated[list[Id], Field(min_length=1, max_length=100)]

@@ -221,7 +221,7 @@ def entry_document(row: Any) -> EntryDocument:
         id=f"{row.account_id}.{row.seq}",
         account_id=row.account_id,
         transaction_id=row.transaction_id,
-        transfer_id=row.transfer_id.replace("-", ""),
+        transfer_id=row.transfer_id,
         at=row.at,
         date=row.date,
         side="credit" if row.amount > 0 else "debit",

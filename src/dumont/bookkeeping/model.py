@@ -6,8 +6,8 @@ from enum import Enum
 from hashlib import blake2b
 from typing import Any
 
-from sqlalchemy import ARRAY, BigInteger, Date, DateTime, Integer, LargeBinary, Text
-from sqlalchemy.dialects.postgresql import JSONB, UUID
+from sqlalchemy import BigInteger, Date, DateTime, Integer, LargeBinary, Text
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID
 from sqlalchemy.orm import Mapped, mapped_column
 
 from dumont.core import Act, Problem, derived_id

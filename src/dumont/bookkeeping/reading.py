@@ -6,7 +6,6 @@ from datetime import date
 from typing import Any
 
 from sqlalchemy import BigInteger, Date, DateTime, Select, Text, case, column, select, text
-from sqlalchemy.dialects.postgresql import UUID
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dumont.bookkeeping.model import CategoryType, Transaction
@@ -14,14 +13,15 @@ from dumont.http import Page
 from dumont.ledger import SCALES, LedgerAccount
 from dumont.ledger import list_accounts as all_accounts
 
-_ENTRY = """
-SELECT e.seq AS id, e.seq, e.account_id, e.amount, e.balance_after, e.created_at AS at, e.transfer_id,
+ENTRY = """
+SELECT e.seq AS id, e.seq, e.account_id, e.amount, e.balance_after, e.created_at AS at,
+       replace(e.transfer_id::text, '-', '') AS transfer_id,
        t.kind, t.currency, t.date, t.memo AS description,
        coalesce(p.transaction_id, r.transaction_id) AS transaction_id,
        CASE WHEN cardinality(t.accounts) = 2
             THEN t.accounts[3 - array_position(t.accounts, e.account_id)] END AS counter_account_id
 """
-_CHANGES = """
+CHANGES = """
   LEFT JOIN bookkeeping_change p ON p.posting_id = t.id
   LEFT JOIN bookkeeping_change r ON r.reversal_id = t.id
 """
@@ -32,7 +32,7 @@ _COLUMNS = (
     column("amount", BigInteger),
     column("balance_after", BigInteger),
     column("at", DateTime(timezone=True)),
-    column("transfer_id", UUID(as_uuid=False)),
+    column("transfer_id", Text),
     column("kind", Text),
     column("currency", Text),
     column("date", Date),
@@ -41,17 +41,17 @@ _COLUMNS = (
     column("counter_account_id", Text),
 )
 _OF_ACCOUNT = text(
-    f"{_ENTRY} FROM ledger_entry e JOIN ledger_transfer t ON t.id = e.transfer_id {_CHANGES} "
+    f"{ENTRY} FROM ledger_entry e JOIN ledger_transfer t ON t.id = e.transfer_id {CHANGES} "
     "WHERE e.account_id = :account"
 ).columns(*_COLUMNS)
 _OF_TRANSACTION = text(
-    f"""{_ENTRY}
+    f"""{ENTRY}
   FROM (SELECT c.posting_id AS id FROM bookkeeping_change c WHERE c.transaction_id = :transaction
         UNION SELECT c.reversal_id FROM bookkeeping_change c WHERE c.transaction_id = :transaction) m
   JOIN ledger_transfer t ON t.id = m.id
   CROSS JOIN LATERAL unnest(t.accounts, t.seqs) AS l(account_id, seq)
   JOIN ledger_entry e ON e.account_id = l.account_id AND e.seq = l.seq
-  {_CHANGES}
+  {CHANGES}
  ORDER BY e.created_at, coalesce(p.version, r.version), r.version NULLS LAST, e.amount, e.account_id
 """
 ).columns(*_COLUMNS)

@@ -2,13 +2,14 @@
 
 from dumont.bookkeeping.api import router as accounts_router
 from dumont.bookkeeping.holds_api import router as holds_router
+from dumont.bookkeeping.imports_api import router as imports_router
 from dumont.bookkeeping.model import AccountType, Category, Change, Facts, Key, Transaction, TransactionType, Who
 from dumont.bookkeeping.reports_api import router as reports_router
 from dumont.bookkeeping.service import Recorded, edit, record, reverse, reverse_many
 from dumont.bookkeeping.transactions_api import router as transactions_router
 from dumont.bookkeeping.workflows import expire_all
 
-routers = (accounts_router, transactions_router, reports_router, holds_router)
+routers = (accounts_router, transactions_router, reports_router, holds_router, imports_router)
 """The routers of this room, for `http.create_app`."""
 
 __all__ = [

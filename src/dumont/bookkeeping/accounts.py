@@ -185,3 +185,8 @@ def known_currency(currency: str) -> str:
     if currency not in SCALES:
         raise wrong_field("currency", f"Must be one of: {', '.join(SCALES)}.", "unknown-value")
     return currency
+
+
+def cent_of(currency: str) -> int:
+    """Return how many whole units of the ledger a hundredth of a currency is."""
+    return int(10 ** (SCALES[currency] - 2))

@@ -107,6 +107,14 @@ async def insert_transaction(session: AsyncSession, who: Who, row: Transaction, 
     await session.execute(_INSERT, {**values, **more})
 
 
+async def insert_transactions(session: AsyncSession, who: Who, rows: Sequence[tuple[Transaction, Facts]]) -> None:
+    """Write many new transactions and the first change of each."""
+    for row, facts in rows:
+        session.add(row)
+        add_change(session, who, row, facts, action="created", posting_id=row.transfer_id, reversal_id=None)
+    await session.flush()
+
+
 async def get_transaction(session: AsyncSession, transaction_id: str) -> Transaction | None:
     """Read a transaction of the session's team."""
     statement = select(Transaction).where(Transaction.id == transaction_id).execution_options(populate_existing=True)

@@ -4,11 +4,12 @@ from calendar import monthrange
 from datetime import date, datetime, timezone
 from typing import Annotated, Any, Literal
 
-from fastapi import Depends, Query, Request
+from fastapi import Depends, Query, Request, Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from dumont.bookkeeping import accounts, reading, reports
 from dumont.bookkeeping.bodies import who
+from dumont.bookkeeping.csv_files import write_csv
 from dumont.bookkeeping.documents import (
     AccountDocument,
     AmountText,
@@ -20,11 +21,16 @@ from dumont.bookkeeping.documents import (
     entry_document,
 )
 from dumont.bookkeeping.model import DEFAULT_CURRENCY
+from dumont.bookkeeping.ofx import write_ofx
 from dumont.http import CallerDep, Page, Router, list_document, page_params, permit, raises
 from dumont.ledger import AccountNotFound, balance_at
 
 router = Router(prefix="/api/v1", tags=["accounts"])
 _Code = Annotated[str, Query(pattern=r"^[A-Z]{3}$")]
+_FILES: dict[str, Any] = {
+    "content": {media: {"schema": {"type": "string"}} for media in ("text/csv", "application/x-ofx")},
+    "description": "The statement, or a file of it.",
+}
 _From = Annotated[date, Query(alias="from")]
 _To = Annotated[date, Query(alias="to")]
 
@@ -140,11 +146,24 @@ async def show_balance(
     return BalanceDocument(account_id=account.id, at=moment, currency=account.currency, balance_str=shown)
 
 
-@router.get("/accounts/{account_id}/statement", **permit("ledger.view"), responses=raises(AccountNotFound))
-async def show_statement(account_id: str, caller: CallerDep, start: _From, end: _To) -> StatementDocument:
-    """Show an account between two days of business, both included, at most 366 days apart."""
+@router.get(
+    "/accounts/{account_id}/statement", **permit("ledger.view"), responses={**raises(AccountNotFound), 200: _FILES}
+)
+async def show_statement(
+    account_id: str,
+    caller: CallerDep,
+    start: _From,
+    end: _To,
+    form: Annotated[Literal["json", "csv", "csv-br", "ofx"], Query(alias="format")] = "json",
+) -> StatementDocument | Response:
+    """Show an account between two days of business, both included, at most 366 days apart; or as a file."""
     account = await accounts.own_account(caller.session, account_id)
-    return _statement(await reports.make_statement(caller.session, account, start, end))
+    found = await reports.make_statement(caller.session, account, start, end)
+    if form == "json":
+        return _statement(found)
+    if form == "ofx":
+        return _file(write_ofx(found), "application/x-ofx", f"{start}_{end}.ofx")
+    return _file(write_csv(found, brazilian=form == "csv-br"), "text/csv", f"{start}_{end}.csv")
 
 
 @router.get("/transactions/summary/monthly", **permit("ledger.view"))
@@ -207,6 +226,11 @@ async def show_proof(
         ],
         checked_at=datetime.now(timezone.utc),
     )
+
+
+def _file(content: str, media_type: str, name: str) -> Response:
+    headers = {"Content-Disposition": f'attachment; filename="statement_{name}"'}
+    return Response(content.encode(), media_type=media_type, headers=headers)
 
 
 def _totals(proof: reports.Proof, currency: str) -> TotalsDocument:

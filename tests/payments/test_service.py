@@ -7,8 +7,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from tests.payments.conftest import Mailbox
-from tests.support.payments import PIX_KEY, Payer, pix_service, webhook_secret
+from tests.support.payments import PIX_KEY, Mailbox, Payer, pix_service, webhook_secret
 from tests.support.sandbox import SandboxProcess
 
 from dumont.payments import (

@@ -3,9 +3,14 @@
 import base64
 import http.client
 import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from tests.support.sandbox import SandboxProcess
+from tests.support.sandbox import SandboxProcess, wait_until
 
 from dumont.core import derive_key
 from dumont.payments import PixService
@@ -59,3 +64,46 @@ class Payer:
             connection.close()
         assert reply.status == status or (status == 0 and reply.status < 300), (reply.status, document)
         return document
+
+
+@dataclass
+class Mailbox:
+    """Takes notices as (headers, body); `refuse` says how many more are answered with 503."""
+
+    url: str = ""
+    refuse: int = 0
+    taken: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
+
+    def wait_for(self, count: int) -> list[tuple[dict[str, str], bytes]]:
+        """Wait until so many notices were taken and return them."""
+        wait_until(lambda: len(self.taken) >= count, seconds=15, what=f"{count} notices")
+        return self.taken
+
+
+@contextmanager
+def open_mailbox() -> Iterator[Mailbox]:
+    """Take notices on a free port."""
+    box = Mailbox()
+
+    class Door(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            box.refuse -= 1
+            if box.refuse < 0:
+                box.taken.append(({name.lower(): value for name, value in self.headers.items()}, body))
+            self.send_response(503 if box.refuse >= 0 else 200)
+            self.end_headers()
+
+        def log_request(self, code: object = "-", size: object = "-") -> None:
+            return
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Door)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    box.url = f"http://127.0.0.1:{server.server_port}/callback"
+    try:
+        yield box
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

@@ -16,6 +16,7 @@ from tests.support.answers import Judge
 from tests.support.api import SECRET, Api, Person
 from tests.support.sandbox import SandboxProcess
 
+from dumont.app.paying import build_desk
 from dumont.app.wiring import build_api, build_providers
 from dumont.core import Settings, load_settings, new_id
 from dumont.db import Database, DatabaseUrls, Listener, psycopg_url
@@ -138,7 +139,17 @@ async def whole_api(urls: DatabaseUrls, sandbox: SandboxProcess, home: Path) -> 
     identity = build_authenticator(SECRET, settings)
     listener = Listener(urls.app)
     await listener.start()
-    app = build_api(settings, SECRET, database=database, listener=listener, authenticator=identity, providers=providers)
+    desk, payments = build_desk(settings, (sandbox.url, sandbox.key))
+    assert payments is not None
+    app = build_api(
+        settings,
+        SECRET,
+        database=database,
+        listener=listener,
+        authenticator=identity,
+        providers=providers,
+        desk=desk,
+    )
     try:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api") as client:
             document = await _read_document(client, app)
@@ -150,6 +161,7 @@ async def whole_api(urls: DatabaseUrls, sandbox: SandboxProcess, home: Path) -> 
         identity.close()
         await listener.close()
         await database.close()
+        await payments.close()
         for provider in providers.values():
             await provider.close()
 
@@ -214,6 +226,7 @@ async def _keep_books(api: WholeApi, person: Person, word: str) -> str:
         ids.append(str((await _post(api, person, path, body))["id"]))
     spent = {"account_id": ids[0], "amount": "9.99", "description": f"{word} bread", "date": "2026-01-31"}
     await _post(api, person, "transactions", {**spent, "type": "expense", "category_id": ids[2], "tags": [word]})
+    await _post(api, person, "wallet/topups", {"amount": "10.00"})
     moved = {"from_account_id": ids[0], "to_account_id": ids[1], "amount": "1.00", "description": f"{word} saved"}
     await _post(api, person, "transfers", moved)
     await _post(api, person, "holds", {"account_id": ids[0], "amount": "2.00", "reason": f"{word} hotel"})

@@ -14,6 +14,7 @@ import structlog
 
 from dumont.app.home import StartError, check_provider, follow_url, write_profile
 from dumont.app.marketplace import check_marketplace, start_marketplace
+from dumont.app.paying import build_desk, watch_payments
 from dumont.app.roles import list_workflows, serve_http, start_api, start_worker
 from dumont.app.wiring import build_providers
 from dumont.core import Settings
@@ -126,14 +127,20 @@ class Product:
             providers = build_providers(self._settings, sandbox)
             for provider in providers.values():
                 parts.push_async_callback(provider.close)
+            desk, payments = build_desk(self._settings, sandbox)
+            if payments is not None:
+                parts.push_async_callback(payments.close)
             if self._roles.worker:
-                await start_worker(parts, self._settings, self._secret, urls, providers)
+                await start_worker(parts, self._settings, self._secret, urls, providers, desk)
             if listening is None:
                 on_ready(Ready(None, self._settings.home / "cli.json"))
                 await _until_stopped()
                 return
-            api, identity = await start_api(parts, self._settings, self._secret, urls, providers)
+            api, identity = await start_api(parts, self._settings, self._secret, urls, providers, desk)
             url = f"http://{self._settings.host}:{listening.getsockname()[1]}"
+            if payments is not None:
+                watching = asyncio.create_task(watch_payments(payments, self._settings.public_url or url))
+                parts.callback(watching.cancel)
 
             async def ready() -> None:
                 on_ready(await self._first_user(api.state.database, identity, url))

@@ -15,6 +15,7 @@ from sqlalchemy import text
 
 import dumont.ledger  # noqa: F401 - its nightly audit is recorded on import
 from dumont.app.wiring import build_api, build_world
+from dumont.billing import TopupDesk, keep_topups
 from dumont.core import Settings, SettingsError
 from dumont.db import Database, DatabaseUrls, Listener, Subscriptions, set_sweep
 from dumont.durable import REGISTRY, Worker, raise_alarms
@@ -28,7 +29,12 @@ Providers = dict[str, Provider]
 
 
 async def start_worker(
-    parts: AsyncExitStack, settings: Settings, secret: bytes, urls: DatabaseUrls, providers: Providers
+    parts: AsyncExitStack,
+    settings: Settings,
+    secret: bytes,
+    urls: DatabaseUrls,
+    providers: Providers,
+    desk: TopupDesk,
 ) -> None:
     """Start the worker role in this event loop; `parts` stops it."""
     database = Database(urls.worker, pool_size=6, application_name="dumont-worker")
@@ -39,10 +45,16 @@ async def start_worker(
     parts.push_async_callback(worker.stop)
     parts.push_async_callback(_end, asyncio.create_task(_sweep(database)))
     parts.push_async_callback(_end, asyncio.create_task(keep_watch(world)))
+    parts.push_async_callback(_end, asyncio.create_task(keep_topups(database, desk)))
 
 
 async def start_api(
-    parts: AsyncExitStack, settings: Settings, secret: bytes, urls: DatabaseUrls, providers: Providers
+    parts: AsyncExitStack,
+    settings: Settings,
+    secret: bytes,
+    urls: DatabaseUrls,
+    providers: Providers,
+    desk: TopupDesk,
 ) -> tuple[FastAPI, IdentityService]:
     """Build the API role in this event loop; `parts` stops it."""
     authenticator = build_authenticator(secret, settings)
@@ -53,7 +65,13 @@ async def start_api(
     await listener.start()
     parts.push_async_callback(listener.close)
     api = build_api(
-        settings, secret, database=database, listener=listener, authenticator=authenticator, providers=providers
+        settings,
+        secret,
+        database=database,
+        listener=listener,
+        authenticator=authenticator,
+        providers=providers,
+        desk=desk,
     )
     return api, authenticator
 

@@ -73,6 +73,7 @@ def build_api(
     listener: Listener,
     authenticator: IdentityService,
     providers: dict[str, Provider],
+    desk: billing.TopupDesk | None = None,
 ) -> FastAPI:
     """Build the API of all rooms."""
     authenticator.may_close_team(_keep_what_lives)
@@ -98,6 +99,7 @@ def build_api(
     app.state.settings = settings
     app.state.clock = settings.clock
     app.state.providers = providers
+    app.state.topup_desk = desk or billing.TopupDesk(None, None, settings.clock)
     app.state.offers = market.Offers(providers, database, settings.clock)
     app.state.listener = listener
     return app

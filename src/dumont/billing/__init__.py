@@ -3,21 +3,28 @@
 from dumont.billing.api import hold_routes, usage_routes, wallet_routes
 from dumont.billing.metering import Metering, follow_stretch
 from dumont.billing.model import CURRENCY, Mode, SpendLimit, Stretch, Wallet, WalletInUse
+from dumont.billing.topups_api import topup_routes
+from dumont.billing.topups_model import Rate, TopupDesk
+from dumont.billing.topups_workflows import keep_topups, topups_turn
 from dumont.billing.wallets import ensure_account, ensure_wallet
 
-routers = (wallet_routes, usage_routes, hold_routes)
+routers = (wallet_routes, usage_routes, hold_routes, topup_routes)
 """The routers of this room, for `http.create_app`."""
 
 __all__ = [
     "CURRENCY",
     "Metering",
     "Mode",
+    "Rate",
     "SpendLimit",
     "Stretch",
+    "TopupDesk",
     "Wallet",
     "WalletInUse",
     "ensure_account",
     "ensure_wallet",
     "follow_stretch",
+    "keep_topups",
     "routers",
+    "topups_turn",
 ]

@@ -47,6 +47,16 @@ class Settings:
     access_token_seconds: int = 3600
     refresh_token_seconds: int = 2_592_000
     trusted_proxies: str | None = None
+    public_url: str | None = None
+    pix_url: str | None = None
+    pix_client_id: str | None = None
+    pix_client_secret: str | None = None
+    pix_webhook_secret: str | None = None
+    pix_key: str | None = None
+    pix_receiver: str = "DUMONT CLOUD"
+    pix_city: str = "SAO PAULO"
+    fx_brl_per_usd: str | None = None
+    fx_date: str | None = None
     limits_url: str | None = None
     limit_open_requests_minute: int = 300
     limit_token_requests_minute: int = 600

@@ -4,7 +4,15 @@ from collections.abc import Mapping
 from contextlib import suppress
 from urllib.parse import quote
 
-from dumont.payments.contract import Charge, ChargeStatus, Notice, Payment, PaymentRefused, Return
+from dumont.payments.contract import (
+    Charge,
+    ChargeStatus,
+    Notice,
+    Payment,
+    PaymentRefused,
+    PaymentUnreachable,
+    Return,
+)
 from dumont.payments.notices import check_signature, notices_of
 from dumont.payments.pix.client import Missing, PixClient
 from dumont.payments.pix.translate import charge_body, charge_of, decimal, payment_of, return_of
@@ -70,14 +78,27 @@ class PixService:
             return None
 
     async def give_back(self, end_to_end_id: str, return_id: str, amount: int) -> Return:
-        """Send money back; see `PaymentService`."""
+        """Send money back; see `PaymentService`. What is refused is refused for good only where no return is known."""
         path = f"pix/{quote(end_to_end_id, safe='')}/devolucao/{quote(return_id, safe='')}"
-        with suppress(Missing):
-            return return_of(await self._client.ask("GET", path))
+        known = await self._known_return(path)
+        if known is not None:
+            return known
         try:
             return return_of(await self._client.ask("PUT", path, {"valor": decimal(amount)}))
-        except Missing as error:
-            raise PaymentRefused("The payment service does not know this payment.") from error
+        except (Missing, PaymentRefused) as error:
+            known = await self._known_return(path)
+            if known is not None:
+                return known
+            refusal = error if isinstance(error, PaymentRefused) else None
+            raise refusal or PaymentRefused("The payment service does not know this payment.") from error
+
+    async def _known_return(self, path: str) -> Return | None:
+        try:
+            return return_of(await self._client.ask("GET", path))
+        except Missing:
+            return None
+        except PaymentRefused as error:
+            raise PaymentUnreachable(error.detail) from error
 
     async def simulate_payment(self, txid: str) -> None:
         """Let somebody pay a charge of the sandbox; see `PaymentService`."""

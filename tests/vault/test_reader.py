@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import json
+import random
 import struct
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ import blosc
 import msgpack
 import zstandard
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from tests.vault.making import store_pack
+
+from dumont.vault import PackBuilder, pack_name
 
 Place = tuple[Path, int, int, bytes | None, int, int]
 
@@ -126,7 +130,7 @@ class Reader:
         odd = low[count * (width - 2) :]
         if parameter == 2:
             return b"".join(bytes(pair) for pair in zip(second, first, strict=True)) + odd
-        tops = (e << 7 | s & 0x7F | (s & 0x80) << 8 for e, s in zip(first, second, strict=True))
+        tops = (e << 7 | s >> 1 | (s & 1) << 15 for e, s in zip(first, second, strict=True))
         lows = (low[i * 2 : i * 2 + 2] if width == 4 else b"" for i in range(count))
         return b"".join(under + struct.pack("<H", top) for under, top in zip(lows, tops, strict=True)) + odd
 
@@ -171,3 +175,27 @@ def test_a_reader_that_knows_only_the_document_reads_everything(filled: Any) -> 
     for path, content in filled.contents.items():
         assert b"".join(reader.read(chunk, by_packs[chunk]) for chunk in ids[path]) == content
     assert entries["target"][entries["path"].index(b"link")] == b"a/big"
+
+
+def test_every_codec_and_groups_are_read_as_the_document_says(filled: Any) -> None:
+    """One chunk for each way of storing it, and three that share a record."""
+    draw = random.Random(8)
+    fp32 = b"".join(struct.pack("<f", draw.gauss(0, 0.02)) for _ in range(40_000))
+    bf16 = b"".join(fp32[at + 2 : at + 4] for at in range(0, len(fp32), 4))
+    counters = struct.pack("<40000I", *range(40_000))
+    chunks = [bf16 + b"!", fp32 + b"odd", counters, b"text " * 20_000, filled.contents[b"a/big"][:100_000]]
+    store_pack(filled.repository, b"\x05" * 16, chunks)
+    members = [b"one", b"number two", b""]
+    sealer, keys = filled.repository.sealer, filled.repository.data_keys
+    builder = PackBuilder(keys, "wsp_1")
+    whole = b"".join(members)
+    named = [(sealer.chunk_id(raw), len(raw)) for raw in members]
+    builder.add(sealer.seal(sealer.chunk_id(whole), whole), named)
+    filled.store.put(pack_name(b"\x06" * 16), bytes(builder.finish(b"\x06" * 16)))
+    filled.repository.adopt_packs([b"\x06" * 16], 1)
+    reader = Reader(filled.store.root, b"k" * 32)
+    places = reader.chunks_from_index()
+    assert places == reader.chunks_from_packs()
+    for raw in [*chunks, *members, whole]:
+        assert reader.read(sealer.chunk_id(raw), places[sealer.chunk_id(raw)]) == raw
+    assert {codec for codec, _ in reader.codecs} == {0, 1, 2, 3} and {(3, 1), (3, 3)} <= reader.codecs

@@ -259,13 +259,13 @@ class PartialTree:
                 for chunk, place in run:
                     self._place(chunk, reader.open(chunk, place))
 
-    def _place(self, chunk: bytes, raw: "bytes | memoryview") -> None:
+    def _place(self, chunk: bytes, raw: "bytes | bytearray | memoryview") -> None:
         for entry, offset, length in self._wanted[chunk]:
             if len(raw) != length:
                 raise RecordDamaged("A chunk has another length than its file needs.")
             self._write(entry, offset, raw)
 
-    def _write(self, entry: Entry, offset: int, raw: "bytes | memoryview") -> None:
+    def _write(self, entry: Entry, offset: int, raw: "bytes | bytearray | memoryview") -> None:
         if not (entry.sparse and _is_zeros(raw)):
             descriptor = self._descriptor(entry)
             view = memoryview(raw)
@@ -300,7 +300,7 @@ def same(wanted: Entry, found: Entry | None) -> bool:
     return timed and plain == (found.kind, found.mode, found.size, found.target, found.chunks)
 
 
-def _is_zeros(raw: "bytes | memoryview") -> bool:
+def _is_zeros(raw: "bytes | bytearray | memoryview") -> bool:
     return not any(raw[:64]) and bytes(raw) == bytes(len(raw))
 
 

@@ -49,7 +49,7 @@ def encode(raw: "bytes | memoryview") -> tuple[Codec, int, Body]:
     return codec, parameter, body
 
 
-def decode(codec: int, parameter: int, body: bytes, raw_length: int) -> bytes:
+def decode(codec: int, parameter: int, body: bytes, raw_length: int) -> "bytes | bytearray":
     """Return the chunk that `body` stands for.
 
     Guarantees: what a body claims is checked against `raw_length` before memory is asked for.
@@ -58,7 +58,7 @@ def decode(codec: int, parameter: int, body: bytes, raw_length: int) -> bytes:
     if raw_length > MAX_RAW_BYTES:
         raise RecordDamaged("A record claims to hold more than a chunk may.")
     if codec == Codec.RAW:
-        raw = body
+        raw: bytes | bytearray = body
     elif codec == Codec.ZSTD:
         raw = _unzstd(body, raw_length)
     elif codec == Codec.BITSHUFFLE:

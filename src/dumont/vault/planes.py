@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
 _LENGTH = struct.Struct("<I")
+_BLOCK = 64 << 10
 
 
 class Floats(IntEnum):
@@ -44,7 +45,7 @@ def split(raw: "bytes | memoryview", kind: Floats) -> list["bytes | memoryview"]
     return [_LENGTH.pack(len(frame)), frame, *(plane.data for plane in rest), view[whole:]]
 
 
-def join(body: "bytes | memoryview", kind: int, raw_length: int) -> bytes:
+def join(body: "bytes | memoryview", kind: int, raw_length: int) -> bytearray:
     """Return the floats that a field-split body stands for.
 
     Errors: RecordDamaged where lengths do not add up; nothing larger than `raw_length` is ever made.
@@ -63,12 +64,13 @@ def join(body: "bytes | memoryview", kind: int, raw_length: int) -> bytes:
     if len(rest) != count * (width - 1) + odd:
         raise RecordDamaged("The planes of a field-split record have impossible lengths.")
     first = np.frombuffer(_unpacked(view[_LENGTH.size : _LENGTH.size + packed], count), np.uint8)
-    out = np.empty(raw_length, np.uint8)
+    raw = bytearray(raw_length)
+    out = np.frombuffer(raw, np.uint8)
     second = np.frombuffer(rest[:count], np.uint8)
     low = np.frombuffer(rest[count : count * (width - 1)], np.uint8)
     _weave(out[: count * width].reshape(count, width), first, second, low, Floats(kind))
     out[count * width :] = np.frombuffer(rest[count * (width - 1) :], np.uint8)
-    return out.tobytes()
+    return raw
 
 
 def entropies(raw: "bytes | memoryview") -> dict[Floats, float]:
@@ -87,40 +89,50 @@ def entropies(raw: "bytes | memoryview") -> dict[Floats, float]:
 
 
 def _planes(view: memoryview, kind: Floats) -> list["Bytes"]:
+    """Return the plane that compresses and the others; block by block, so that the work stays in the CPU's cache."""
     import numpy as np
 
-    if kind is Floats.FP16:
-        pairs = np.frombuffer(view, np.uint8).reshape(-1, 2)
-        return [np.ascontiguousarray(pairs[:, 1]), np.ascontiguousarray(pairs[:, 0])]
     words = np.frombuffer(view, "<u2")
     low: list[Bytes] = []
     if kind is Floats.FP32:
         low = [np.ascontiguousarray(words[0::2]).view(np.uint8)]
         words = words[1::2]
-    exponents = (words >> np.uint16(7)).astype(np.uint8)
-    high = (words >> np.uint16(8)).astype(np.uint8)
-    high &= np.uint8(0x80)
-    high |= words.astype(np.uint8) & np.uint8(0x7F)
-    return [exponents, high, *low]
+    first, second = np.empty(len(words), np.uint8), np.empty(len(words), np.uint8)
+    turned, sign = np.empty(_BLOCK, np.uint16), np.empty(_BLOCK, np.uint16)
+    for at in range(0, len(words), _BLOCK):
+        part = words[at : at + _BLOCK]
+        word, bit = turned[: len(part)], sign[: len(part)]
+        if kind is Floats.FP16:
+            word[:] = part
+        else:
+            np.left_shift(part, 1, out=word)
+            np.right_shift(part, 15, out=bit)
+            np.bitwise_or(word, bit, out=word)
+        second[at : at + _BLOCK] = word
+        np.right_shift(word, 8, out=word)
+        first[at : at + _BLOCK] = word
+    return [first, second, *low]
 
 
 def _weave(rows: "Bytes", first: "Bytes", second: "Bytes", low: "Bytes", kind: Floats) -> None:
     import numpy as np
 
-    if kind is Floats.FP16:
-        rows[:, 1], rows[:, 0] = first, second
-        return
     words = rows.view("<u2")
     top = words[:, -1]
-    signed = second.astype(np.uint16)
-    top[:] = first
-    top <<= np.uint16(7)
-    top |= signed & np.uint16(0x7F)
-    signed <<= np.uint16(8)
-    signed &= np.uint16(0x8000)
-    top |= signed
+    turned, sign = np.empty(_BLOCK, np.uint16), np.empty(_BLOCK, np.uint16)
+    for at in range(0, len(top), _BLOCK):
+        part = first[at : at + _BLOCK]
+        word, bit = turned[: len(part)], sign[: len(part)]
+        word[:] = part
+        np.left_shift(word, 8, out=word)
+        np.bitwise_or(word, second[at : at + _BLOCK], out=word)
+        if kind is not Floats.FP16:
+            np.left_shift(word, 15, out=bit)
+            np.right_shift(word, 1, out=word)
+            np.bitwise_or(word, bit, out=word)
+        top[at : at + _BLOCK] = word
     if kind is Floats.FP32:
-        words[:, 0] = np.frombuffer(low, "<u2") if low.flags.c_contiguous else low.copy().view("<u2")
+        words[:, 0] = np.frombuffer(low.data, "<u2")
 
 
 def _unpacked(frame: memoryview, count: int) -> bytes:
@@ -138,6 +150,6 @@ def _unpacked(frame: memoryview, count: int) -> bytes:
 def _coder() -> zstandard.ZstdCompressor:
     """Make a compressor that spends no time on matches: exponents have none, their coding is all that pays."""
     parameters = zstandard.ZstdCompressionParameters.from_level(
-        1, strategy=zstandard.STRATEGY_FAST, window_log=17, hash_log=6, min_match=7, target_length=0
+        1, strategy=zstandard.STRATEGY_FAST, window_log=20, hash_log=6, min_match=7, target_length=0
     )
     return zstandard.ZstdCompressor(compression_params=parameters)

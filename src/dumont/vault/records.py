@@ -40,7 +40,7 @@ class Sealer:
         self._cipher = AESGCM(keys.record)
         self._repository = repository_id.encode()
 
-    def chunk_id(self, raw: "bytes | memoryview") -> bytes:
+    def chunk_id(self, raw: "bytes | bytearray | memoryview") -> bytes:
         """Return the chunk's keyed BLAKE3: equal chunks of a workspace share it, nobody else can compute it."""
         return blake3(raw, key=self.keys.chunk).digest()
 
@@ -65,7 +65,7 @@ class Sealer:
         self._cipher.encrypt_into(nonce, whole, chunk_id + header + self._repository, room[start:end])
         return int(codec), end
 
-    def open(self, chunk_id: bytes, data: bytes | memoryview) -> bytes:
+    def open(self, chunk_id: bytes, data: bytes | memoryview) -> "bytes | bytearray":
         """Return the chunk in a record, proven to be the chunk of that id.
 
         Errors: RecordDamaged if anything at all does not fit.

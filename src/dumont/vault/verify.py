@@ -194,9 +194,9 @@ class RecordReader:
         self._view = view
         self._start = start
         self._offset = -1
-        self._raw = b""
+        self._raw: bytes | bytearray = b""
 
-    def open(self, chunk: bytes, place: Location) -> "bytes | memoryview":
+    def open(self, chunk: bytes, place: Location) -> "bytes | bytearray | memoryview":
         """Return a chunk, proven to be the one of that id.
 
         Errors: RecordDamaged if anything at all does not fit.

@@ -36,6 +36,7 @@ from dumont.vault.packs import (
 )
 from dumont.vault.records import CHUNK_BYTES, CHUNK_ID_BYTES, MAX_CHUNK_BYTES, Record, Sealer, record_room
 from dumont.vault.repository import Repository
+from dumont.vault.s3 import Presigned, S3Place, S3Store
 from dumont.vault.store import LocalStore, Store
 from dumont.vault.verify import SPAN_BYTES, RecordReader, Verification, by_pack, spans
 
@@ -57,12 +58,15 @@ __all__ = [
     "Location",
     "Manifest",
     "PackBuilder",
+    "Presigned",
     "Record",
     "RecordDamaged",
     "RecordReader",
     "Repository",
     "RepositoryDamaged",
     "RepositoryMissing",
+    "S3Place",
+    "S3Store",
     "Sealer",
     "StaleEpoch",
     "Store",

@@ -204,7 +204,7 @@ def _adds_up(entry: Entry) -> bool:
 
 
 def _fixed_lengths(size: int, count: int) -> tuple[int, ...]:
-    return tuple(min(CHUNK_BYTES, size - position * CHUNK_BYTES) for position in range(count))
+    return tuple(max(0, min(CHUNK_BYTES, size - position * CHUNK_BYTES)) for position in range(count))
 
 
 def _lengths(found: dict[str, Any], total: int) -> Sequence[int]:

@@ -156,7 +156,8 @@ async def restore_workspace(
         name, size = str(args.get("name")), int(args.get("size", 0))
         if what != "sign" or args.get("method") != "GET" or name not in allowed or not 0 < size <= _MOST_AT_ONCE:
             raise AgentFailed("refused_ask", "The agent asked for something that this restore does not need.")
-        return gate_url_for_agent.rstrip("/") + gate.sign("GET", name, max_bytes=size, expires_in=_SIGNED_SECONDS)
+        path = gate.sign("GET", name, max_bytes=size, expires_in=_SIGNED_SECONDS)
+        return _whole_url(gate_url_for_agent, path)
 
     try:
         counts, _ = await link.request(
@@ -204,7 +205,7 @@ class _SaveSession:
         self.bytes_stored = 0
         self._repository = repository
         self._gate = gate
-        self._url = url.rstrip("/")
+        self._url = url
         self._epoch = epoch
         self._issued: dict[str, bytes] = {}
 
@@ -217,7 +218,7 @@ class _SaveSession:
             size = int(args["size"])
             if 0 < size <= MAX_PACK_BYTES:
                 path = self._gate.sign("PUT", str(args["name"]), max_bytes=size, expires_in=_SIGNED_SECONDS)
-                return self._url + path
+                return _whole_url(self._url, path)
         if what == "stored" and pack_name(bytes.fromhex(str(args["pack"]))) in self._issued:
             return await asyncio.to_thread(self._adopt, bytes.fromhex(str(args["pack"])))
         raise AgentFailed("refused_ask", "The agent asked for something that this save does not need.")
@@ -226,6 +227,11 @@ class _SaveSession:
         self._repository.adopt_packs([pack], self._epoch)
         self.stored.add(pack)
         self.bytes_stored += self._repository.index().packs[pack].size
+
+
+def _whole_url(gate_url: str, path: str) -> str:
+    """Return where the agent finds an object: below the gate, or wherever else the signature says."""
+    return path if "://" in path else gate_url.rstrip("/") + path
 
 
 def _begin(repository: Repository, epoch: int) -> bytes:

@@ -36,7 +36,7 @@ from dumont.vault.packs import (
 )
 from dumont.vault.records import CHUNK_BYTES, CHUNK_ID_BYTES, MAX_CHUNK_BYTES, Record, Sealer, record_room
 from dumont.vault.repository import Repository
-from dumont.vault.s3 import Presigned, S3Place, S3Store
+from dumont.vault.s3 import BucketGate, S3Place, S3Store
 from dumont.vault.store import LocalStore, Store
 from dumont.vault.verify import SPAN_BYTES, RecordReader, Verification, by_pack, spans
 
@@ -49,6 +49,7 @@ __all__ = [
     "OWN_PREFIX",
     "PACK_ID_BYTES",
     "SPAN_BYTES",
+    "BucketGate",
     "DataKeys",
     "Entry",
     "Gate",
@@ -58,7 +59,6 @@ __all__ = [
     "Location",
     "Manifest",
     "PackBuilder",
-    "Presigned",
     "Record",
     "RecordDamaged",
     "RecordReader",

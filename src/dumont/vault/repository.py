@@ -27,7 +27,7 @@ from dumont.vault.keys import DataKeys, KeyRing, RepositoryKeys
 from dumont.vault.manifest import Manifest, dump_manifest, load_manifest
 from dumont.vault.merkle import merkle_root
 from dumont.vault.notes import Note, dump_note, load_note
-from dumont.vault.packs import PACK_ID_BYTES, TAIL_BYTES, Location, PackTable, pack_name, read_table
+from dumont.vault.packs import MAX_PACK_BYTES, PACK_ID_BYTES, TAIL_BYTES, Location, PackTable, pack_name, read_table
 from dumont.vault.records import MAX_CHUNK_BYTES, Sealer
 from dumont.vault.sealed import INDEX_MAGIC, MANIFEST_MAGIC, NOTE_MAGIC, open_object, seal_object
 from dumont.vault.store import Store
@@ -145,6 +145,8 @@ class Repository:
         size = self.store.size(name)
         if size is None:
             raise StoreMissing(f"The store has no object {name}.")
+        if size > MAX_PACK_BYTES:
+            raise RecordDamaged("A pack is larger than any pack may be.")
         tail = self.store.get(name, max(0, size - TAIL_BYTES))
         return read_table(self.data_keys, self.repository_id, pack, size, tail)
 

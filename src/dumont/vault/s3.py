@@ -20,6 +20,7 @@ from obstore.exceptions import (
 from obstore.store import S3Store as Bucket
 
 from dumont.vault.errors import StoreError, StoreExists, StoreMissing
+from dumont.vault.gate import Gate
 from dumont.vault.store import check_name
 
 _ATTEMPTS = 6
@@ -194,18 +195,19 @@ class S3Store:
         raise AssertionError("at least one attempt is made")
 
 
-class Presigned:
-    """Lets a machine read and write single objects of a bucket by URLs of the service itself.
+class BucketGate(Gate):
+    """A gate whose paths are whole URLs of the service itself, so that packs do not pass through the control plane.
 
     The service does not know a limit of size: a pack that is too large is refused when it is taken in.
     """
 
-    def __init__(self, store: S3Store) -> None:
-        self._store = store
+    def __init__(self, store: S3Store, secret: bytes, *, host: str = "127.0.0.1") -> None:
+        super().__init__(store, secret, host=host)
+        self._bucket = store
 
-    def sign(self, method: Literal["GET", "PUT"], name: str, *, max_bytes: int, expires_in: float) -> str:
-        """Return the whole URL by which one object may be read or written. Units: `expires_in` in seconds."""
-        return self._store.sign(method, name, expires_in)
+    def sign(self, method: str, name: str, *, max_bytes: int, expires_in: float) -> str:
+        """Return the URL by which one object may be read or written. Units: `expires_in` in seconds."""
+        return self._bucket.sign("PUT" if method == "PUT" else "GET", name, expires_in)
 
 
 def _definite(action: str, error: Exception) -> str:

@@ -1,5 +1,7 @@
 """The vault: a workspace's files as encrypted, deduplicated, verifiable snapshots in a store."""
 
+from typing import TYPE_CHECKING, Any
+
 from dumont.vault.errors import (
     RecordDamaged,
     RepositoryDamaged,
@@ -36,9 +38,11 @@ from dumont.vault.packs import (
 )
 from dumont.vault.records import CHUNK_BYTES, CHUNK_ID_BYTES, MAX_CHUNK_BYTES, Record, Sealer, record_room
 from dumont.vault.repository import Repository
-from dumont.vault.s3 import BucketGate, S3Place, S3Store
 from dumont.vault.store import LocalStore, Store
 from dumont.vault.verify import SPAN_BYTES, RecordReader, Verification, by_pack, spans
+
+if TYPE_CHECKING:
+    from dumont.vault.s3 import BucketGate, S3Place, S3Store
 
 __all__ = [
     "CHUNK_BYTES",
@@ -88,3 +92,14 @@ __all__ = [
     "spans",
     "unpack_columns",
 ]
+
+_BUCKETS = ("BucketGate", "S3Place", "S3Store")
+
+
+def __getattr__(name: str) -> Any:
+    """Bring what speaks to buckets only where it is asked for: machines never do, and lack its library."""
+    if name not in _BUCKETS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from dumont.vault import s3
+
+    return getattr(s3, name)

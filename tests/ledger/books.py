@@ -120,6 +120,11 @@ class Books:
             team, team,
         )  # fmt: skip
 
+    def deadlocks(self) -> int:
+        """Count the deadlocks of this database since it was made."""
+        found = self.rows("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
+        return int(found[0][0])
+
     @asynccontextmanager
     async def writer(self, url: str | None = None, **options: Any) -> AsyncIterator[Writer]:
         """Give a writer as the application's role."""

@@ -6,6 +6,7 @@ They are functions, so that `test_mutations` can run them over a database of whi
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 from tests.ledger.books import Books, move, posting
@@ -173,12 +174,13 @@ def same_key_other_request(books: Books) -> None:
 
 def ten_reversals(books: Books) -> None:
     """Ten threads take one transfer back under ten keys: it is reversed once."""
-    team, one, two = books.pair()
+    team, one, _ = books.pair()
+    two = books.account(team, funds=600)
     asked = move(team, one, two, 60)
     through_lane(books, [asked])
     answers = at_once(books, [one], [[move(team, two, one, 60, reverses=asked.id)] for _ in range(TEN)])
     assert sorted(problems(answers)) == [*["already-reversed"] * 9, "posted"]
-    assert (books.balance(one), books.balance(two)) == (100, 0)
+    assert (books.balance(one), books.balance(two)) == (100, 600)
 
 
 def held_money_is_not_spent(books: Books) -> None:
@@ -191,6 +193,51 @@ def held_money_is_not_spent(books: Books) -> None:
     ]  # fmt: skip
     assert _hold(books, team, one, 16)[0] == "refused"
     assert books.balance(one) == 95
+
+
+def nothing_out_of_balance(books: Books) -> None:
+    """A transfer whose legs do not sum to zero is refused, by the function and by the table whoever writes."""
+    team, one, two = books.pair()
+    legs = {"legs": [1, 1], "accounts": [one, two], "amounts": [-10, 11], "team": [team], "id": [uuid4()]}
+    with psycopg.connect(psycopg_url(books.urls.owner)) as connection:
+        found = connection.execute(
+            "SELECT code FROM ledger_post_batch(%(team)s, %(id)s, ARRAY['\\x00'::bytea], '{transfer}', '{2026-01-01}', "
+            "'{NULL}', NULL, NULL, %(legs)s, %(accounts)s, %(amounts)s)", legs
+        ).fetchall()  # fmt: skip
+    assert found == [("unbalanced",)]
+    by_hand = f"""
+        WITH t AS (INSERT INTO ledger_transfer (id, team_id, fingerprint, kind, currency, accounts, seqs, date,
+                                                created_at)
+             SELECT gen_random_uuid(), '{team}', '', 'x', 'BRL', ARRAY['{one}', '{two}'], '{{2,1}}', '2026-01-01', now()
+             RETURNING id),
+        a AS (UPDATE ledger_account SET version = version + 1, balance = CASE id WHEN '{one}' THEN 90 ELSE 11 END
+               WHERE id IN ('{one}', '{two}'))
+        INSERT INTO ledger_entry SELECT n.id, n.seq, '{team}', t.id, n.amount, n.after, clock_timestamp()
+          FROM t, (VALUES ('{one}', 2, -10, 90), ('{two}', 1, 11, 11)) AS n(id, seq, amount, after)"""
+    assert _refused(books, by_hand) == "23000"
+
+
+def nothing_is_rewritten(books: Books) -> None:
+    """What was written is neither changed nor removed."""
+    team, one, two = books.pair()
+    through_lane(books, [move(team, one, two, 10)])
+    changes = ("UPDATE ledger_entry SET created_at = now()", "UPDATE ledger_transfer SET memo = 'another'")
+    for change in (*changes, "DELETE FROM ledger_transfer", "DELETE FROM ledger_entry"):
+        assert _refused(books, change) == "23001", change
+
+
+def no_balance_by_hand(books: Books) -> None:
+    """A balance that no entry explains is refused."""
+    _, one, _ = books.pair()
+    assert _refused(books, f"UPDATE ledger_account SET balance = balance + 1 WHERE id = '{one}'") == "23000"
+
+
+def _refused(books: Books, statement: str) -> str | None:
+    try:
+        books.run(statement)
+    except psycopg.Error as error:
+        return error.sqlstate
+    return None
 
 
 def _hold(books: Books, team: str, account: str, amount: int) -> tuple[Any, ...]:

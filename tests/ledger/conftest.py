@@ -15,6 +15,8 @@ from tests.support.postgres import clone_database, drop_database
 from dumont.db import Database, DatabaseUrls
 from dumont.ledger import audit
 
+pytest.register_assert_rewrite("tests.ledger.checks")
+
 
 @pytest.fixture(scope="module")
 def postgres_db() -> Iterator[DatabaseUrls]:
@@ -31,8 +33,7 @@ def expect_sound(urls: DatabaseUrls) -> None:
     """Audit a ledger in full, and see that its database never had a deadlock."""
     found = audit(urls.owner, clearing_quiet_seconds=0)
     assert found.sound, [check for check in found.checks if check.broken]
-    deadlocks = Books(urls).rows("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
-    assert deadlocks == [(0,)]
+    assert Books(urls).deadlocks() == 0
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ STUBBORN = "trap '' TERM; sleep 600"
 @pytest.fixture(scope="module")
 def survivor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
     """A product that is killed and started again from test to test; the tests of this file run in their order."""
-    with product(tmp_path_factory.mktemp("kills")) as made:
+    with product(tmp_path_factory.mktemp("kills"), DUMONT_LIMIT_TOKEN_REQUESTS_MINUTE="60000") as made:
         made.start()
         assert made.cli("whoami").code == 0
         yield made
@@ -33,6 +33,7 @@ def survivor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
 def test_a_launch_killed_while_it_rents_rents_one_machine(survivor: Product) -> None:
     """The kill falls between the marketplace's yes, whose answer is lost, and our finding the machine by its label."""
     survivor.control.add_fault("accept_then_drop", {"ops": ["create"]})
+    survivor.control.add_fault("read_lag", {"ops": ["create"], "s": 1.5})  # the label is not found at once
     instance_id, operation_id = begin_launch(survivor, "one", "--onstart", STUBBORN)
     kill_in(survivor, operation_id, "rent", when=lambda: bool(survivor.control.ledger()))
     survivor.restart()

@@ -42,7 +42,7 @@ ORDERS = ("create", "destroy", "start", "stop")
 CALLS = ("create", "change", "destroy", "keys")
 
 
-class MortalEngine(worker_room._DbosEngine):
+class MortalEngine(worker_room.StepRecord):
     """The product's engine, in a process that dies before or after a step if the script says so."""
 
     fate: Fate
@@ -79,7 +79,7 @@ def be_worker(given: dict[str, str]) -> None:
     """Work until death."""
     fate = Fate(Path(given["folder"]), "worker")
     MortalEngine.fate = fate
-    worker_room._DbosEngine = MortalEngine  # type: ignore[misc]
+    worker_room.StepRecord = MortalEngine  # type: ignore[misc]
     takeover.APART_SECONDS, takeover.LOOK_SECONDS = 0.3, 0.35
     _mortal_calls(fate)
     _impatient_retries()

@@ -88,7 +88,7 @@ _STEPS = {
     "hibernate and destroy": ("snapshot", "verify", "commit", "stop", "give back"),
     "wake": ("start kept machine", "boot kept machine", "compare kept disk"),
     "wake elsewhere": ("rent", "boot", "restore", "give back kept machine"),
-    "destroy": ("wait", "destroy", "gone"),
+    "destroy": ("wait", "destroy", "finish"),
 }
 _ORDERS = ("create", "destroy", "start", "stop")
 

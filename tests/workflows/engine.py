@@ -11,6 +11,7 @@ from tests.support.world import Stage
 from dumont.db import Database, set_sweep
 from dumont.durable import REGISTRY, Operation, StepFailed, get_operation
 from dumont.durable.execute import execute
+from dumont.durable.run import Refused
 
 FIXED = frozenset({"start", "finish", "fail"})
 """The steps of every workflow; a problem of theirs has nobody to go to, so none is thrown there."""
@@ -91,17 +92,21 @@ class Trial:
         """Run a step of our own rows; its record is kept when, and only when, it is committed."""
         known = self._recorded(name)
         if known is None:
-            outcome: Any = None
-            if not await self._happens("before", name):
-                database: Database = self.stage.world.database
-                async with database.begin() as session:
-                    outcome = await body(session)
-                    if await self._happens("after", name):
-                        await session.rollback()
-                        outcome = None
+            outcome = None if await self._happens("before", name) else await self._committed(name, body)
             known = self._keep(name, outcome if outcome is not None else _failure(name))
             await self._happens("recorded", name)
         return json.loads(known)
+
+    async def _committed(self, name: str, body: Callable[[AsyncSession], Awaitable[Any]]) -> Any:
+        database: Database = self.stage.world.database
+        try:
+            async with database.begin() as session:
+                outcome = await body(session)
+                if await self._happens("after", name):
+                    raise Refused(None)
+        except Refused as refused:
+            return refused.outcome
+        return outcome
 
     async def sleep(self, seconds: float) -> None:
         """No workflow sleeps so far."""

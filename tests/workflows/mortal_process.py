@@ -22,10 +22,10 @@ from tests.support.world import worker_world  # noqa: E402
 
 import dumont.hibernation  # noqa: E402, F401 - its workflows are bound by the worker
 from dumont.durable import Worker  # noqa: E402
-from dumont.durable.worker import _DbosEngine  # noqa: E402
+from dumont.durable.record import StepRecord  # noqa: E402
 
 
-class MortalEngine(_DbosEngine):
+class MortalEngine(StepRecord):
     """The product's engine, in a process that kills itself at every boundary that nobody died at yet."""
 
     deaths: Path
@@ -68,7 +68,7 @@ async def work(given: dict[str, str]) -> None:
     import dumont.durable.worker as room
 
     MortalEngine.deaths = Path(given["deaths"])
-    room._DbosEngine = MortalEngine  # type: ignore[misc]
+    room.StepRecord = MortalEngine  # type: ignore[misc]
     world = worker_world(Path(given["home"]), given["worker_url"], given["sandbox_url"], given["sandbox_key"])
     worker = Worker(given["worker_url"], world, world.database, concurrency=2, poll_seconds=0.05)
     await worker.start()

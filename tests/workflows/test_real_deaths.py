@@ -69,7 +69,7 @@ async def recorded_end(stage: Stage, operation_id: str) -> None:
 
 
 async def test_a_launch_dies_at_each_step(place: Place, stage: Stage, tmp_path: Path) -> None:
-    """One machine is rented, whichever of its worker's fourteen lives it was asked for in."""
+    """One machine is rented, whichever of its worker's lives it was asked for in."""
     operation_id = await die_everywhere(place, stage, WIDEST[0], tmp_path / "deaths")
     assert await stage.rows("SELECT count(*) FROM rental WHERE operation_id = %s", operation_id) == [(1,)]
 

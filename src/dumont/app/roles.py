@@ -25,6 +25,7 @@ from dumont.providers import Provider
 
 log = structlog.get_logger()
 SWEEP_SECONDS = 2.0
+NEWS_AT_ONCE = 1000
 Providers = dict[str, Provider]
 
 
@@ -131,7 +132,7 @@ async def _sweep(database: Database) -> None:
     subscriptions = Subscriptions()
     while True:
         try:
-            await subscriptions.deliver(database)
+            await subscriptions.deliver(database, limit=NEWS_AT_ONCE)
             async with database.begin() as session:
                 await set_sweep(session)
                 await raise_alarms(session)

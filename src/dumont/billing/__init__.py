@@ -1,6 +1,7 @@
 """Wallets of teams and meters of what runs: what is charged, kept ahead, and refused."""
 
 from dumont.billing.api import hold_routes, usage_routes, wallet_routes
+from dumont.billing.meter_queries import following as following_stretches
 from dumont.billing.metering import Metering, follow_stretch
 from dumont.billing.model import CURRENCY, Mode, SpendLimit, Stretch, Wallet, WalletInUse
 from dumont.billing.topups_api import topup_routes
@@ -24,6 +25,7 @@ __all__ = [
     "ensure_account",
     "ensure_wallet",
     "follow_stretch",
+    "following_stretches",
     "keep_topups",
     "routers",
     "topups_turn",

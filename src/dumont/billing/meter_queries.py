@@ -12,12 +12,14 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dumont.billing.model import Stretch
+from dumont.db import Question
 
 UNFINISHED = "(m.to_at IS NULL OR m.charged_to <> m.to_at OR m.pending IS NOT NULL OR m.hold_id IS NOT NULL)"
+_COLUMNS = "id, team_id, instance_id, rental_id, kind, rate_hour_nano, from_at, to_at"
+_CHANGE = "ON CONFLICT (id) DO UPDATE SET rate_hour_nano = excluded.rate_hour_nano, to_at = excluded.to_at"
 _FOLLOW = text(
-    "INSERT INTO meter AS m (id, team_id, instance_id, rental_id, kind, rate_hour_nano, from_at, to_at, charged_to) "
-    "VALUES (:id, :team_id, :instance_id, :rental_id, :kind, :rate_hour_nano, :from_at, :to_at, :from_at) "
-    "ON CONFLICT (id) DO UPDATE SET rate_hour_nano = excluded.rate_hour_nano, to_at = excluded.to_at"
+    f"INSERT INTO meter ({_COLUMNS}, charged_to) "
+    f"VALUES (:id, :team_id, :instance_id, :rental_id, :kind, :rate_hour_nano, :from_at, :to_at, :from_at) {_CHANGE}"
 )
 _TEAMS_WITHOUT = text(
     f"SELECT DISTINCT m.team_id FROM meter m WHERE {UNFINISHED} "
@@ -101,6 +103,19 @@ class Pending:
 async def follow(session: AsyncSession, stretch: Stretch) -> None:
     """Count a stretch of cost from now on, or change what was told of it."""
     await session.execute(_FOLLOW, asdict(stretch))
+
+
+def following(stretches: str) -> Question:
+    """Make the question that has meters count what a SELECT returns, in the transaction that changed it.
+
+    Shapes: `stretches` names its columns as Stretch does. Guarantees: as `follow`; what is counted so is not written.
+    """
+    return Question(
+        text(
+            f"INSERT INTO meter AS m ({_COLUMNS}, charged_to) SELECT {_COLUMNS}, from_at FROM ({stretches}) AS s "
+            f"{_CHANGE} WHERE (m.rate_hour_nano, m.to_at) IS DISTINCT FROM (excluded.rate_hour_nano, excluded.to_at)"
+        )
+    )
 
 
 async def teams_without_wallet(session: AsyncSession) -> list[str]:

@@ -10,7 +10,17 @@ from dumont.db.programs import BackupError
 from dumont.db.restore import holds_tables, read_backup, restore_backup
 from dumont.db.rls import APP_ROLE, WORKER_ROLE, grant, protect
 from dumont.db.roles import DatabaseUrls, migrate, resolve_urls
-from dumont.db.session import KEEPALIVE, Base, Database, DatabaseUnavailable, set_sweep, set_team, translate, translated
+from dumont.db.session import (
+    KEEPALIVE,
+    Base,
+    Database,
+    DatabaseUnavailable,
+    blocking_engine,
+    set_sweep,
+    set_team,
+    translate,
+    translated,
+)
 from dumont.db.urls import psycopg_url, sqlalchemy_url, with_database, with_role
 from dumont.db.wire import Wire
 
@@ -35,6 +45,7 @@ __all__ = [
     "Subscription",
     "Subscriptions",
     "Wire",
+    "blocking_engine",
     "grant",
     "has_cluster",
     "holds_tables",

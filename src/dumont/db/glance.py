@@ -49,10 +49,13 @@ class Glance:
         row: Sequence[Any] = rows[0]
         return row
 
-    async def enter_and_ask(self, first: "Question", question: "Question", values: Mapping[str, Any]) -> Sequence[Any]:
-        """Begin, ask and commit in one round trip, where nobody has to be known first; both take from `values`."""
+    async def enter_and_ask(self, *questions: "Question", values: Mapping[str, Any]) -> Sequence[Any]:
+        """Begin, ask all and commit in one round trip, where nobody has to be known first; all take from `values`.
+
+        Returns the rows of the last question that has any. Each question sees what was committed when it began.
+        """
         self.open = True
-        rows = await self._wire.send(_BEGIN, first.written(values), question.written(values), _COMMIT)
+        rows = await self._wire.send(_BEGIN, *(question.written(values) for question in questions), _COMMIT)
         self.open = False
         return rows
 

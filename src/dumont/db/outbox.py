@@ -20,8 +20,13 @@ _INSERT = text(
 )
 _NEXT = text(
     "SELECT id, at, topic, resource_type, resource_id, team_id, operation_id, data, attempts FROM outbox_event "
-    "WHERE delivered_at IS NULL AND due_at <= clock_timestamp() AND id > :after "
+    "WHERE delivered_at IS NULL AND due_at <= clock_timestamp() AND id > :after AND topic = ANY(:wanted) "
     "ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED"
+)
+_UNWANTED = text(
+    "UPDATE outbox_event SET delivered_at = clock_timestamp(), attempts = attempts + 1 WHERE id IN ("
+    "SELECT id FROM outbox_event WHERE delivered_at IS NULL AND due_at <= clock_timestamp() "
+    "AND topic <> ALL(:wanted) ORDER BY id LIMIT :limit FOR UPDATE SKIP LOCKED)"
 )
 _DELIVERED = text("UPDATE outbox_event SET delivered_at = clock_timestamp(), attempts = attempts + 1 WHERE id = :id")
 _FAILED = text(
@@ -103,17 +108,24 @@ class Subscriptions:
         what all handlers of that event wrote, and holds up no other event.
         Errors: DatabaseUnavailable.
         """
-        after, succeeded = 0, 0
-        for _ in range(limit):
+        after, handed, succeeded, wanted = 0, 0, 0, list(self._receivers)
+        while wanted and handed < limit:
             async with database.begin() as session:
                 await set_sweep(session)
-                row = (await session.execute(_NEXT, {"after": after})).one_or_none()
+                row = (await session.execute(_NEXT, {"after": after, "wanted": wanted})).one_or_none()
                 if row is None:
                     break
                 event = _event(row)
-                after = event.id
+                after, handed = event.id, handed + 1
                 succeeded += await self._hand_over(session, event)
-        return succeeded
+        return succeeded + await self._pass_over(database, limit - handed)
+
+    async def _pass_over(self, database: Database, limit: int) -> int:
+        """Mark what nobody here wants, all of it at once; return how many there were."""
+        async with database.begin() as session:
+            await set_sweep(session)
+            done = await session.execute(_UNWANTED, {"wanted": list(self._receivers), "limit": limit})
+            return int(done.rowcount)  # type: ignore[attr-defined]
 
     async def _hand_over(self, session: AsyncSession, event: Event) -> bool:
         try:

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 import psycopg
-from sqlalchemy import MetaData, event, text
+from sqlalchemy import Engine, MetaData, create_engine, event, text
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -99,7 +99,8 @@ def _refuse_ended(connection: DBAPIConnection, record: object, proxy: object) ->
 
     Errors: DisconnectionError, upon which the pool connects anew.
     """
-    if connection.driver_connection is None or has_ended(connection.driver_connection):
+    driver = getattr(connection, "driver_connection", connection)  # a blocking pool holds the driver's own
+    if driver is None or has_ended(driver):
         raise DisconnectionError("the server has ended the connection")
 
 
@@ -156,6 +157,19 @@ class Database:
         """Close every connection."""
         await self._glances.close()
         await self.engine.dispose()
+
+
+def blocking_engine(url: str, *, pool_size: int, application_name: str) -> Engine:
+    """Make a pool for code that blocks, such as the durable engine's threads; it replaces ended connections, too."""
+    engine = create_engine(
+        sqlalchemy_url(url),
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=30,
+        connect_args={**KEEPALIVE, "application_name": application_name, "options": _SERVER_OPTIONS},
+    )
+    event.listen(engine, "checkout", _refuse_ended)
+    return engine
 
 
 async def set_team(session: AsyncSession, team_id: str) -> None:

@@ -12,7 +12,7 @@ from dumont.durable.model import (
 )
 from dumont.durable.queries import get as get_operation
 from dumont.durable.queries import live_of_instance, live_operation_id
-from dumont.durable.registry import REGISTRY, Definition, Registry, Schedule, schedule, workflow
+from dumont.durable.registry import REGISTRY, Definition, Registry, Result, Schedule, schedule, workflow
 from dumont.durable.run import Engine, Retry, Run, revive
 from dumont.durable.service import announce, begin_operation, cancel_operation, raise_alarms
 from dumont.durable.worker import Worker, migrate_engine
@@ -28,6 +28,7 @@ __all__ = [
     "OperationFinished",
     "OperationStatus",
     "Registry",
+    "Result",
     "Retry",
     "Run",
     "Schedule",

@@ -1,5 +1,7 @@
 """How any workflow runs: start, body, success; or the problem, every undo, and what the failure writes."""
 
+import asyncio
+from functools import partial
 from typing import Any
 
 import structlog
@@ -7,13 +9,14 @@ from sqlalchemy import func
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dumont.core import Problem
-from dumont.db import Database, publish, set_sweep, set_team
+from dumont.db import Database, DatabaseUnavailable, publish
 from dumont.durable import queries
 from dumont.durable.model import OperationStatus, StepFailed
-from dumont.durable.registry import Definition
+from dumont.durable.registry import Definition, Result
 from dumont.durable.run import Engine, Run, final_status, new_run
 
 log = structlog.get_logger()
+_PAUSE_SECONDS = 0.3
 
 
 async def execute(definition: Definition, operation_id: str, *, world: Any, database: Database, engine: Engine) -> None:
@@ -22,10 +25,10 @@ async def execute(definition: Definition, operation_id: str, *, world: Any, data
     Guarantees: called again after a crash it goes on behind the last recorded step. An error of the durable engine
     itself passes through, so that the engine can hand the workflow to another worker.
     """
-    run = await _load(operation_id, database, engine)
-    await run.record("start", lambda session: _started(session, run))
+    run = new_run(await _begin(operation_id, database), database, engine)
     try:
         result = await definition.body(run, world)
+        await run.record("finish", partial(_succeed, run, result))
     except Problem as problem:
         await _undo_and_fail(definition, run, problem)
         return
@@ -34,8 +37,6 @@ async def execute(definition: Definition, operation_id: str, *, world: Any, data
             raise
         log.error("workflow broke", workflow=definition.name, operation_id=operation_id, exc_info=error)
         await _undo_and_fail(definition, run, StepFailed(f"Report this with operation {operation_id}."))
-        return
-    await run.record("finish", lambda session: _finished(session, run, None, result))
 
 
 async def _undo_and_fail(definition: Definition, run: Run, problem: Problem) -> None:
@@ -48,25 +49,22 @@ async def _undo_and_fail(definition: Definition, run: Run, problem: Problem) -> 
     await run.record("fail", fail)
 
 
-async def _load(operation_id: str, database: Database, engine: Engine) -> Run:
-    async with database.begin() as session:
-        await set_sweep(session)
-        operation = await queries.get(session, operation_id)
-        if operation is None:
-            raise LookupError(f"operation {operation_id} is queued but has no row")
-        return new_run(operation, database, engine)
+async def _begin(operation_id: str, database: Database) -> queries.Begun:
+    while True:
+        try:
+            return await queries.begin(database, operation_id)
+        except DatabaseUnavailable as error:
+            log.info("operation waits for the database", operation_id=operation_id, error=repr(error))
+            await asyncio.sleep(_PAUSE_SECONDS)
 
 
-async def _started(session: AsyncSession, run: Run) -> None:
-    await queries.mark(session, run.operation_id, started_at=func.clock_timestamp())
-    operation = await queries.get(session, run.operation_id)
-    if operation is not None and operation.status == OperationStatus.QUEUED:
-        await queries.mark(session, run.operation_id, status=OperationStatus.RUNNING.value)
+async def _succeed(run: Run, result: Result, session: AsyncSession) -> None:
+    """Write what the body left to be written at the very end, and the end itself."""
+    await _finished(session, run, None, await result(session) if callable(result) else result)
 
 
 async def _finished(session: AsyncSession, run: Run, problem: Problem | None, result: dict[str, Any] | None) -> None:
     status = final_status(problem)
-    await set_team(session, run.team_id)
     values: dict[str, Any] = {
         "status": status.value,
         "current_step": None,

@@ -23,7 +23,27 @@ _NOTE = Question(
         "(SELECT owner_xid FROM dbos.workflow_status WHERE workflow_uuid = operation.id) AS owner"
     )
 )
+_SWEEP = Question(text("SELECT set_config('dumont.sweep', 'on', true)"))
+_BEGIN = Question(
+    text(
+        "UPDATE operation SET started_at = coalesce(started_at, clock_timestamp()), "
+        "status = CASE status WHEN 'queued' THEN 'running' ELSE status END WHERE id = :id "
+        "RETURNING id, team_id, instance_id, input, steps, percent"
+    )
+)
 _LIVE = [OperationStatus.QUEUED.value, OperationStatus.RUNNING.value, OperationStatus.CANCELLING.value]
+
+
+@dataclass(frozen=True)
+class Begun:
+    """An operation as its run needs it."""
+
+    id: str
+    team_id: str
+    instance_id: str | None
+    input: dict[str, Any]
+    steps: list[dict[str, Any]]
+    percent: int | None
 
 
 async def add(session: AsyncSession, operation: Operation) -> None:
@@ -38,6 +58,18 @@ async def get(session: AsyncSession, operation_id: str) -> Operation | None:
         select(Operation).where(Operation.id == operation_id).execution_options(populate_existing=True)
     )
     return found.one_or_none()
+
+
+async def begin(database: Database, operation_id: str) -> Begun:
+    """Write that an operation runs, in one round trip, and return what its run needs.
+
+    Errors: LookupError where there is no such operation.
+    """
+    async with database.glance() as glance:
+        rows = await glance.enter_and_ask(_SWEEP, _BEGIN, values={"id": operation_id})
+    if not rows:
+        raise LookupError(f"operation {operation_id} is queued but has no row")
+    return Begun(**rows[0]._asdict())
 
 
 async def live_of_instance(session: AsyncSession, instance_id: str) -> Operation | None:
@@ -124,7 +156,7 @@ async def note(
         "instance": about[1],
     }
     async with database.glance() as glance:
-        row = (await glance.enter_and_ask(_TEAM, _NOTE, values))[0]
+        row = (await glance.enter_and_ask(_TEAM, _NOTE, values=values))[0]
     return Wishes(bool(row.cancel_requested), bool(row.late), row.owner)
 
 

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from dumont.durable.run import Run
 
 ScheduledBody = Callable[[Any, datetime], Awaitable[None]]
-Body = Callable[["Run", Any], Awaitable[dict[str, Any] | None]]
+Result = dict[str, Any] | None | Callable[[AsyncSession], Awaitable[dict[str, Any]]]
+"""What a body ends with: the result, or what writes its last rows and returns it, committed with the success."""
+Body = Callable[["Run", Any], Awaitable[Result]]
 OnFailure = Callable[[AsyncSession, "Run", Problem], Awaitable[None]]
 
 

@@ -18,10 +18,18 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from dumont.core import Problem
 from dumont.db import Database, DatabaseUnavailable, set_team
 from dumont.durable import queries
-from dumont.durable.model import Cancelled, DeadlineExceeded, Operation, OperationStatus, StepFailed
+from dumont.durable.model import Cancelled, DeadlineExceeded, OperationStatus, StepFailed
 
 log = structlog.get_logger()
 Json = Any
+
+
+class Refused(Exception):
+    """A transaction ends by a problem: roll it back, and record this outcome in its place."""
+
+    def __init__(self, outcome: Json) -> None:
+        super().__init__()
+        self.outcome = outcome
 
 
 class Engine(Protocol):
@@ -31,7 +39,10 @@ class Engine(Protocol):
         """Run `body` at least once and record what it returned."""
 
     async def transaction(self, name: str, body: Callable[[AsyncSession], Awaitable[Json]]) -> Json:
-        """Run `body` in a transaction that commits together with its record: exactly once."""
+        """Run `body` in a transaction that commits together with its record: exactly once.
+
+        Where it raises Refused, nothing of it stays, and the outcome that this carries is recorded.
+        """
 
     async def sleep(self, seconds: float) -> None:
         """Sleep across restarts."""
@@ -98,15 +109,17 @@ class Run:
         return _open(await self.engine.step(name, guarded))
 
     async def record(self, name: str, body: Callable[[AsyncSession], Awaitable[Json]]) -> Json:
-        """Run a step that only reads and writes our own rows; its commit and its record are one."""
+        """Run a step that only reads and writes our own rows; its commit and its record are one.
+
+        Errors: the body's Problem, after everything that it wrote is undone.
+        """
 
         async def guarded(session: AsyncSession) -> Json:
             await set_team(session, self.team_id)
             try:
-                async with session.begin_nested():
-                    return {"ok": await body(session)}
+                return {"ok": await body(session)}
             except Problem as problem:
-                return {"problem": problem.document(self.operation_id)}
+                raise Refused({"problem": problem.document(self.operation_id)}) from problem
 
         return _open(await self.engine.transaction(name, guarded))
 
@@ -248,7 +261,7 @@ def final_status(problem: Problem | None) -> OperationStatus:
     return OperationStatus.CANCELLED if problem.code == Cancelled.code else OperationStatus.FAILED
 
 
-def new_run(operation: Operation, database: Database, engine: Engine) -> Run:
+def new_run(operation: queries.Begun, database: Database, engine: Engine) -> Run:
     """Make the run of an operation as it stands in the database."""
     return Run(
         operation_id=operation.id,

@@ -5,18 +5,18 @@ docs/decisions/0002-durable-work-by-dbos.md.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import structlog
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy import Engine, text
 
-from dumont.db import Database
+from dumont.db import Database, blocking_engine
 from dumont.durable.execute import execute
 from dumont.durable.presence import Presence
+from dumont.durable.record import StepRecord
 from dumont.durable.registry import REGISTRY, Definition, Schedule
 from dumont.durable.takeover import TakeOver
 
@@ -29,44 +29,6 @@ VERSION = "1"
 QUEUES = ("operations", "urgent")
 """Destroys have a queue of their own: what costs must end, however much else is under way."""
 SCHEMA = "dbos"
-
-
-class _DbosEngine:
-    """Steps recorded by DBOS; transactional steps share our transaction."""
-
-    def __init__(self, datasource: Any) -> None:
-        self._datasource = datasource
-
-    async def step(self, name: str, body: Callable[[], Awaitable[Any]]) -> Any:
-        from dbos import DBOS
-
-        async def recorded() -> Any:
-            return await body()
-
-        return await DBOS.run_step_async({"name": name}, recorded)
-
-    async def transaction(self, name: str, body: Callable[[AsyncSession], Awaitable[Any]]) -> Any:
-        async def recorded() -> Any:
-            return await body(self._datasource.sql_session())
-
-        options = {"name": name, "isolation_level": "READ COMMITTED"}
-        return await self._datasource.run_tx_step_async(options, recorded)
-
-    async def sleep(self, seconds: float) -> None:
-        from dbos import DBOS
-
-        await DBOS.sleep_async(seconds)
-
-    def own(self, owner: str | None) -> None:
-        from dbos import DBOS
-        from dbos._context import current_owner_xid
-        from dbos._error import DBOSWorkflowConflictIDError
-
-        workflow_id = DBOS.workflow_id
-        mine = current_owner_xid(workflow_id) if workflow_id is not None else None
-        if workflow_id is not None and mine is not None and owner != mine:
-            log.error("workflow belongs to another worker now; this one lets go of it", workflow_id=workflow_id)
-            raise DBOSWorkflowConflictIDError(workflow_id)
 
 
 @dataclass
@@ -85,26 +47,20 @@ class Worker:
     poll_seconds: float = 0.2
     on_fenced: Callable[[], None] = lambda: None
     _presence: Presence | None = field(default=None, init=False)
+    _engine: Engine | None = field(default=None, init=False)
     _watch: "asyncio.Task[None] | None" = field(default=None, init=False)
     _lost: "asyncio.Task[None] | None" = field(default=None, init=False)
 
     async def start(self) -> None:
         """Take a slot, bind every recorded workflow, resume what the slot's last holder left, and listen."""
-        from dbos import DBOS, AsyncSQLAlchemyDatasource, DBOSPortableJSONSerializer
+        from dbos import DBOS
 
         self._presence = Presence(self.url, self.on_fenced)
         executor = await self._presence.take()
+        self._engine = blocking_engine(self.url, pool_size=4, application_name="dumont-engine")
         DBOS(config=self._config(executor))
-        datasource = await AsyncSQLAlchemyDatasource.create(
-            self.url,
-            engine=self.database.engine,
-            schema=SCHEMA,
-            serializer=DBOSPortableJSONSerializer(),
-            run_migrations=False,
-        )
-        engine = _DbosEngine(datasource)
         for definition in REGISTRY.definitions.values():
-            self._bind(definition, engine)
+            self._bind(definition)
         DBOS.listen_queues(list(QUEUES))
         DBOS.launch()
         for queue in QUEUES:
@@ -132,17 +88,22 @@ class Worker:
             "dbos_system_schema": SCHEMA,
             "run_migrations": False,
             "serializer": DBOSPortableJSONSerializer(),
-            "sys_db_pool_size": 4,
+            "system_database_engine": self._engine,
             "scheduler_polling_interval_sec": 5.0,
             "log_level": "WARNING",
             "enable_otlp": False,
         }
 
-    def _bind(self, definition: Definition, engine: _DbosEngine) -> None:
+    def _bind(self, definition: Definition) -> None:
         from dbos import DBOS
+        from dbos._context import current_owner_xid
 
         async def bound(operation_id: str) -> None:
-            await execute(definition, operation_id, world=self.world, database=self.database, engine=engine)
+            owner = current_owner_xid(operation_id)
+            if owner is None:
+                raise RuntimeError(f"operation {operation_id} runs outside of the workflow of its name")
+            record = StepRecord(self.database, operation_id, owner)
+            await execute(definition, operation_id, world=self.world, database=self.database, engine=record)
 
         bound.__qualname__ = bound.__name__ = definition.name.replace(".", "_")
         DBOS.workflow(name=definition.name, max_recovery_attempts=1000)(bound)
@@ -187,6 +148,8 @@ class Worker:
             if task is not None:
                 task.cancel()
         await asyncio.to_thread(lambda: DBOS.destroy(destroy_registry=True))
+        if self._engine is not None:
+            self._engine.dispose()
         if self._presence is not None:
             await self._presence.release()
 
@@ -235,7 +198,6 @@ async def _recover(executor: str) -> int:
 
 def migrate_engine(owner_url: str, worker_role: str | None) -> None:
     """Create or bring up to date DBOS's own tables as the owner, and let only the worker role use them."""
-    from dbos import AsyncSQLAlchemyDatasource, run_dbos_database_migrations
+    from dbos import run_dbos_database_migrations
 
     run_dbos_database_migrations(owner_url, schema=SCHEMA, application_role=worker_role)
-    asyncio.run(AsyncSQLAlchemyDatasource.migrate(owner_url, schema=SCHEMA, application_role=worker_role))

@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 
 from dumont.durable import Cancelled, DeadlineExceeded, Run
-from dumont.instances import queries
+from dumont.instances import queries, rental_rows
 from dumont.instances.model import CreationTimeout, HostLost, Rental, Status
 from dumont.instances.renting import too_dear
 from dumont.instances.shell import knock
@@ -48,8 +48,7 @@ async def boot(
     Errors: CreationTimeout, HostLost, ProviderSaidNo (the machine failed to start), PriceMoved where the machine says
     that it costs more than `highest_hour_nano`.
     """
-    async with world.session(run.team_id) as session:
-        rental = await queries.get_rental(session, rental_id)
+    rental = await rental_rows.read_rental(world, run.team_id, rental_id)
     provider = world.provider(rental.provider)
     patience = world.patience_with(rental.provider)
     started = time.monotonic()
@@ -62,7 +61,7 @@ async def boot(
         if machine is not None:
             _check_price(machine, highest_hour_nano)
         if machine is not None and machine.state is MachineState.RUNNING and machine.addresses:
-            counted = counted or await _runs(run, world, rental, machine)
+            counted = counted or await _runs(world, rental, machine)
             keys_given = keys_given or await _give_keys(provider, machine.id, [world.ssh.public_key, *public_keys])
             login = await knock(world, machine.addresses, rental.host_key)
             if login is not None:
@@ -78,18 +77,11 @@ def _check_price(machine: Machine, highest_hour_nano: int | None) -> None:
         raise too_dear(price, highest_hour_nano)
 
 
-async def _runs(run: Run, world: World, rental: Rental, machine: Machine) -> bool:
+async def _runs(world: World, rental: Rental, machine: Machine) -> bool:
     """Begin to count the GPU: it costs from the moment at which the machine runs, whether it lets us in or not."""
     offer = offer_from_json(rental.offer)
-    async with world.session(run.team_id) as session:
-        await queries.open_span(
-            session,
-            team_id=run.team_id,
-            rental_id=rental.id,
-            kind="gpu",
-            rate_hour_nano=machine.gpu_hour_nano if machine.gpu_hour_nano is not None else offer.gpu_hour_nano,
-            at=world.clock.now(),
-        )
+    rate = machine.gpu_hour_nano if machine.gpu_hour_nano is not None else offer.gpu_hour_nano
+    await rental_rows.open_gpu(world, rental, rate, world.clock.now())
     return True
 
 
@@ -139,23 +131,24 @@ class _Watch:
 
 async def _up(run: Run, world: World, rental: Rental, machine: Machine, login: dict[str, Any]) -> dict[str, Any]:
     stated = {name: getattr(machine, name) for name in ("price_hour_nano", "gpu_hour_nano", "disk_hour_nano")}
+    facts = {
+        "address": login["address"],
+        "host_key": login["host_key"],
+        **{name: getattr(machine, name) for name in ("workspace_root", "geolocation", "country", "public_ip")},
+        "ports": {name: {"host": at.host, "port": at.port} for name, at in machine.ports.items()},
+        "offer": {**rental.offer, **{name: nano for name, nano in stated.items() if nano is not None}},
+    }
+    if rental.address is None:
+        await rental_rows.write_up(world, rental, facts, machine.disk_hour_nano)
+        return _answer(rental, machine)
     async with world.session(run.team_id) as session:
-        await queries.change_rental(
-            session,
-            rental.id,
-            address=login["address"],
-            host_key=login["host_key"],
-            workspace_root=machine.workspace_root,
-            geolocation=machine.geolocation,
-            country=machine.country,
-            public_ip=machine.public_ip,
-            ports={name: {"host": at.host, "port": at.port} for name, at in machine.ports.items()},
-            offer={**rental.offer, **{name: nano for name, nano in stated.items() if nano is not None}},
-        )
-        if machine.disk_hour_nano is not None and rental.address is None:
-            await queries.correct_span(session, rental.id, "disk", machine.disk_hour_nano)
-        elif machine.disk_hour_nano is not None:
+        await queries.change_rental(session, rental.id, **facts)
+        if machine.disk_hour_nano is not None:
             await queries.turn_span(session, rental, "disk", machine.disk_hour_nano, world.clock.now())
+    return _answer(rental, machine)
+
+
+def _answer(rental: Rental, machine: Machine) -> dict[str, Any]:
     return {"rental_id": rental.id, "price_hour_nano": machine.price_hour_nano or rental.offer["price_hour_nano"]}
 
 
@@ -168,8 +161,7 @@ async def stop(run: Run, world: World, rental_id: str) -> dict[str, Any]:
     left to him.
     Errors: HostLost where the provider has no such machine any more; `explain`'s problems.
     """
-    async with world.session(run.team_id) as session:
-        rental = await queries.get_rental(session, rental_id)
+    rental = await rental_rows.read_rental(world, run.team_id, rental_id)
     provider = world.provider(rental.provider)
     machine_id = rental.provider_machine_id or ""
     try:
@@ -283,8 +275,7 @@ async def start_patiently(run: Run, world: World, rental_id: str, step: str, *, 
 
 
 async def _where(run: Run, world: World, rental_id: str) -> tuple[Provider, str]:
-    async with world.session(run.team_id) as session:
-        rental = await queries.get_rental(session, rental_id)
+    rental = await rental_rows.read_rental(world, run.team_id, rental_id)
     return world.provider(rental.provider), rental.provider_machine_id or ""
 
 

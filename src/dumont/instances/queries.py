@@ -111,12 +111,6 @@ async def get_rental(session: AsyncSession, rental_id: str) -> Rental:
     return (await session.scalars(statement)).one()
 
 
-async def open_rentals(session: AsyncSession, instance_id: str) -> Sequence[Rental]:
-    """Read the rentals of an instance that are not seen to be released."""
-    statement = select(Rental).where(Rental.instance_id == instance_id, Rental.state != "released").order_by(Rental.id)
-    return (await session.scalars(statement)).all()
-
-
 async def change_rental(session: AsyncSession, rental_id: str, **values: Any) -> None:
     """Write columns of one rental."""
     await session.execute(update(Rental).where(Rental.id == rental_id).values(**values))
@@ -157,18 +151,6 @@ async def open_span(
         },
     )
     await _tell_meters(session, opened)
-
-
-async def correct_span(session: AsyncSession, rental_id: str, kind: str, rate_hour_nano: int) -> None:
-    """Write what an open stretch has cost from its beginning, once the machine itself says it."""
-    corrected = await session.execute(
-        text(
-            "UPDATE rental_span SET rate_hour_nano = :rate "
-            f"WHERE rental_id = :rental AND kind = :kind AND to_at IS NULL AND rate_hour_nano <> :rate{_TOLD}"
-        ),
-        {"rate": rate_hour_nano, "rental": rental_id, "kind": kind},
-    )
-    await _tell_meters(session, corrected)
 
 
 async def turn_span(session: AsyncSession, rental: Rental, kind: str, rate_hour_nano: int, at: datetime) -> None:
@@ -235,17 +217,6 @@ async def release_rental(session: AsyncSession, rental_id: str, reason: str, at:
         .values(state="released", released_at=at, released_real_at=func.clock_timestamp(), reason=reason)
     )
     await close_spans(session, rental_id, ["gpu", "disk"], at)
-
-
-async def take_rental(session: AsyncSession, rental_id: str, machine_id: str, at: datetime) -> bool:
-    """Write which machine a rental is; False where the rental was released meanwhile."""
-    changed = await session.execute(
-        update(Rental)
-        .where(Rental.id == rental_id, Rental.state != "released")
-        .values(state="rented", provider_machine_id=machine_id, rented_at=at)
-        .returning(Rental.id)
-    )
-    return changed.first() is not None
 
 
 async def rental_costs(session: AsyncSession, instance_id: str, now: datetime) -> dict[str, dict[str, int]]:

@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 
 from dumont.durable import Run
-from dumont.instances import queries
+from dumont.instances import rental_rows
 from dumont.instances.model import Rental
 from dumont.instances.world import World
 from dumont.market import explain
@@ -26,8 +26,7 @@ async def release(run: Run, world: World, rental_id: str, reason: str) -> dict[s
 
     Errors: the problems of `explain` while the provider gives no certain answer; call again.
     """
-    async with world.session(run.team_id) as session:
-        rental = await queries.get_rental(session, rental_id)
+    rental = await rental_rows.read_rental(world, run.team_id, rental_id)
     if rental.state == "released":
         return {"released": True}
     provider = world.provider(rental.provider)
@@ -40,8 +39,7 @@ async def release(run: Run, world: World, rental_id: str, reason: str) -> dict[s
             ended = await _destroy_and_see(run, world, provider, rental, machine_id)
     except ProviderError as error:
         raise explain(error) from error
-    async with world.session(run.team_id) as session:
-        await queries.release_rental(session, rental_id, reason, ended)
+    await rental_rows.write_released(world, rental, reason, ended)
     return {"released": True}
 
 
@@ -89,4 +87,4 @@ async def _destroy_and_see(run: Run, world: World, provider: Provider, rental: R
             absent_since = None
             await _destroy_twins(provider, rental, twins)
         await run.check()
-        await asyncio.sleep(min(patience.poll_seconds, patience.absence_seconds))
+        await asyncio.sleep(patience.poll_seconds if absent_since is None else patience.absence_seconds)

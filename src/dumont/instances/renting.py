@@ -1,17 +1,20 @@
 """Rent a machine at most once per label, at a price that was agreed to, and write down which one it is."""
 
+import math
+import time
 from dataclasses import replace
 from typing import Any
 
 from dumont.core import money_document
 from dumont.durable import Run
-from dumont.instances import queries
+from dumont.instances import rental_rows
 from dumont.instances.model import Rental, RentInDoubt
 from dumont.instances.release import found_by_label
 from dumont.instances.world import World
 from dumont.market import OfferTaken, PriceMoved, explain, offer_from_json, offer_to_json
 from dumont.providers import Offer, OfferQuery, Provider, ProviderError, ProviderUnreachable, RentRequest
 
+_KEY_SECONDS = 600.0
 UNASKED_RISE = 1.02
 """How much dearer an offer may have become since it was chosen where no limit was set: rounding, not a rise."""
 
@@ -22,21 +25,23 @@ async def rent(run: Run, world: World, rental_id: str, wish: dict[str, Any]) -> 
     Shapes: `highest_hour_nano` of the answer is what the machine may cost per hour, to be compared with what it says.
     Errors: OfferTaken, PriceMoved, RentInDoubt (release the rental and try under a new label), `explain`'s problems.
     """
-    async with world.session(run.team_id) as session:
-        rental = await queries.get_rental(session, rental_id)
-        already_asked = rental.state == "asked"
+    rental = await rental_rows.read_rental(world, run.team_id, rental_id)
+    offer = offer_from_json(rental.offer)
     if rental.provider_machine_id is not None:
-        return _answer(rental.provider_machine_id, offer_from_json(rental.offer), wish)
+        return _answer(rental.provider_machine_id, offer, wish)
     provider = world.provider(rental.provider)
     try:
-        machine_id = await found_by_label(run, world, provider, rental, patient=already_asked)
-        if machine_id is None and already_asked:
-            raise RentInDoubt("The rent was interrupted, and no machine of its label appeared. A new try is safe.")
-        if machine_id is None:
-            machine_id = await _ask(run, world, provider, rental, wish)
+        if rental.state == "asked":
+            machine_id = await found_by_label(run, world, provider, rental, patient=True)
+        else:
+            machine_id, offer = await _ask(world, provider, rental, wish)
     except ProviderError as error:
         raise explain(error) from error
-    return _answer(machine_id, await _rented(run, world, rental, machine_id), wish)
+    if machine_id is None:
+        raise RentInDoubt("The rent was interrupted, and no machine of its label appeared. A new try is safe.")
+    if not await rental_rows.write_rented(world, rental, machine_id, offer.disk_hour_nano, world.clock.now()):
+        raise RentInDoubt("The rent was given up while its answer was under way. A new try is safe.")
+    return _answer(machine_id, offer, wish)
 
 
 def _answer(machine_id: str, offer: Offer, wish: dict[str, Any]) -> dict[str, Any]:
@@ -47,11 +52,12 @@ def _answer(machine_id: str, offer: Offer, wish: dict[str, Any]) -> dict[str, An
     }
 
 
-async def _ask(run: Run, world: World, provider: Provider, rental: Rental, wish: dict[str, Any]) -> str:
-    await provider.ensure_key(world.ssh.public_key)
+async def _ask(world: World, provider: Provider, rental: Rental, wish: dict[str, Any]) -> tuple[str, Offer]:
+    """Ask for the machine; the provider itself looks by label first. Returns the machine and its offer as it is now."""
+    await _ensure_key(world, provider)
     offer = await _fresh(provider, offer_from_json(rental.offer), wish)
-    async with world.session(run.team_id) as session:
-        await queries.change_rental(session, rental.id, state="asked", offer=offer_to_json(offer))
+    if not await rental_rows.write_asked(world, rental, offer_to_json(offer)):
+        raise RentInDoubt("The rent was given up before anybody was asked. A new try is safe.")
     request = RentRequest(
         label=rental.label,
         offer=offer,
@@ -63,9 +69,18 @@ async def _ask(run: Run, world: World, provider: Provider, rental: Rental, wish:
         bid_hour_nano=wish["bid_hour_nano"],
     )
     try:
-        return await provider.rent(request)
+        return await provider.rent(request), offer
     except ProviderUnreachable as error:
         raise RentInDoubt(f"The provider's answer was lost: {error}") from error
+
+
+async def _ensure_key(world: World, provider: Provider) -> None:
+    """See that the account has our key, not at every launch: a machine that is up gets it once more by itself."""
+    now = time.monotonic()
+    if now - world.keys_known.get(provider.name, -math.inf) < _KEY_SECONDS:
+        return
+    await provider.ensure_key(world.ssh.public_key)
+    world.keys_known[provider.name] = now
 
 
 async def _fresh(provider: Provider, offer: Offer, wish: dict[str, Any]) -> Offer:
@@ -108,20 +123,3 @@ def too_dear(price_hour_nano: int, highest_hour_nano: int) -> PriceMoved:
         price_hour=money_document(price_hour_nano),
         price_hour_max=money_document(highest_hour_nano),
     )
-
-
-async def _rented(run: Run, world: World, rental: Rental, machine_id: str) -> Offer:
-    now = world.clock.now()
-    async with world.session(run.team_id) as session:
-        offer = offer_from_json((await queries.get_rental(session, rental.id)).offer)
-        if not await queries.take_rental(session, rental.id, machine_id, now):
-            raise RentInDoubt("The rent was given up while its answer was under way. A new try is safe.")
-        await queries.open_span(
-            session,
-            team_id=run.team_id,
-            rental_id=rental.id,
-            kind="disk",
-            rate_hour_nano=offer.disk_hour_nano,
-            at=now,
-        )
-    return offer

@@ -7,9 +7,8 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dumont.core import Problem
-from dumont.durable import Retry, Run, workflow
-from dumont.durable import live_of_instance as live_operation
-from dumont.instances import queries, service
+from dumont.durable import Result, Retry, Run, workflow
+from dumont.instances import queries, rental_rows, service
 from dumont.instances.acquire import PATIENT, Wish, acquire
 from dumont.instances.model import Instance, Status
 from dumont.instances.release import release
@@ -27,7 +26,7 @@ async def launch_failed(session: AsyncSession, run: Run, problem: Problem) -> No
 
 
 @workflow("instances.launch", kind="create", steps=("rent", "boot", "ready"), on_failure=launch_failed)
-async def launch(run: Run, world: World) -> dict[str, Any]:
+async def launch(run: Run, world: World) -> Result:
     """Rent the chosen offer and see it answer on SSH; where it fails, the next best ones, as far as was agreed to."""
     facts = await run.record("read instance", partial(_facts, run))
     machines = run.input["attempts"]
@@ -46,8 +45,11 @@ async def launch(run: Run, world: World) -> dict[str, Any]:
         return None
 
     rental_id = await acquire(run, world, wish, nothing_more)
-    ready = await run.record("ready", partial(take_machine, run, world, rental_id))
-    return {**ready, "tried": wish.tried}
+
+    async def ready(session: AsyncSession) -> dict[str, Any]:
+        return {**await take_machine(run, world, rental_id, session), "tried": wish.tried}
+
+    return ready
 
 
 async def _facts(run: Run, session: AsyncSession) -> dict[str, Any]:
@@ -91,30 +93,25 @@ async def destroy_failed(session: AsyncSession, run: Run, problem: Problem) -> N
 
 
 @workflow("instances.destroy", kind="destroy", steps=("wait", "destroy", "gone"), on_failure=destroy_failed)
-async def destroy(run: Run, world: World) -> dict[str, Any]:
+async def destroy(run: Run, world: World) -> Result:
     """Give back every machine of the instance and see each of them gone."""
-    await run.call("wait", partial(_wait_for_others, run, world))
-    rentals = await run.record("list machines", partial(_open_rentals, run))
+    rentals = (await run.call("wait", partial(_wait_for_others, run, world)))["rentals"]
     patient = Retry(on=PATIENT.on, for_seconds=float("inf"), most_seconds=15.0)
     for number, rental_id in enumerate(rentals, start=1):
         name = "destroy" if number == 1 else f"destroy ({number})"
         give_back = partial(release, run, world, rental_id, run.input["reason"])
         await run.call(name, give_back, retry=patient)
-    return await run.record("gone", partial(_gone, run, world, rentals))  # type: ignore[no-any-return]
+    return partial(_gone, run, world, rentals)
 
 
 async def _wait_for_others(run: Run, world: World) -> dict[str, Any]:
+    """Wait until nothing else works on the instance, and list the machines that it then has."""
     while True:
-        async with world.session(run.team_id) as session:
-            other = await live_operation(session, run.instance_id or "")
-            if other is None or other.id == run.operation_id:
-                return {"waited": True}
+        other = await rental_rows.live_operation_on(world, run.team_id, run.instance_id or "")
+        if other is None or other == run.operation_id:
+            return {"rentals": await rental_rows.open_rentals(world, run.team_id, run.instance_id or "")}
         await run.check()
         await asyncio.sleep(0.3)
-
-
-async def _open_rentals(run: Run, session: AsyncSession) -> list[str]:
-    return [rental.id for rental in await queries.open_rentals(session, run.instance_id or "")]
 
 
 async def _gone(run: Run, world: World, rentals: list[str], session: AsyncSession) -> dict[str, Any]:

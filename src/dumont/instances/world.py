@@ -54,6 +54,8 @@ class World:
     agent_cache: Path
     patience: dict[str, Patience] = field(default_factory=dict)
     held: dict[str, Held] = field(default_factory=dict)
+    keys_known: dict[str, float] = field(default_factory=dict)
+    """When each provider last had our SSH key, on the monotonic clock."""
 
     def provider(self, name: str) -> Provider:
         """Return a configured provider.

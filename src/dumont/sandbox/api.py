@@ -71,7 +71,9 @@ class VastApi:
         now = self._parts.now_s()
         try:
             bids, size = search.wants_bids(query), search.storage(query)
-            rows = self._rows.of(self._parts.market.offers(bids=bids), now, gigabytes=size, bid=bids)
+            only = search.only_machine(query)
+            offers = self._parts.market.offers(bids=bids, only_box=only)
+            rows = self._rows.of(offers, now, gigabytes=size, bid=bids, all_of_them=only is None)
             return {"offers": [dict(row) for row in search.select(rows, query, self._parts.offer_fields)]}
         except search.BadQuery as error:
             raise Refused(400, "invalid_request", str(error)) from error

@@ -89,8 +89,8 @@ class Market:
         """Return product time in seconds."""
         return self.now_us() / MICRO
 
-    def offers(self, *, bids: bool = False) -> list[Offer]:
-        """Return what can be rented on demand, or with `bids` interruptibly.
+    def offers(self, *, bids: bool = False, only_box: int | None = None) -> list[Offer]:
+        """Return what can be rented on demand, or with `bids` interruptibly; all of it, or what one box has.
 
         A slice has a new number after each rental that touched it and at each new listing. What bids hold can be
         rented on demand, and interruptibly by a higher bid.
@@ -101,7 +101,8 @@ class Market:
             if claim.holds:
                 holding.setdefault(claim.box_id, []).append(claim)
         found: list[Offer] = []
-        for box in self.boxes.values():
+        wanted = self.boxes.values() if only_box is None else filter(None, [self.boxes.get(only_box)])
+        for box in self.boxes.values() if self.rivals.traces else wanted:  # a trace leaves so many in all
             if box.id not in dead:
                 found += self._shelf_of(box, holding.get(box.id, []), now).offers
         return self._capped(found, claims, now, bids=bids)

@@ -24,8 +24,10 @@ class OfferRows:
     def __init__(self) -> None:
         self._kept: OrderedDict[tuple[float, bool], dict[int, _Row]] = OrderedDict()
 
-    def of(self, offers: Iterable[Offer], now_s: float, *, gigabytes: float, bid: bool) -> list[dict[str, Any]]:
-        """Return one row for each offer, two where its host is listed twice.
+    def of(
+        self, offers: Iterable[Offer], now_s: float, *, gigabytes: float, bid: bool, all_of_them: bool = True
+    ) -> list[dict[str, Any]]:
+        """Return one row for each offer, two where its host is listed twice; rows of offers that are gone go as well.
 
         Guarantees: as `offer_document` makes them now. The rows stay ours: whoever changes one copies it first.
         """
@@ -38,7 +40,7 @@ class OfferRows:
             fresh[offer.id] = row
             row.document["duration"] = row.document["end_date"] - now_s
             rows += [row.document] * (2 if "twice" in offer.box.oddities else 1)
-        self._kept[gigabytes, bid] = fresh
+        self._kept[gigabytes, bid] = fresh if all_of_them else {**known, **fresh}
         while len(self._kept) > _KINDS:
             self._kept.popitem(last=False)
         return rows

@@ -55,6 +55,13 @@ def storage(query: dict[str, Any]) -> float:
     return size
 
 
+def only_machine(query: dict[str, Any]) -> int | None:
+    """Return the one machine that a search asks for in the plainest form, None where it may want others."""
+    wish = query.get("machine_id")
+    number = wish.get("eq") if isinstance(wish, dict) and set(wish) == {"eq"} else None
+    return number if isinstance(number, int) else None
+
+
 def select(offers: list[dict[str, Any]], query: dict[str, Any], fields: Collection[str]) -> list[dict[str, Any]]:
     """Return the offers that pass every filter, in order, at most 64; `fields` are the names that an offer has.
 

@@ -244,7 +244,7 @@ class Store:
         rows = self._db.execute(
             "SELECT id, box_id, gpus, phase, is_bid, gpu_rate FROM rental WHERE destroyed_us IS NULL ORDER BY id"
         )
-        return [Claim(r[0], r[1], tuple(json.loads(r[2])), r[3], r[5] if r[4] else None) for r in rows]
+        return [Claim(r[0], r[1], _gpus(r[2]), r[3], r[5] if r[4] else None) for r in rows]
 
     def cut_boxes(self) -> set[int]:
         """Return the boxes that run, but that the marketplace cannot hear."""
@@ -278,19 +278,24 @@ class Store:
 
     def rental_gpus(self) -> Iterable[tuple[int, tuple[int, ...]]]:
         """Return (box, GPU positions) of every rental that ever was."""
-        return [(row[0], tuple(json.loads(row[1]))) for row in self._db.execute("SELECT box_id, gpus FROM rental")]
+        return [(row[0], _gpus(row[1])) for row in self._db.execute("SELECT box_id, gpus FROM rental")]
 
 
 @lru_cache(maxsize=1024)
-def _hardware(text: str) -> dict[str, Any]:
-    """Read what never changes once for all; nobody writes into it."""
-    return dict(json.loads(text))
+def _gpus(text: str) -> tuple[int, ...]:
+    return tuple(json.loads(text))
 
 
 def _rental(row: sqlite3.Row) -> Rental:
-    values = {name: row[name] for name in row.keys()}  # noqa: SIM118 - a Row iterates over its values
-    values["gpus"] = tuple(json.loads(values["gpus"]))
-    values["env"] = json.loads(values["env"])
-    values["hardware"] = _hardware(values["hardware"])
-    values["is_bid"] = bool(values["is_bid"])
-    return Rental(**values)
+    return _read(tuple(row), tuple(row.keys()))
+
+
+@lru_cache(maxsize=2048)
+def _read(values: tuple[Any, ...], names: tuple[str, ...]) -> Rental:
+    """Read a row once for as long as it does not change; nobody writes into what is read."""
+    found = dict(zip(names, values, strict=True))
+    found["gpus"] = _gpus(found["gpus"])
+    found["env"] = json.loads(found["env"])
+    found["hardware"] = json.loads(found["hardware"])
+    found["is_bid"] = bool(found["is_bid"])
+    return Rental(**found)

@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import sys
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,6 +15,16 @@ from dumont.providers.contract import ProviderUnreachable, RateLimited
 from dumont.providers.vast.gaps import Gaps
 from dumont.providers.vast.replies import checked
 from dumont.providers.vast.values import Row, text
+
+if find_spec("sniffio") is None:
+    # httpcore looks for it five times a call, through every folder of the path; None says at once that it is missing.
+    sys.modules.setdefault("sniffio", None)  # type: ignore[arg-type]
+
+_LANES, _LANES_TO_SPARE = 8, 16
+"""Calls at once; who waits, waits here: a queue in the pool of connections is looked through at every call.
+
+Where calls keep gaps, their turns are given before: none may then wait for a lane.
+"""
 
 _CALL_SECONDS = 60.0
 """The whole of one call, body included: a reply that dribbles is given up."""
@@ -30,14 +42,16 @@ class VastClient:
     def __init__(self, base_url: str, api_key: str, *, enforce_gaps: bool) -> None:
         self._secret = api_key
         self._gaps = Gaps(enforced=enforce_gaps)
+        lanes = _LANES_TO_SPARE if enforce_gaps else _LANES
         loopback = (urlsplit(base_url).hostname or "") in ("127.0.0.1", "localhost", "::1")
         self._http = httpx.AsyncClient(
             base_url=base_url.rstrip("/"),
             headers={"Authorization": f"Bearer {api_key}", "User-Agent": f"dumont-cloud/{_version()}"},
             timeout=httpx.Timeout(30.0, connect=5.0),
-            limits=httpx.Limits(max_connections=16, max_keepalive_connections=8, keepalive_expiry=2.0),
+            limits=httpx.Limits(max_connections=lanes, max_keepalive_connections=lanes, keepalive_expiry=2.0),
             trust_env=not loopback,
         )
+        self._lanes = asyncio.Semaphore(lanes)
 
     async def ask(
         self, kind: str, method: str, path: str, *, body: Any = None, params: Mapping[str, str] | None = None
@@ -59,7 +73,7 @@ class VastClient:
         content = None if body is None else json.dumps(body).encode()
         headers = {} if body is None else {"Content-Type": "application/json"}
         try:
-            async with asyncio.timeout(_CALL_SECONDS):
+            async with self._lanes, asyncio.timeout(_CALL_SECONDS):
                 return await self._http.request(method, path, content=content, headers=headers, params=params)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
             raise ProviderUnreachable("Vast.ai cannot be reached from here.", not_sent=True) from error

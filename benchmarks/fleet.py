@@ -13,7 +13,17 @@ from typing import Any
 
 import psycopg
 
-from benchmarks.installation import COMMAND, BenchmarkError, Home, Laboratory, connect, deadline, ready_url, running
+from benchmarks.installation import (
+    COMMAND,
+    NO_LIMITS,
+    BenchmarkError,
+    Home,
+    Laboratory,
+    connect,
+    deadline,
+    ready_url,
+    running,
+)
 from benchmarks.metrics import Metric
 from benchmarks.processes import cpu_seconds, family
 from benchmarks.rows import register
@@ -25,7 +35,6 @@ from dumont.sandbox import SandboxControl
 _OFFERS = 1000
 _PEOPLE = 4
 """So many connections ask at once; the requests of each follow one another."""
-_NO_LIMITS = dict.fromkeys(("DUMONT_LIMIT_TOKEN_REQUESTS_MINUTE", "DUMONT_LIMIT_OPEN_REQUESTS_MINUTE"), "1000000")
 
 
 @dataclass
@@ -112,13 +121,14 @@ def _fleet(home: Home, urls: DatabaseUrls, database: int) -> Iterator[_Fleet]:
         sandbox = parts.enter_context(running(home, command))
         market = str(json.loads(sandbox.line_with('"url"'))["url"])
         settings = {"DUMONT_SANDBOX_URL": market, "DUMONT_SANDBOX_KEY": (folder / "api.key").read_text().strip()}
-        settings |= {**_NO_LIMITS, "DUMONT_DATABASE_APP_URL": urls.app, "DUMONT_DATABASE_WORKER_URL": urls.worker}
+        settings |= {**NO_LIMITS, "DUMONT_DATABASE_APP_URL": urls.app, "DUMONT_DATABASE_WORKER_URL": urls.worker}
         api = parts.enter_context(running(home, [*COMMAND, "serve", "api"], **settings))
         worker = parts.enter_context(running(home, [*COMMAND, "serve", "worker"], **settings))
         url = ready_url(api)
         worker.line_with("worker is ready")
         records = parts.enter_context(psycopg.connect(psycopg_url(urls.owner), autocommit=True))
         records.execute("SELECT set_config('dumont.sweep', 'on', false)")
+        records.execute("TRUNCATE offer_listing CASCADE")  # what other parts saw was another marketplace
         control = SandboxControl(market, (folder / "control.token").read_text().strip())
         pids = {"api": api.pid, "worker": worker.pid, "postgres": database, "sandbox": sandbox.pid}
         yield _Fleet(url, register(url).token, control, records, pids)

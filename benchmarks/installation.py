@@ -28,7 +28,14 @@ DEADLINE_SECONDS = 120.0
 _NO_SANDBOX = {"DUMONT_SANDBOX_URL": "http://127.0.0.1:9", "DUMONT_SANDBOX_KEY": "unused"}
 """For roles that need a marketplace's address and never call it here; port 9 discards."""
 
-_NO_LIMITS = {"DUMONT_LIMIT_TOKEN_REQUESTS_MINUTE": "1000000", "DUMONT_LIMIT_OPEN_REQUESTS_MINUTE": "1000000"}
+NO_LIMITS = dict.fromkeys(
+    (
+        "DUMONT_LIMIT_TOKEN_REQUESTS_MINUTE",
+        "DUMONT_LIMIT_TOKEN_REQUESTS_AT_ONCE",
+        "DUMONT_LIMIT_OPEN_REQUESTS_MINUTE",
+    ),
+    "1000000",
+)
 """Requests are counted as ever, and never refused: one token asks as often as it can."""
 
 
@@ -187,7 +194,7 @@ class Laboratory:
         """Return the process of the API role and its address."""
         if self._api is None:
             home, urls, _ = self.database()
-            settings = {**_NO_SANDBOX, **_NO_LIMITS, "DUMONT_DATABASE_APP_URL": urls.app}
+            settings = {**_NO_SANDBOX, **NO_LIMITS, "DUMONT_DATABASE_APP_URL": urls.app}
             process = self._parts.enter_context(running(home, [*COMMAND, "serve", "api"], **settings))
             self._api = process, ready_url(process)
         return self._api

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
-from benchmarks.installation import COMMAND, BenchmarkError, Home, Laboratory, connect, ready_url, running
+from benchmarks.installation import COMMAND, NO_LIMITS, BenchmarkError, Home, Laboratory, connect, ready_url, running
 from benchmarks.metrics import Metric, median
 from benchmarks.processes import own_cpu_seconds
 from benchmarks.rows import register
@@ -43,7 +43,7 @@ def marketplace(home: Home) -> Iterator[Market]:
 def api_of(home: Home, urls: DatabaseUrls, market: Market) -> Iterator[tuple[int, str]]:
     """Run the API role over a marketplace; gives its process number and its address."""
     settings = {"DUMONT_SANDBOX_URL": market.url, "DUMONT_SANDBOX_KEY": market.key}
-    settings |= {"DUMONT_LIMIT_TOKEN_REQUESTS_MINUTE": "1000000", "DUMONT_LIMIT_OPEN_REQUESTS_MINUTE": "1000000"}
+    settings |= NO_LIMITS
     with running(home, [*COMMAND, "serve", "api"], DUMONT_DATABASE_APP_URL=urls.app, **settings) as process:
         yield process.pid, ready_url(process)
 

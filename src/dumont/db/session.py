@@ -30,8 +30,10 @@ KEEPALIVE: dict[str, int] = {
 _PLAN_ANEW = "-c plan_cache_mode=force_custom_plan"
 """The driver prepares what it runs often, and the one plan that PostgreSQL then keeps for all values is often bad."""
 
-_SERVER_OPTIONS = "-c idle_in_transaction_session_timeout=60000 -c jit=off"
-"""Compiling (jit) takes longer than any statement of ours runs; PostgreSQL would do it for what it thinks expensive."""
+_SERVER_OPTIONS = "-c idle_in_transaction_session_timeout=15000 -c jit=off"
+"""No transaction waits for the world: one that idles so long belongs to a process that hangs, its locks to others.
+
+Compiling (jit) takes longer than any statement of ours runs; PostgreSQL would do it for what it thinks expensive."""
 
 _WAIT_STATES = {
     *("57P01", "57P02", "57P03", "57P05"),

@@ -28,7 +28,11 @@ class HibernateBody(BaseModel):
 
 
 class WakeBody(BaseModel):
-    """Where to wake; nothing means: on the kept machine, else on the cheapest one with the same GPUs."""
+    """Where to wake; nothing means: on the kept machine, else on the cheapest one with the same GPUs.
+
+    Units: `max_price` in USD per hour with the disk; it stays the instance's limit. Without any limit another machine
+    may cost half more than the last one.
+    """
 
     model_config = ConfigDict(extra="ignore")
 

@@ -42,6 +42,11 @@ from dumont.instances import (
 from dumont.market import ProviderDown
 from dumont.snapshots import compare, get_snapshot, restore
 
+WAKE_RISE = 1.5
+"""How much dearer than the last machine another one may be where no limit was set: somebody waits for his files."""
+_ELSEWHERE = frozenset({"no-capacity", "host-lost", "creation-timeout", "ssh-unreachable", "price-moved"})
+"""Problems of the kept machine, after which another one may do."""
+
 
 async def wake_failed(session: AsyncSession, run: Run, problem: Problem) -> None:
     """Go back to sleep: the snapshot is untouched, so the workspace is as safe as before."""
@@ -52,7 +57,10 @@ async def wake_failed(session: AsyncSession, run: Run, problem: Problem) -> None
 
 @workflow("hibernation.wake", kind="wake", steps=("rent", "boot", "restore", "ready"), on_failure=wake_failed)
 async def wake(run: Run, world: World) -> dict[str, Any]:
-    """Bring a hibernated instance back, on its kept machine or on another one."""
+    """Bring a hibernated instance back, on its kept machine or on another one.
+
+    No machine may cost more than the instance's limit or, where it has none, another one than half above the last.
+    """
     facts = await run.record("read instance", partial(_facts, run))
     restored: dict[str, Any] = {}
 
@@ -62,13 +70,12 @@ async def wake(run: Run, world: World) -> dict[str, Any]:
         restored.update(await run.call(step, body))
 
     kept = facts["kept_rental_id"]
-    rental_id = None
+    rental_id, found = None, {}
     if kept is not None and not run.input["elsewhere"]:
         rental_id, found = await _resume(run, world, facts, bring_back)
-        restored = {**found, **restored}
     if rental_id is None:
-        wish = Wish(**facts["wish"], requested_by=run.input["requested_by"], elsewhere=True, avoid=facts["avoid"])
-        rental_id = await acquire(run, world, wish, bring_back)
+        rental_id = await _elsewhere(run, world, facts, bring_back, kept_failed=found.pop("failed", None))
+    restored = {**found, **restored}
     await run.record("ready", partial(take_machine, run, world, rental_id))
     run.settle()
     if kept is not None and kept != rental_id:
@@ -89,17 +96,39 @@ async def _resume(run: Run, world: World, facts: dict[str, Any], bring_back: Any
             retry=PATIENT,
             undo=partial(stop_again, run, world, rental_id),
         )
-        await run.call("boot kept machine", partial(boot, run, world, rental_id, facts["public_keys"]))
+        limit = facts["wish"]["max_price_hour_nano"]
+        up = partial(boot, run, world, rental_id, facts["public_keys"], highest_hour_nano=limit)
+        await run.call("boot kept machine", up)
         found = await run.call("compare kept disk", partial(_compare, run, world, rental_id, facts))
         if found.pop("gone"):
             await bring_back(rental_id, 1)
     except Problem as problem:
-        if problem.code not in ("no-capacity", "host-lost", "creation-timeout", "ssh-unreachable"):
+        if problem.code not in _ELSEWHERE:
             raise
         if not run.input["accept_loss"]:
             refuse_loss(facts["unsaved"], disk_newer=facts["disk_newer"])
-        return None, {}
+        return None, {"failed": problem.detail}
     return rental_id, found
+
+
+async def _elsewhere(run: Run, world: World, facts: dict[str, Any], bring_back: Any, *, kept_failed: str | None) -> str:
+    """Wake on another machine.
+
+    Errors: the last attempt's problem, which also says why the kept machine would not do.
+    """
+    wish = Wish(
+        **facts["wish"],
+        requested_by=run.input["requested_by"],
+        elsewhere=True,
+        avoid=facts["avoid"],
+        retry_price_hour_nano=round(facts["wish"]["offer"]["price_hour_nano"] * WAKE_RISE),
+    )
+    try:
+        return await acquire(run, world, wish, bring_back)
+    except Problem as problem:
+        if kept_failed is not None:
+            problem.detail = f"The kept machine: {kept_failed} Another one: {problem.detail}"
+        raise
 
 
 async def _facts(run: Run, session: AsyncSession) -> dict[str, Any]:

@@ -130,6 +130,7 @@ async def _next(
     step = named("search again", attempt)
     found = await run.call(step, partial(_other, run, step, world, wish, avoid), retry=PATIENT)
     if found is None:
+        failed.detail = f"{failed.detail} No other machine fits within the limit on its price: raise it, or wait."
         raise failed
     return dict(found)
 

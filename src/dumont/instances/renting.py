@@ -66,7 +66,7 @@ async def _ask(world: World, provider: Provider, rental: Rental, wish: dict[str,
         env=wish["env"],
         onstart=wish["onstart_cmd"],
         ports=tuple(wish["ports"]),
-        bid_hour_nano=wish["bid_hour_nano"],
+        bid_hour_nano=bid_for(offer, wish),
     )
     try:
         return await provider.rent(request), offer
@@ -93,16 +93,23 @@ async def _fresh(provider: Provider, offer: Offer, wish: dict[str, Any]) -> Offe
     found = [candidate for candidate in await provider.offers(query) if candidate.machine_id == offer.machine_id]
     if not found:
         raise OfferTaken("The offer was rented by somebody else. Search again and choose another one.")
-    _check_price(found[0], offer, wish)
-    return with_bid(found[0], wish["bid_hour_nano"])
+    bid = bid_for(found[0], wish)
+    _check_price(found[0], offer, wish["max_price_hour_nano"], bid)
+    return with_bid(found[0], bid)
 
 
-def _check_price(fresh: Offer, chosen: Offer, wish: dict[str, Any]) -> None:
+def bid_for(offer: Offer, wish: dict[str, Any]) -> int | None:
+    """Return the bid of a wish where the offer takes bids: an instance keeps its bid wherever it goes."""
+    bid: int | None = wish["bid_hour_nano"]
+    return bid if offer.machine_type == "interruptible" else None
+
+
+def _check_price(fresh: Offer, chosen: Offer, limit: int | None, bid: int | None) -> None:
     """Refuse a price above the limit, or above the bid; without either, one that has risen since the offer was chosen.
 
     The disk's part follows the wanted size and is not a rise. Errors: PriceMoved.
     """
-    limit, bid, disk = wish["max_price_hour_nano"], wish["bid_hour_nano"], fresh.disk_hour_nano
+    disk = fresh.disk_hour_nano
     stated = [most for most in (limit, None if bid is None else bid + disk) if most is not None]
     highest = min(stated) if stated else round(chosen.gpu_hour_nano * UNASKED_RISE) + disk
     if fresh.price_hour_nano > highest:

@@ -29,7 +29,8 @@ DEFAULT_IMAGE = "pytorch/pytorch:2.1.0-cuda12.1-cudnn8-runtime"
 DESTROY_DEADLINE = timedelta(minutes=30)
 PAUSE_DEADLINE = timedelta(minutes=30)
 ATTEMPTS = 3
-_FROM_OFFER = ("provider", "gpu_name", "num_gpus", "gpu_memory_mib", "price_hour_nano", "machine_type")
+FROM_OFFER = ("provider", "gpu_name", "num_gpus", "gpu_memory_mib", "price_hour_nano", "machine_type")
+"""Columns of an instance that say which machine it has."""
 RETRY_RISE = 1.10
 """How much dearer than the chosen offer the next ones may be where no limit was set."""
 
@@ -98,7 +99,7 @@ async def launch(
         workspace_id=workspace.id,
         created_by=user_id,
         status=Status.CREATING.value,
-        **{name: getattr(offer, name) for name in _FROM_OFFER},
+        **{name: getattr(offer, name) for name in FROM_OFFER},
         disk_newer=False,
         protected=False,
         version=1,

@@ -79,10 +79,8 @@ async def take_machine(run: Run, world: World, rental_id: str, session: AsyncSes
     instance.started_at = world.clock.now()
     instance.paused_at = instance.hibernated_at = None
     instance.disk_newer = False
-    instance.price_hour_nano = int(rental.offer["price_hour_nano"])
-    instance.gpu_name = rental.offer["gpu_name"]
-    instance.num_gpus = rental.offer["num_gpus"]
-    instance.gpu_memory_mib = rental.offer["gpu_memory_mib"]
+    for name in service.FROM_OFFER:
+        setattr(instance, name, rental.offer[name])
     return {"instance_id": instance.id, "rental_id": rental_id, "label": rental.label}
 
 

@@ -143,6 +143,13 @@ class Stage:
             "WHERE r.instance_id = %s AND s.to_at IS NULL",
             instance_id,
         )
+        unlike = await self.rows(
+            "SELECT s.id FROM rental_span s JOIN rental r ON r.id = s.rental_id LEFT JOIN meter m ON m.id = s.id "
+            "AND (m.team_id, m.instance_id, m.rental_id, m.kind, m.rate_hour_nano, m.from_at) = "
+            "(s.team_id, r.instance_id, s.rental_id, s.kind, s.rate_hour_nano, s.from_at) "
+            "AND m.to_at IS NOT DISTINCT FROM s.to_at WHERE r.instance_id = %s AND m.id IS NULL",
+            instance_id,
+        )
         labels = {label for label, _, _ in mine}
         lines = [line for line in await asyncio.to_thread(self.sandbox.control.ledger) if line.label in labels]
         living = [line for line in lines if line.destroyed_at is None]
@@ -155,6 +162,7 @@ class Stage:
             gpu_spans=sorted(label for label, kind in spans if kind == "gpu"),
             disk_spans=sorted(label for label, kind in spans if kind == "disk"),
             living_labels=sorted(str(line.label) for line in living),
+            unmetered=[span for (span,) in unlike],
         )
 
 
@@ -170,6 +178,7 @@ class Bills:
     gpu_spans: list[str]
     disk_spans: list[str]
     living_labels: list[str]
+    unmetered: list[str]
 
     def agree(self) -> None:
         """Fail unless the marketplace bills exactly what our rows say, and made one machine at most per label."""
@@ -178,6 +187,7 @@ class Bills:
         assert len(self.made) == len(set(self.made)), f"rented twice under one label: {self}"
         assert self.disk_spans == self.living_labels, self
         assert len(self.gpu_spans) == len(self.running), self
+        assert self.unmetered == [], self
 
 
 @asynccontextmanager

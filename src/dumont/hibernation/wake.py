@@ -70,7 +70,8 @@ async def wake(run: Run, world: World) -> dict[str, Any]:
         restored.update(await run.call(step, body))
 
     kept = facts["kept_rental_id"]
-    rental_id, found = None, {}
+    rental_id: str | None = None
+    found: dict[str, Any] = {}
     if kept is not None and not run.input["elsewhere"]:
         rental_id, found = await _resume(run, world, facts, bring_back)
     if rental_id is None:

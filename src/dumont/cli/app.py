@@ -28,6 +28,8 @@ COMMANDS = {
     "operations": Entry("dumont.cli.history:operations", _HISTORY),
     "cancel": Entry("dumont.cli.history:cancel", _HISTORY),
     "wallet": Entry("dumont.cli.wallet:wallet", _MONEY),
+    "topup": Entry("dumont.cli.topup:topup", _MONEY),
+    "topups": Entry("dumont.cli.topup:topups", _MONEY),
     "login": Entry("dumont.cli.account:login", _ACCOUNT),
     "logout": Entry("dumont.cli.account:logout", _ACCOUNT),
     "whoami": Entry("dumont.cli.account:whoami", _ACCOUNT),

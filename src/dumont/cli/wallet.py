@@ -95,17 +95,18 @@ def show_money(money: Money | None, decimals: int = 2) -> str:
     if money is None:
         return UNKNOWN
     signs = _SIGNS.get(money.currency, {})
-    sign = signs.get("pt" if _brazilian() else "en", f"{money.currency} ")
+    sign = signs.get("pt" if in_portuguese() else "en", f"{money.currency} ")
     minus = "-" if money.amount < 0 else ""
     return f"{minus}{sign}{_figure(abs(money.amount), decimals)}"
 
 
 def _figure(value: Decimal, decimals: int) -> str:
     number = f"{value:,.{decimals}f}"
-    return number.translate(str.maketrans(",.", ".,")) if _brazilian() else number
+    return number.translate(str.maketrans(",.", ".,")) if in_portuguese() else number
 
 
-def _brazilian() -> bool:
+def in_portuguese() -> bool:
+    """Tell whether the reader's locale writes money as Brazil does."""
     named = next((os.environ[name] for name in ("LC_ALL", "LC_MONETARY", "LANG") if os.environ.get(name)), "")
     return named.replace("-", "_").startswith("pt_BR")
 

@@ -20,6 +20,7 @@ from dumont.client.model import (
     read,
 )
 from dumont.client.problems import ApiError, ApiProblem, ApiUnreachable, ApiUnreadable
+from dumont.client.topups import Topup, Topups
 
 __all__ = [
     "FINAL",
@@ -41,6 +42,8 @@ __all__ = [
     "SshAccess",
     "SshKey",
     "Step",
+    "Topup",
+    "Topups",
     "Wallet",
     "read",
 ]

@@ -21,6 +21,7 @@ from dumont.client.model import (
     read,
 )
 from dumont.client.problems import ApiProblem, ApiUnreadable
+from dumont.client.topups import Topups
 from dumont.client.watch import Watch
 from dumont.client.wire import Request, Wire
 
@@ -268,6 +269,11 @@ class Client:
     def usage(self, *, group_by: str, first: str | None = None, last: str | None = None) -> dict[str, Any]:
         """Return what was charged for use, by instance, kind or day."""
         return _object(self._get("/usage", {"group_by": group_by, "from": first, "to": last}))
+
+    @property
+    def topups(self) -> Topups:
+        """The calls about charges that fill the wallet."""
+        return Topups(self._get, self._post, self._all)
 
     # Server
     def health(self) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from sqlalchemy import text
 
 import dumont.ledger  # noqa: F401 - its nightly audit is recorded on import
+from dumont.app.charging import keep_charging
 from dumont.app.wiring import build_api, build_world
 from dumont.billing import TopupDesk, keep_topups
 from dumont.core import Settings, SettingsError
@@ -47,6 +48,7 @@ async def start_worker(
     parts.push_async_callback(_end, asyncio.create_task(_sweep(database)))
     parts.push_async_callback(_end, asyncio.create_task(keep_watch(world)))
     parts.push_async_callback(_end, asyncio.create_task(keep_topups(database, desk)))
+    parts.push_async_callback(_end, asyncio.create_task(keep_charging(world, urls.worker)))
 
 
 async def start_api(

@@ -7,6 +7,7 @@ from dumont.billing.model import CURRENCY, Mode, SpendLimit, Stretch, Wallet, Wa
 from dumont.billing.topups_api import topup_routes
 from dumont.billing.topups_model import Rate, TopupDesk
 from dumont.billing.topups_workflows import keep_topups, topups_turn
+from dumont.billing.true_up import EndedRental, Stated, true_up
 from dumont.billing.wallets import ensure_account, ensure_wallet
 
 routers = (wallet_routes, usage_routes, hold_routes, topup_routes)
@@ -14,10 +15,12 @@ routers = (wallet_routes, usage_routes, hold_routes, topup_routes)
 
 __all__ = [
     "CURRENCY",
+    "EndedRental",
     "Metering",
     "Mode",
     "Rate",
     "SpendLimit",
+    "Stated",
     "Stretch",
     "TopupDesk",
     "Wallet",
@@ -29,4 +32,5 @@ __all__ = [
     "keep_topups",
     "routers",
     "topups_turn",
+    "true_up",
 ]

@@ -160,7 +160,9 @@ async def show_usage(
         )
         for row in rows
     ]
-    return UsageDocument(usage=lines, total=micro_money(sum(row.amount for row in rows)))
+    unconfirmed = await queries.unconfirmed(caller.session, caller.team_id, begin, end)
+    total = micro_money(sum(row.amount for row in rows))
+    return UsageDocument(usage=lines, total=total, unconfirmed=micro_money(unconfirmed))
 
 
 @hold_routes.get("", **permit("ledger.view"))

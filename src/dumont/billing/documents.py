@@ -55,6 +55,7 @@ class UsageDocument(BaseModel):
 
     usage: list[UsageLine]
     total: MoneyDocument
+    unconfirmed: MoneyDocument = Field(description="Of it, what the provider's own bill was not compared with.")
 
 
 class HoldDocument(BaseModel):

@@ -41,6 +41,11 @@ _BEFORE = text(
     "SELECT coalesce(sum(e.amount), 0)::bigint FROM ledger_entry e JOIN ledger_transfer t ON t.id = e.transfer_id "
     "WHERE e.account_id = :account AND t.date < :first"
 )
+_UNCONFIRMED = text(
+    "SELECT coalesce(sum(c.amount), 0)::bigint FROM usage_charge c WHERE c.team_id = :team AND c.to_at > :first "
+    "AND c.to_at <= :last AND NOT EXISTS "
+    "(SELECT FROM true_up t WHERE t.rental_id = c.rental_id AND t.stated_nano IS NOT NULL)"
+)
 HoldRow = Row[Any]
 
 
@@ -96,6 +101,12 @@ async def usage(session: AsyncSession, team_id: str, first: datetime, last: date
     )
     values = {"team": team_id, "first": first, "last": last, "all_kinds": by == "kind"}
     return (await session.execute(statement, values)).all()
+
+
+async def unconfirmed(session: AsyncSession, team_id: str, first: datetime, last: datetime) -> int:
+    """Sum what was charged for machines whose provider's own bill was not read, or is not known."""
+    values = {"team": team_id, "first": first, "last": last}
+    return int((await session.execute(_UNCONFIRMED, values)).scalar_one())
 
 
 async def holds(session: AsyncSession, page: Page, status: str | None, subject: str | None) -> Sequence[HoldRow]:

@@ -44,6 +44,7 @@ class Settings:
     start_timeout_minutes: float = 10.0
     loss_seconds: float = 8.0
     sweep_seconds: float = 60.0
+    charge_seconds: float = 10.0
     access_token_seconds: int = 3600
     refresh_token_seconds: int = 2_592_000
     trusted_proxies: str | None = None
@@ -86,6 +87,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "start_timeout_minutes": (0.05, 60),
     "loss_seconds": (0.05, 600),
     "sweep_seconds": (0.05, 3600),
+    "charge_seconds": (0.05, 3600),
     "access_token_seconds": (1, 86_400),
     "refresh_token_seconds": (1, 31_536_000),
     "limit_open_requests_minute": (0, 1_000_000),

@@ -25,6 +25,7 @@ from dumont.instances.service import start as start_operation
 from dumont.instances.shell import drop_link, explain_remote, hold_link
 from dumont.instances.stray_api import router as stray_router
 from dumont.instances.sweeps import Sweep, begin_stopping, finish_destroying
+from dumont.instances.true_ups import true_up_ended
 from dumont.instances.watch import keep_watch
 from dumont.instances.watch_queries import WatchReport, watch_report
 from dumont.instances.workflows import take_machine, wish_of
@@ -76,6 +77,7 @@ __all__ = [
     "stop_again",
     "stray_router",
     "take_machine",
+    "true_up_ended",
     "watch_report",
     "wish_of",
 ]

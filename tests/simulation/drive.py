@@ -205,7 +205,12 @@ async def _pause(session: Any, instance: Instance, user: str) -> Operation | Non
 
 async def _resume(session: Any, instance: Instance, user: str) -> Operation | None:
     return await instances.resume(
-        session, instance, wait_minutes=WAIT_MINUTES, start_timeout_minutes=MINUTES, user_id=user
+        session,
+        instance,
+        wait_minutes=WAIT_MINUTES,
+        start_timeout_minutes=MINUTES,
+        user_id=user,
+        now=datetime.now(timezone.utc),
     )
 
 
@@ -231,6 +236,7 @@ async def _wake(session: Any, instance: Instance, user: str, *, elsewhere: bool 
         max_price_hour_nano=None,
         start_timeout_minutes=MINUTES,
         user_id=user,
+        now=datetime.now(timezone.utc),
     )
 
 

@@ -119,6 +119,7 @@ async def wake(stage: Stage, case: Case, *, elsewhere: bool = False, limit_nano:
             max_price_hour_nano=limit_nano,
             start_timeout_minutes=stage.settings.start_timeout_minutes,
             user_id=stage.person.user_id,
+            now=stage.world.clock.now(),
         )
         assert begun is not None
         return begun.id
@@ -152,6 +153,7 @@ async def resume(stage: Stage, case: Case, wait_minutes: float = 0.5) -> str:
             wait_minutes=wait_minutes,
             start_timeout_minutes=stage.settings.start_timeout_minutes,
             user_id=stage.person.user_id,
+            now=stage.world.clock.now(),
         )
         assert begun is not None
         return begun.id

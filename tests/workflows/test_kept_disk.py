@@ -81,6 +81,7 @@ async def test_files_that_only_the_kept_machine_has_keep_it(stage: Stage) -> Non
             max_price_hour_nano=None,
             start_timeout_minutes=1,
             user_id=stage.person.user_id,
+            now=stage.world.clock.now(),
         )
         assert begun is not None
     operation = await Trial(stage, begun.id).run()

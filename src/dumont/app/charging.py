@@ -7,7 +7,8 @@ from typing import Any
 
 import structlog
 
-from dumont.billing import Metering
+from dumont.billing import Holding, Metering
+from dumont.hibernation import DrySweep
 from dumont.instances import World, true_up_ended
 from dumont.ledger import Lane, Writer
 
@@ -16,10 +17,15 @@ Round = Callable[[], Awaitable[Any]]
 
 
 async def keep_charging(world: World, worker_url: str) -> None:
-    """Charge meters every few seconds, until cancelled; any number of workers may do so."""
+    """Charge meters, hold ahead, and hibernate what is dry every few seconds; any number of workers may do so."""
     writer = Writer(Lane(worker_url))
     metering = Metering(world.database, world.clock, writer)
-    rounds: Sequence[Round] = (metering.run, partial(true_up_ended, world))
+    rounds: Sequence[Round] = (
+        metering.run,
+        Holding(world.database, world.clock).run,
+        DrySweep(world).run,
+        partial(true_up_ended, world),
+    )
     try:
         while True:
             for body in rounds:

@@ -9,6 +9,7 @@ from fastapi import Depends, Query, Request
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, StringConstraints
 
 from dumont.billing import queries, service
+from dumont.billing.changing import change_wallet
 from dumont.billing.documents import (
     HoldDocument,
     HoldsDocument,
@@ -21,7 +22,7 @@ from dumont.billing.documents import (
 )
 from dumont.billing.model import Mode, WalletInUse
 from dumont.billing.service import period_starts
-from dumont.billing.wallets import change_wallet, ensure_wallet
+from dumont.billing.wallets import ensure_wallet
 from dumont.http import CallerDep, Page, Router, list_document, page_params, permit, problems, raises
 from dumont.identity import is_operator
 from dumont.ledger import MOST_AMOUNT, HoldNotFound

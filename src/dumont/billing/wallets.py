@@ -1,14 +1,12 @@
 """A team's wallet: made with the team, changed by its admins, and always there for whoever needs it."""
 
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dumont.billing import queries
-from dumont.billing.model import CURRENCY, Mode, Wallet, WalletInUse
-from dumont.db import publish
-from dumont.ledger import BalanceTooLow, change_account, get_account, open_account
+from dumont.billing.model import CURRENCY, Mode, Wallet
+from dumont.ledger import open_account
 
 _KINDS: dict[str, int | None] = {"wallet": 0, "showback": None, "receivable": None, "revenue": None}
 """The accounts of a wallet with their floors; the wallet's own may go down to its credit limit."""
@@ -59,36 +57,4 @@ async def ensure_account(session: AsyncSession, team_id: str, kind: str, currenc
         return found
     return await open_account(
         session, team_id, account_type=kind, name=kind, currency=currency, floor=_KINDS.get(kind), now=now
-    )
-
-
-async def change_wallet(session: AsyncSession, wallet: Wallet, changes: dict[str, Any]) -> None:
-    """Write settings of a wallet, and publish that they changed; what is the same already changes nothing.
-
-    Errors: WalletInUse where the credit limit would be below what is spent of it, or held.
-    """
-    fresh = {name: value for name, value in changes.items() if getattr(wallet, name) != value}
-    if not fresh:
-        return
-    if "credit_limit" in fresh:
-        try:
-            await change_account(session, wallet.team_id, wallet.account_id, floor=-fresh["credit_limit"])
-        except BalanceTooLow as problem:
-            account = await get_account(session, wallet.account_id)
-            raise WalletInUse(
-                "More of the present credit limit is spent or held than the new one allows. Top the wallet up first.",
-                balance=str(account.balance),
-                held=str(account.held),
-            ) from problem
-    for name, value in fresh.items():
-        setattr(wallet, name, value)
-    wallet.version += 1
-    await session.flush()
-    await publish(
-        session,
-        topic="wallet.changed",
-        resource_type="wallet",
-        resource_id=wallet.account_id,
-        team_id=wallet.team_id,
-        data={"changed": sorted(fresh), "mode": wallet.mode},
     )

@@ -6,10 +6,12 @@ from typing import Annotated, Any, Literal
 from fastapi import Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from dumont.billing import SpendLimit
 from dumont.core import nanousd
 from dumont.hibernation import service
 from dumont.http import CallerDep, Router, permit, problems, raises
 from dumont.instances import InstanceDocument, InstanceNotFound, OperationInProgress, Status, read_instance, show_begun
+from dumont.ledger import InsufficientFunds
 from dumont.market import OfferNotFound, known_offer
 from dumont.snapshots import SnapshotIncomplete, get_snapshot
 
@@ -74,7 +76,10 @@ async def hibernate_instance(
     status_code=202,
     **permit("gpu.provision"),
     responses={
-        **raises(InstanceNotFound, OfferNotFound, problems.WrongState, OperationInProgress, SnapshotIncomplete),
+        **raises(
+            *(InstanceNotFound, OfferNotFound, problems.WrongState, OperationInProgress, SnapshotIncomplete),
+            *(SpendLimit, InsufficientFunds),
+        ),
         **_DONE,
     },
 )
@@ -94,6 +99,7 @@ async def wake_instance(
         max_price_hour_nano=None if wishes.max_price is None else nanousd(wishes.max_price),
         start_timeout_minutes=request.app.state.settings.start_timeout_minutes,
         user_id=caller.user_id,
+        now=request.app.state.clock.now(),
     )
     return await show_begun(caller.session, instance, request, response, begun)
 

@@ -1,10 +1,11 @@
 """The verbs of hibernation: put an instance to sleep, wake it."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from dumont.billing import admit
 from dumont.durable import Operation
 from dumont.http import problems
 from dumont.instances import Instance, Status, expect, move, same_again, start_operation
@@ -48,12 +49,14 @@ async def wake(
     max_price_hour_nano: int | None,
     start_timeout_minutes: float,
     user_id: str,
+    now: datetime,
 ) -> Operation | None:
     """Begin to wake a locked instance: on its kept machine, or on another one when asked or when none is kept.
 
     One that was interrupted or is offline wakes from its last snapshot; its machine may hold newer files.
     `accept_loss` is the owner's waiver for files that could not be saved and lie on the kept machine only.
-    None: it is running already. Errors: WrongState, OperationInProgress, SnapshotIncomplete.
+    None: it is running already. Errors: WrongState, OperationInProgress, SnapshotIncomplete, SpendLimit,
+    InsufficientFunds.
     """
     if instance.status == Status.RUNNING:
         return None
@@ -65,6 +68,9 @@ async def wake(
     snapshot = await get_snapshot(session, instance.last_snapshot_id or "")
     if elsewhere and instance.rental_id is not None and snapshot is not None and not accept_loss:
         refuse_loss(snapshot.unstable + snapshot.read_errors, disk_newer=instance.disk_newer)
+    disk = 0 if offer is None or instance.rental_id is not None else offer.disk_hour_nano
+    gpu = instance.price_hour_nano if offer is None else offer.gpu_hour_nano
+    await admit(session, instance.team_id, instance.id, gpu_hour_nano=gpu, disk_hour_nano=disk, now=now)
     if max_price_hour_nano is not None:
         instance.max_price_hour_nano = max_price_hour_nano
     inputs: dict[str, Any] = {

@@ -6,6 +6,7 @@ from fastapi import Body, Depends, Header, Query, Request, Response
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from dumont.billing import SpendLimit
 from dumont.core import is_id, nanousd
 from dumont.durable import Operation
 from dumont.http import (
@@ -44,6 +45,7 @@ from dumont.instances.model import (
 )
 from dumont.instances.summaries import InstancesDocument, listing, summary
 from dumont.instances.wishes import ChangeBody, Labels, LaunchBody, ResumeBody, check_fit, wrong
+from dumont.ledger import InsufficientFunds
 from dumont.market import (
     OfferNotFound,
     PriceMoved,
@@ -96,7 +98,10 @@ async def _read_shown(session: AsyncSession, instance_id: str, request: Request)
 
 
 @router.post(
-    "", status_code=202, **permit("gpu.provision"), responses=raises(OfferNotFound, ProviderNotConfigured, PriceMoved)
+    "",
+    status_code=202,
+    **permit("gpu.provision"),
+    responses=raises(OfferNotFound, ProviderNotConfigured, PriceMoved, SpendLimit, InsufficientFunds),
 )
 async def launch_instance(request: Request, body: LaunchBody, caller: CallerDep) -> InstanceDocument:
     """Launch an instance from an offer; the operation rents the machine and sees it answer."""
@@ -260,7 +265,10 @@ async def pause_instance(request: Request, response: Response, instance_id: str,
     "/{instance_id}/resume",
     status_code=202,
     **permit("gpu.provision"),
-    responses={**raises(InstanceNotFound, problems.WrongState, OperationInProgress), **_DONE},
+    responses={
+        **raises(InstanceNotFound, problems.WrongState, OperationInProgress, SpendLimit, InsufficientFunds),
+        **_DONE,
+    },
 )
 async def resume_instance(
     request: Request, response: Response, instance_id: str, caller: CallerDep, body: ResumeBody | None = None
@@ -273,6 +281,7 @@ async def resume_instance(
         wait_minutes=(body or ResumeBody()).wait_minutes,
         start_timeout_minutes=request.app.state.settings.start_timeout_minutes,
         user_id=caller.user_id,
+        now=request.app.state.clock.now(),
     )
     return await show_begun(caller.session, instance, request, response, begun)
 

@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from dumont.billing import admit
 from dumont.core import money_document, new_id
 from dumont.db import publish
 from dumont.durable import Operation, OperationFinished, begin_operation, cancel_operation, live_of_instance
@@ -21,7 +22,7 @@ from dumont.instances.model import (
     Status,
 )
 from dumont.instances.renting import with_bid
-from dumont.market import PriceMoved, offer_to_json
+from dumont.market import PriceMoved, offer_from_json, offer_to_json
 from dumont.providers import Offer
 from dumont.snapshots import create_workspace
 
@@ -89,7 +90,8 @@ async def launch(
     Where the offer fails, the next best ones with the same GPUs are tried, `attempts` machines in all, within the
     limit or, without one, up to a tenth above the price that was chosen.
     Shapes: `wishes` holds columns of the instance: image, disk_gb, label, env, max_price_hour_nano and so on.
-    Errors: PriceMoved where the offer as last seen costs more than the limit, or needs more than the bid.
+    Errors: PriceMoved where the offer as last seen costs more than the limit, or needs more than the bid; SpendLimit,
+    InsufficientFunds.
     """
     offer = check_price(offer.with_disk(wishes["disk_gb"]), wishes["max_price_hour_nano"], wishes.get("bid_hour_nano"))
     workspace = await create_workspace(session, team_id, now)
@@ -108,6 +110,8 @@ async def launch(
     )
     session.add(instance)
     await session.flush()
+    prices = {"gpu_hour_nano": offer.gpu_hour_nano, "disk_hour_nano": offer.disk_hour_nano}
+    await admit(session, team_id, instance.id, **prices, now=now)
     inputs = {
         "offer": offer_to_json(offer),
         "requested_by": user_id,
@@ -221,11 +225,18 @@ async def pause(session: AsyncSession, instance: Instance, *, user_id: str) -> O
 
 
 async def resume(
-    session: AsyncSession, instance: Instance, *, wait_minutes: float, start_timeout_minutes: float, user_id: str
+    session: AsyncSession,
+    instance: Instance,
+    *,
+    wait_minutes: float,
+    start_timeout_minutes: float,
+    user_id: str,
+    now: datetime,
 ) -> Operation | None:
     """Begin to start the machine of a locked instance that is paused or was lost. None: it is running already.
 
-    Units: `wait_minutes` is how long to wait for a GPU that somebody else has. Errors: WrongState, OperationInProgress.
+    Units: `wait_minutes` is how long to wait for a GPU that somebody else has. Errors: WrongState, OperationInProgress,
+    SpendLimit, InsufficientFunds.
     """
     if instance.status == Status.RUNNING:
         return None
@@ -236,6 +247,8 @@ async def resume(
     if instance.rental_id is None:
         detail = "The instance has no machine any more. Wake it elsewhere from its last snapshot, or destroy it."
         raise problems.WrongState(instance.status, [Status.PAUSED.value], detail)
+    rate = offer_from_json((await queries.get_rental(session, instance.rental_id)).offer).gpu_hour_nano
+    await admit(session, instance.team_id, instance.id, gpu_hour_nano=rate, disk_hour_nano=0, now=now)
     operation = await start(
         session,
         instance,

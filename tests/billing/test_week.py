@@ -49,7 +49,7 @@ def urls() -> Iterator[DatabaseUrls]:
 @pytest.fixture(scope="module")
 def market(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SandboxProcess]:
     """A market that lives: prices move, hosts come and go, others take what bids hold."""
-    sandbox = start_in(tmp_path_factory.mktemp("week") / "sandbox", market="busy", offers=60, seed=SEED)
+    sandbox = start_in(tmp_path_factory.mktemp("week") / "sandbox", market="slack", offers=150, seed=SEED)
     yield sandbox
     sandbox.stop()
     sandbox.end_leftovers()
@@ -85,8 +85,9 @@ class Week:
     async def launch(self, machine_type: str) -> Case:
         query = OfferQuery(num_gpus=1, machine_type=machine_type, limit=20)
         found = await self.stage.world.provider("sandbox").offers(query)
-        bid = {} if machine_type == "on-demand" else {"bid_hour_nano": 3 * (found[0].min_bid_hour_nano or 0)}
-        instance_id, operation_id = await self.stage.begin_launch(self.chance.choice(found[:5]), **bid)
+        offer = self.chance.choice(found[:5])
+        bid = {} if machine_type == "on-demand" else {"bid_hour_nano": 3 * (offer.min_bid_hour_nano or 0)}
+        instance_id, operation_id = await self.stage.begin_launch(offer, **bid)
         done = await Trial(self.stage, operation_id).run()
         assert done.status == "succeeded", done.problem
         return Case(instance_id)
@@ -163,4 +164,4 @@ async def _agree(stage: Stage, metered: int, told: list[str]) -> None:
     assert late < CENT_NANO / 2 or corrections, (metered, total, told)
     [(revenue,)] = await stage.rows("SELECT sum(balance)::bigint FROM ledger_account WHERE type = 'revenue'")
     assert revenue * 1000 == sum(charged.values())
-    assert {"hibernate succeeded", "wake succeeded"} <= set(told), told
+    assert {"hibernate succeeded", "interrupted"} <= set(told), told

@@ -1,14 +1,14 @@
 """Wallets of teams and meters of what runs: what is charged, kept ahead, and refused."""
 
 from dumont.billing.api import hold_routes, usage_routes, wallet_routes
-from dumont.billing.meter_queries import following as following_stretches
 from dumont.billing.holding import Dry, Holding, dry_teams
+from dumont.billing.meter_queries import following as following_stretches
 from dumont.billing.metering import Metering, follow_stretch
 from dumont.billing.model import CURRENCY, Mode, SpendLimit, Stretch, Wallet, WalletInUse
+from dumont.billing.spending import admit
 from dumont.billing.topups_api import topup_routes
 from dumont.billing.topups_model import Rate, TopupDesk
 from dumont.billing.topups_workflows import keep_topups, topups_turn
-from dumont.billing.spending import admit
 from dumont.billing.true_up import EndedRental, Stated, true_up
 from dumont.billing.wallets import ensure_account, ensure_wallet
 

@@ -68,9 +68,7 @@ async def wake(
     snapshot = await get_snapshot(session, instance.last_snapshot_id or "")
     if elsewhere and instance.rental_id is not None and snapshot is not None and not accept_loss:
         refuse_loss(snapshot.unstable + snapshot.read_errors, disk_newer=instance.disk_newer)
-    disk = 0 if offer is None or instance.rental_id is not None else offer.disk_hour_nano
-    gpu = instance.price_hour_nano if offer is None else offer.gpu_hour_nano
-    await admit(session, instance.team_id, instance.id, gpu_hour_nano=gpu, disk_hour_nano=disk, now=now)
+    await _admit(session, instance, offer, now)
     if max_price_hour_nano is not None:
         instance.max_price_hour_nano = max_price_hour_nano
     inputs: dict[str, Any] = {
@@ -80,16 +78,22 @@ async def wake(
         "requested_by": user_id,
         "snapshot_id": instance.last_snapshot_id,
     }
+    deadline = HIBERNATE_DEADLINE + timedelta(minutes=3 * start_timeout_minutes)
     operation = await start_operation(
-        session,
-        instance,
-        "hibernation.wake",
-        inputs,
-        deadline=HIBERNATE_DEADLINE + timedelta(minutes=3 * start_timeout_minutes),
-        requested_by=user_id,
+        session, instance, "hibernation.wake", inputs, deadline=deadline, requested_by=user_id
     )
     await move(session, instance, Status.WAKING)
     return operation
+
+
+async def _admit(session: AsyncSession, instance: Instance, offer: Offer | None, now: datetime) -> None:
+    """Let the instance cost again; without an offer, what it cost before.
+
+    Errors: SpendLimit, InsufficientFunds.
+    """
+    gpu = instance.price_hour_nano if offer is None else offer.gpu_hour_nano
+    disk = 0 if offer is None else offer.disk_hour_nano
+    await admit(session, instance.team_id, instance.id, gpu_hour_nano=gpu, disk_hour_nano=disk, now=now)
 
 
 def refuse_loss(unsaved: list[str], *, disk_newer: bool) -> None:

@@ -9,7 +9,17 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
-from benchmarks.installation import COMMAND, BenchmarkError, Home, Laboratory, Process, deadline, new_home, ready_url
+from benchmarks.installation import (
+    COMMAND,
+    NO_LIMITS,
+    BenchmarkError,
+    Home,
+    Laboratory,
+    Process,
+    deadline,
+    new_home,
+    ready_url,
+)
 from benchmarks.installation import running as running_program
 from benchmarks.metrics import Metric, median
 from dumont.client import Client, Instance
@@ -94,7 +104,7 @@ class _Installation:
 def measure(laboratory: Laboratory, quick: bool) -> Iterator[Metric]:
     """Measure losses and orphans over one installation of its own."""
     with new_home() as home, ExitStack() as parts:
-        settings = {"DUMONT_SWEEP_SECONDS": "4", "DUMONT_LOSS_SECONDS": "1"} if quick else {}
+        settings = {**NO_LIMITS, **({"DUMONT_SWEEP_SECONDS": "4", "DUMONT_LOSS_SECONDS": "1"} if quick else {})}
         installation = _Installation(home, parts, settings)
         yield _losses(installation, 1 if quick else 5)
         yield _orphans(installation, 1 if quick else 3)

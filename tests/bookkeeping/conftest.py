@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from tests.bookkeeping.household import Household
+from tests.bookkeeping.served import Served
 from tests.ledger.books import Books
 from tests.support.api import running_api
 from tests.support.postgres import clone_database, drop_database
@@ -36,3 +37,12 @@ async def home(urls: DatabaseUrls) -> AsyncIterator[Household]:
     async with running_api(urls, *bookkeeping.routers, settings=settings) as api:
         api.app.state.clock = settings.clock
         yield await Household.furnish(api, Books(urls))
+
+
+@pytest.fixture(scope="module")
+def served(urls: DatabaseUrls) -> Iterator[Served]:
+    """A household whose API is served over HTTP, by a thread, for the whole module."""
+    made = Served(urls)
+    made.start()
+    yield made
+    made.stop()

@@ -1,5 +1,6 @@
 """A typed client of the public API on the standard library alone, light enough for a command line."""
 
+from dumont.client.books import Books
 from dumont.client.client import Client
 from dumont.client.model import (
     FINAL,
@@ -28,6 +29,7 @@ __all__ = [
     "ApiProblem",
     "ApiUnreachable",
     "ApiUnreadable",
+    "Books",
     "Client",
     "Event",
     "Hibernation",

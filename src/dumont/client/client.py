@@ -6,6 +6,7 @@ from http.client import HTTPResponse
 from typing import Any, TypeVar
 from urllib.parse import quote
 
+from dumont.client.books import Books
 from dumont.client.model import (
     Event,
     Hibernation,
@@ -275,10 +276,22 @@ class Client:
         """The calls about charges that fill the wallet."""
         return Topups(self._get, self._post, self._all)
 
+    @property
+    def books(self) -> Books:
+        """The team's accounts, categories and transactions."""
+        return Books(_API, self._send, self._fetch, _new_key)
+
     # Server
     def health(self) -> dict[str, Any]:
         """Return the server's own account of its health."""
         return _object(self._wire.ask(Request("GET", "/health"), {}))
+
+    def _fetch(self, path: str) -> str:
+        def attempt() -> str:
+            with self._wire.stream(path, self._headers(), self._wire.timeout) as answer:
+                return answer.read().decode()
+
+        return self._renewing(attempt)
 
     def _open_events(self, operation_id: str, last_id: str | None) -> HTTPResponse:
         def attempt() -> HTTPResponse:

@@ -3,7 +3,7 @@
 import re
 from decimal import Decimal
 
-_SIGNS = {"BRL": "R$", "USD": "$", "EUR": "€"}
+_SIGNS = {"BRL": ("R$ ", "R$ "), "USD": ("$", "US$ "), "EUR": ("€", "€ ")}
 _COMMA = re.compile(r"(?:[0-9]{1,3}(?:\.[0-9]{3})+|[0-9]+)(?:,([0-9]{1,6}))?")
 _POINT = re.compile(r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.([0-9]{1,6}))?")
 _LONGEST = 40
@@ -49,15 +49,19 @@ def plain_amount(units: int, scale: int) -> str:
 
 
 def show_amount(value: str, currency: str, *, comma: bool = False) -> str:
-    """Write a decimal string for people: `R$ 1.652,29` where the comma is the decimal sign, else `R$ 1,652.29`."""
+    """Write a decimal string for people: `R$ 1.652,29` where the comma is the decimal sign, else `R$ 1,652.29`.
+
+    Without a currency, the number alone.
+    """
     negative = value.startswith("-")
     whole, _, rest = value.lstrip("-").partition(".")
     grouped = f"{int(whole):,}"
     if comma:
         grouped = grouped.replace(",", ".")
     number = grouped + ("," if comma else ".") + rest.ljust(2, "0")
-    sign = _SIGNS.get(currency)
-    return ("-" if negative else "") + (f"{sign} {number}" if sign else f"{number} {currency}")
+    signs = _SIGNS.get(currency)
+    shown = f"{signs[comma]}{number}" if signs else f"{number} {currency}".strip()
+    return f"-{shown}" if negative else shown
 
 
 def _bare(text: str) -> tuple[str, bool]:

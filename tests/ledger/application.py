@@ -65,6 +65,7 @@ class Application:
     async def run(self) -> None:
         """Ask for what was never answered, then for the rest of the plan."""
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self.stopping.set)
+        self._note({"up": os.getpid()})
         plan = [json.loads(line) for line in Path(self.config["plan"]).read_text().splitlines()]
         told = read_log(Path(self.config["log"]))
         done = {line["done"] for line in told if "done" in line}

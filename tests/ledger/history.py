@@ -37,7 +37,7 @@ class History:
             elif "done" in line:
                 self.told[line["done"]].add(line["said"])
                 self.at[line["done"]] = min(line["at"], self.at.get(line["done"], line["at"]))
-            else:
+            elif "read" in line:
                 self.reads.append(line)
 
     @property

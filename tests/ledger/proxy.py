@@ -19,7 +19,7 @@ class Cut(Enum):
     DELAY = "hold it back for a while"
     MIDST = "send half of it and cut both sides"
     ANSWER = "send it, wait for the answer, and cut before that is passed on"
-    SILENCE = "send it and never pass the answer on"
+    SILENCE = "send it, never pass the answer on, and cut after a while"
 
 
 Decide = Callable[[bytes], Cut]
@@ -42,7 +42,7 @@ class Proxy:
         self._loop = asyncio.new_event_loop()
         self._links: set[asyncio.Task[None]] = set()
         self.decide: Decide = never
-        self.delay_seconds = 0.05
+        self.delay_seconds, self.silence_seconds = 0.05, 60.0
         self.done: dict[Cut, int] = dict.fromkeys(Cut, 0)
         self.answered = threading.Event()
         self.port = 0
@@ -164,6 +164,7 @@ class _Link:
                 return
             if self._held is Cut.SILENCE:
                 self._proxy.answered.set()
-                continue
+                await asyncio.sleep(self._proxy.silence_seconds)
+                return
             self._writer.write(answer)
             await self._writer.drain()

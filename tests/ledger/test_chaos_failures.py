@@ -1,8 +1,6 @@
 """Servers, connections and programs that die in the midst of a posting: all of it stands or nothing, and once."""
 
 import asyncio
-import os
-import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +14,7 @@ from tests.ledger.conftest import expect_sound
 from tests.ledger.history import History, judge, read_rows
 from tests.ledger.proxy import Cut, Proxy, never
 from tests.ledger.stage import named, problems, sleeping, through_lane, trapped, until
-from tests.ledger.wreck import Program, Wreck, programs, stopped, wreck
+from tests.ledger.wreck import Program, Wreck, programs, server_processes, stopped, wreck
 
 from dumont.db import DatabaseUnavailable
 from dumont.ledger import Leg, OutcomeUnknown, Posting
@@ -109,7 +107,7 @@ async def test_a_server_that_stands_still(child: Wreck) -> None:
     async with books.writer(silence_seconds=0.2, patience_seconds=0.4) as writer:
         warm = await writer.post(move(team, one, books.account(team), 1))
         assert named(warm) == "posted"
-        with stopped(*_processes(child)):
+        with stopped(*server_processes(child)):
             given = asyncio.gather(*(writer.post(asked) for asked in requests), return_exceptions=True)
             answers = await asyncio.wait_for(given, 20)
         assert all(isinstance(answer, (OutcomeUnknown, DatabaseUnavailable)) for answer in answers)
@@ -213,21 +211,12 @@ def test_the_judge_notices(books: Books) -> None:
 
 def _let_die(child: Wreck, death: str, backend: int) -> None:
     if death == "backend killed":
-        os.kill(backend, signal.SIGKILL)
-        until(lambda: not Path(f"/proc/{backend}").exists(), "the process is gone")
+        child.kill_backend(backend)
     elif death == "server killed":
         child.kill()
     else:
         verb = "pg_terminate_backend" if death == "backend terminated" else "pg_cancel_backend"
         child.books.run(f"SELECT {verb}(%s)", backend)
-
-
-def _processes(child: Wreck) -> list[int]:
-    """Return the server's processes, children first."""
-    head = child.server.pid
-    assert head is not None
-    children = Path(f"/proc/{head}/task/{head}/children").read_text().split()
-    return [*map(int, children), head]
 
 
 def _judged(books: Books, team: str, asked: list[Posting], *all_: Program) -> dict[str, int]:

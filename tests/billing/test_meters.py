@@ -1,10 +1,14 @@
 """Meters charge every stretch of cost once, to the millionth, whoever dies and however many charge at once."""
 
 import asyncio
+import os
+import signal
+import sys
 from collections.abc import Sequence
 from datetime import timedelta
 from fractions import Fraction
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +19,7 @@ from dumont.core import Clock
 from dumont.ledger import Outcome, Posting, Writer
 
 pytestmark = pytest.mark.requires_postgres
+MORTAL = Path(__file__).with_name("mortal_meters.py")
 
 
 class Dying(Writer):
@@ -143,6 +148,25 @@ async def test_a_death_before_the_posting_loses_nothing(till: Till) -> None:
     await till.end(stretch)
     await till.charge()
     assert await till.balance(person.team_id, "revenue") == 550_000
+
+
+@pytest.mark.parametrize("moment", ["intended", "posted"])
+async def test_a_worker_that_is_killed_charges_nothing_twice_and_loses_nothing(till: Till, moment: str) -> None:
+    """SIGKILL between the intent and the posting, and between the posting and the mark: then others go on."""
+    person = await till.person()
+    stretch = await till.begin(person.team_id)
+    till.clock.turn(minutes=30)
+    environment = {**os.environ, "MORTAL_URL": till.urls.worker, "MORTAL_NOW": till.clock.now().isoformat()}
+    mortal = await asyncio.create_subprocess_exec(sys.executable, str(MORTAL), moment, env=environment)
+    assert await asyncio.wait_for(mortal.wait(), 60) == -signal.SIGKILL
+    assert await charges(till, stretch) == []
+    assert await till.balance(person.team_id, "revenue") == (500_000 if moment == "posted" else 0)
+    till.clock.turn(minutes=12)
+    await till.end(stretch)
+    await asyncio.gather(*(till.metering().run() for _ in range(2)))
+    await till.charge()
+    assert await till.balance(person.team_id, "revenue") == 700_000
+    assert [row[0] for row in await charges(till, stretch)] == [500_000, 200_000]
 
 
 async def test_what_was_charged_too_much_is_given_back(till: Till) -> None:

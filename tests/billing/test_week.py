@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.billing.till import TurnedClock, turn
 from tests.support.postgres import clone_database, drop_database
 from tests.support.sandbox import SandboxProcess, start_in
 from tests.support.world import Stage, staged
@@ -15,7 +16,6 @@ from tests.workflows.engine import Trial
 from tests.workflows.scenarios import Case, destroy, hibernate, pause, resume, wake
 
 from dumont.billing import Metering
-from dumont.core import Clock
 from dumont.db import DatabaseUrls
 from dumont.instances import Losses, true_up_ended
 from dumont.ledger import Lane, Writer, audit
@@ -25,16 +25,6 @@ pytestmark = pytest.mark.requires_postgres
 SEED = 5
 HOUR = 3600.0
 CENT_NANO = 10_000_000
-
-
-class TurnedClock(Clock):
-    """Real time, and what it was turned forward."""
-
-    ahead: list[float]
-
-    def at_real(self, real_seconds: float) -> float:
-        """Return the product time at a given real Unix time."""
-        return real_seconds + sum(self.ahead)
 
 
 @pytest.fixture(scope="module")
@@ -58,9 +48,7 @@ def market(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SandboxProcess]
 @pytest.fixture
 async def stage(urls: DatabaseUrls, market: SandboxProcess, tmp_path: Path) -> AsyncIterator[Stage]:
     async with staged(urls, market, tmp_path) as made:
-        clock = TurnedClock()
-        object.__setattr__(clock, "ahead", [])
-        made.world = replace(made.world, clock=clock)
+        made.world = replace(made.world, clock=TurnedClock())
         yield made
 
 
@@ -76,8 +64,7 @@ class Week:
     async def turn(self, hours: float) -> None:
         """Let time go by on both sides, and charge what it cost."""
         await asyncio.to_thread(self.stage.sandbox.control.turn_clock, advance_s=hours * HOUR)
-        ahead: list[float] = self.stage.world.clock.__dict__["ahead"]
-        ahead.append(hours * HOUR)
+        turn(self.stage.world.clock, hours)
         for _ in range(2):
             await self.losses.look()
         assert (await self.metering.run())["left"] == 0

@@ -44,6 +44,23 @@ class HandClock(Clock):
         return self.now()
 
 
+class TurnedClock(Clock):
+    """Real time, and what it was turned forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        object.__setattr__(self, "ahead", [])
+
+    def at_real(self, real_seconds: float) -> float:
+        """Return the product time at a given real Unix time."""
+        return real_seconds + sum(self.__dict__["ahead"])
+
+
+def turn(clock: Clock, hours: float) -> None:
+    """Turn such a clock forward."""
+    clock.__dict__["ahead"].append(3600.0 * hours)
+
+
 @dataclass
 class Till:
     """Everything that charges, by hand."""

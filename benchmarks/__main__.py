@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import chain
 
-from benchmarks import api, command, faults, fleet, instances, ledger, start, watch, work
+from benchmarks import api, command, faults, fleet, instances, ledger, posts, start, watch, work
 from benchmarks.installation import Laboratory
 from benchmarks.metrics import Metric, Report, load_note
 
@@ -20,7 +20,7 @@ NAMES: dict[str, tuple[Measure, ...]] = {
     "instances": (instances.measure, fleet.measure, watch.measure),
     "fleet": (fleet.measure,),
     "watch": (watch.measure,),
-    "ledger": (ledger.measure,),
+    "ledger": (posts.measure, ledger.measure),
     "faults": (faults.measure,),
 }
 """A name and what it measures; without a name, `start` and `api`."""

@@ -66,8 +66,10 @@ class _Books:
 
     def posting(self, *, hot: bool = False) -> Posting:
         """Move one cent between two accounts; where it is hot, one of them is always the same."""
-        one, two = random.sample(range(1, len(self.accounts)), 2)
-        source, target = self.accounts[one], self.accounts[0 if hot else two]
+        last = len(self.accounts) - 1
+        one = 1 + int(random.random() * last)
+        two = 0 if hot else 1 + (one + int(random.random() * (last - 1))) % last
+        source, target = self.accounts[one], self.accounts[two]
         key = f"{self.run}-{next(self.numbers)}"
         return Posting(self.team, "bench", key, "transfer", (Leg(source, -1), Leg(target, 1)), _DAY)
 

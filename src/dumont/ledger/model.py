@@ -1,6 +1,7 @@
 """What is posted to the ledger and what comes of it: postings, outcomes, accounts, holds, and the problems."""
 
 import hashlib
+import re
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ SCALES: dict[str, int] = {"BRL": 2, "USD": 6}
 MOST_AMOUNT = 10**15
 MOST_LEGS = 100
 MOST_MEMO = 500
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 _FIRST_DATE, _LAST_DATE = date(1900, 1, 1), date(2199, 12, 31)
 
 
@@ -327,11 +329,9 @@ def _is_reference(text: str | None) -> bool:
 
 
 def _are_texts(texts: Sequence[str]) -> bool:
+    """Tell whether the database can hold them; what is printable has neither NUL nor half a surrogate pair."""
     scope, key, kind, memo, *accounts = texts
-    return (
-        all(1 <= len(text) <= 255 for text in (scope, key, kind, *accounts))
-        and len(memo) <= MOST_MEMO
-        and all("\0" not in text and text.isprintable() for text in (scope, key, kind, *accounts))
-        and "\0" not in memo
-        and not any("\ud800" <= letter <= "\udfff" for text in texts for letter in text)
-    )
+    for text in (scope, key, kind, *accounts):
+        if not 1 <= len(text) <= 255 or not text.isprintable():
+            return False
+    return len(memo) <= MOST_MEMO and _UNSTORABLE.search(memo) is None

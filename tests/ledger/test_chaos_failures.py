@@ -7,13 +7,15 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from sqlalchemy.exc import InternalError
 from tests.ledger import checks
 from tests.ledger.application import to_json
-from tests.ledger.books import Books, move, posting
+from tests.ledger.books import Books, Household, move, posting
 from tests.ledger.conftest import expect_sound
 from tests.ledger.history import History, judge, read_rows
+from tests.ledger.people import Person
 from tests.ledger.proxy import Cut, Proxy, never
-from tests.ledger.stage import named, problems, sleeping, through_lane, trapped, until
+from tests.ledger.stage import named, problems, raising, sleeping, through_lane, trapped, until
 from tests.ledger.wreck import Program, Wreck, programs, server_processes, stopped, wreck
 
 from dumont.db import DatabaseUnavailable
@@ -44,6 +46,23 @@ def _both(books: Books) -> tuple[str, str, list[Posting]]:
 def test_a_failure_between_the_entries(books: Books) -> None:
     """The second entry raises: neither entry, transfer nor balance is left; plain and in a batch."""
     checks.failure_between_the_legs(books)
+
+
+@pytest.mark.checklist("PIX-02", "PIX-11")
+def test_a_transaction_fails_between_its_entries(books: Books, household: Household) -> None:
+    """Recording, editing and deleting too: where the second entry fails no entry and no transaction is left of it."""
+    person = Person(books, household)
+    last = max(household.account, household.second)
+    with trapped(books, last, raising("XX000")), pytest.raises(InternalError):
+        person.record()
+    assert person.rows() == (0, 0, 0)
+    made = person.record()
+    for verb in (lambda: person.edit(made, 7), lambda: person.delete(made)):
+        with trapped(books, last, raising("XX000")), pytest.raises(InternalError):
+            verb()
+        assert person.rows() == (1, 1, 2) and books.balance(household.second) == 10
+    assert (person.edit(made, 7), person.delete(made)) == (2, "reversed")
+    assert person.rows() == (1, 4, 8) and books.balance(household.account) == 100
 
 
 @pytest.mark.checklist("PIX-02", "PIX-11", "PIX-16")

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 from tests.ledger import checks
-from tests.ledger.books import Books, move, posting
+from tests.ledger.books import Books, Household, move, posting
+from tests.ledger.people import Person
 from tests.ledger.stage import all_at_once, alone, at_once, problems, through_lane, through_session
 
 from dumont.db import Database, set_team
@@ -208,6 +209,45 @@ async def test_entries_have_the_order_of_the_answers(books: Books) -> None:
             asked = move(team, one, two, turn + 1)
             assert (await (first if turn % 2 else second).post(asked)).problem is None
     assert [amount for _, amount, _ in books.entries(two)] == list(range(1, 21))
+
+
+@pytest.mark.checklist("PIX-05", "PIX-06")
+def test_ten_threads_that_record_the_same_record_one(books: Books, household: Household) -> None:
+    """On the level of what people see: ten threads, one key, one transaction with one posting, and all get its id."""
+    person = Person(books, household)
+    ids = all_at_once(books, [household.account], [person.record] * 10)
+    assert len(set(ids)) == 1 and person.rows() == (1, 1, 2)
+    assert (books.balance(household.account), books.balance(household.second)) == (90, 10)
+
+
+@pytest.mark.checklist("PIX-05", "PIX-07")
+def test_of_two_people_who_spend_the_same_money_one_does(books: Books, household: Household) -> None:
+    """Two transactions of 80 out of 100 in two threads: one is recorded, the other refused, nothing is below zero."""
+    person = Person(books, household)
+    jobs = [lambda key=key: person.record(80, key) for key in ("his", "hers")]
+    answers = all_at_once(books, [household.account], jobs)
+    assert sorted(type(answer).__name__ for answer in answers) == ["BalanceTooLow", "str"]
+    assert (books.balance(household.account), books.balance(household.second)) == (20, 80)
+    assert person.rows() == (1, 2, 2), "the refusal is kept, without entries"
+
+
+@pytest.mark.checklist("PIX-05", "PIX-08")
+@pytest.mark.parametrize("first", ["edit", "delete"])
+def test_an_edit_and_a_deletion_of_one_transaction(books: Books, household: Household, first: str) -> None:
+    """Two threads, an edit and a deletion of one transaction: each posting is reversed at most once, sums are right."""
+    person = Person(books, household)
+    made = person.record(60)
+    jobs = {"edit": lambda: person.edit(made, 45), "delete": lambda: person.delete(made)}
+    order = ["edit", "delete"] if first == "edit" else ["delete", "edit"]
+    answers = dict(zip(order, all_at_once(books, [household.account], [jobs[name] for name in order]), strict=True))
+    deleted = answers["delete"] == "reversed"
+    assert deleted or type(answers["delete"]).__name__ == "TransactionBusy"
+    assert answers["edit"] == 2 or type(answers["edit"]).__name__ in ("TransactionBusy", "TransactionReversed")
+    assert deleted or answers["edit"] == 2
+    left = 0 if deleted else 45
+    assert (books.balance(household.account), books.balance(household.second)) == (100 - left, left)
+    twice = "SELECT 1 FROM ledger_transfer WHERE team_id = %s GROUP BY reverses HAVING count(reverses) > 1"
+    assert books.rows(twice, household.team) == []
 
 
 def _random_batch(chance: random.Random, team: str, accounts: list[str]) -> list[Posting]:

@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session, sessionmaker
 from tests.ledger.books import Books, Household, move, posting
+from tests.ledger.people import Person
 from tests.ledger.stage import held, named, problems, raising, sleeping, through_lane, trapped, until, waiting
 
 from dumont.core import Act, Problem
@@ -138,6 +139,19 @@ async def test_a_session_meets_a_locked_account(books: Books, household: Househo
         assert await _request(database, asked) == "posted"
     finally:
         await database.close()
+
+
+@pytest.mark.checklist("PIX-02", "PIX-13")
+def test_a_transaction_is_recorded_slowly(books: Books, household: Household) -> None:
+    """The database sleeps while somebody records: nothing is seen before its commit; the same again is the same."""
+    person = Person(books, household)
+    with trapped(books, household.second, "PERFORM pg_sleep(0.4)"), ThreadPoolExecutor(1) as pool:
+        job = pool.submit(person.record)
+        until(lambda: sleeping(books), "the posting sleeps")
+        assert person.rows() == (0, 0, 0) and books.balance(household.account) == 100
+        made = job.result()
+    assert person.record() == made
+    assert person.rows() == (1, 1, 2) and books.balance(household.account) == 90
 
 
 async def test_an_idle_transaction_is_ended(books: Books, household: Household, asked: Posting) -> None:

@@ -3,14 +3,17 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timezone
+from functools import partial
 from typing import Any
 
 import psycopg
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import InternalError
 from sqlalchemy.ext.asyncio import AsyncSession
 from tests.ledger import checks
 from tests.ledger.books import Books, Household, move, posting
+from tests.ledger.people import Person
 from tests.ledger.proxy import Cut, Proxy
 from tests.ledger.stage import (
     named,
@@ -24,6 +27,7 @@ from tests.ledger.stage import (
     waiting,
 )
 
+from dumont.bookkeeping import Key, record
 from dumont.db import Database, DatabaseUnavailable, publish, set_team
 from dumont.ledger import (
     BadPosting,
@@ -336,9 +340,27 @@ async def test_an_edit_is_whole_or_not_at_all(
     assert books.balance(household.account) == 0
 
 
+@pytest.mark.checklist("PIX-02", "PIX-09", "PIX-10")
+@pytest.mark.parametrize("moment", [BALANCE_SYNC, AFTER_ENTRY, "AFTER INSERT ON bookkeeping_transaction"])
+def test_a_transaction_fails_late_and_is_tried_again(books: Books, household: Household, moment: str) -> None:
+    """Entries and balances are written and then something raises, or takes too long: the retry records it once."""
+    person = Person(books, household)
+    for number, body in enumerate((raising("XX000"), "PERFORM pg_sleep(10)")):
+        with trapped(books, household.account, body, moment=moment):
+            with pytest.raises((InternalError, DatabaseUnavailable)):
+                person.once(partial(_record, person, f"{number}"), statement_timeout_ms=200)
+        assert person.rows() == (number, number, 2 * number)
+        assert person.record(key=f"{number}") == person.record(key=f"{number}")
+    assert person.rows() == (2, 2, 4) and books.balance(household.account) == 80
+
+
 def test_nothing_is_left_waiting(books: Books) -> None:
     """The tests of this file leave no server process that waits or sleeps."""
     until(lambda: not waiting(books) and not sleeping(books), "everybody has ended")
+
+
+async def _record(person: Person, key: str, session: AsyncSession) -> Any:
+    return await record(session, person.who, person.facts(), Key("web", key))
 
 
 async def _post_and_note(session: AsyncSession, asked: Posting) -> Outcome:

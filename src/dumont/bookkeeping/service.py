@@ -82,6 +82,10 @@ async def record(
     if isinstance(outcome.problem, BalanceTooLow):
         return Recorded(problem=outcome.problem)
     outcome.stands()
+    if outcome.replayed:  # the same request was committed while this one waited for the accounts
+        sight = await queries.look(session, who, facts, posting.id)
+        if sight.origin is not None:
+            return await _recorded_before(session, sight.origin, facts)
     row = make_row(who, facts, posting, sight.accounts[facts.account_id].currency, source=source)
     await queries.insert_transaction(session, who, row, facts)
     return Recorded(row, sight.alike)

@@ -106,7 +106,9 @@ async def hibernate(stage: Stage, case: Case, then: str = "keep") -> str:
         return begun.id
 
 
-async def wake(stage: Stage, case: Case, *, elsewhere: bool = False, limit_nano: int | None = None) -> str:
+async def wake(
+    stage: Stage, case: Case, *, elsewhere: bool = False, accept_loss: bool = False, limit_nano: int | None = None
+) -> str:
     """Begin to wake as the API does."""
     async with stage.world.session(stage.person.team_id) as session:
         instance = await find_instance(session, case.instance_id, lock=True)
@@ -115,7 +117,7 @@ async def wake(stage: Stage, case: Case, *, elsewhere: bool = False, limit_nano:
             instance,
             offer=None,
             elsewhere=elsewhere,
-            accept_loss=False,
+            accept_loss=accept_loss,
             max_price_hour_nano=limit_nano,
             start_timeout_minutes=stage.settings.start_timeout_minutes,
             user_id=stage.person.user_id,

@@ -68,6 +68,19 @@ async def test_an_empty_listing_is_no_absence(stage: Stage) -> None:
     assert await outcome(stage, scenario, case) == "succeeded"
 
 
+async def test_an_order_that_came_too_soon_is_simply_repeated(stage: Stage) -> None:
+    """A refusal for coming too soon carries nothing out: the same label is asked for again, without any doubt."""
+    instance_id, operation_id = await stage.begin_launch(attempts=1)
+    wish(stage, "rate_limit", ops=["create"], form="retry_after", retry_after_s=0.1)
+    operation = await Trial(stage, operation_id).run()
+    assert operation.status == "succeeded", operation.problem
+    states = await stage.rows("SELECT state FROM rental WHERE instance_id = %s", instance_id)
+    assert states == [("rented",)], "one intent, one label"
+    bills = await stage.bills(instance_id)
+    bills.agree()
+    assert len(bills.made) == 1
+
+
 async def test_a_host_that_dies_while_a_machine_is_launched(stage: Stage) -> None:
     """A launch of one machine alone fails; the dead one is given back and costs nothing."""
     instance_id, operation_id = await stage.begin_launch(attempts=1)

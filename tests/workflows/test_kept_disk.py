@@ -8,12 +8,11 @@ import pytest
 from tests.support.world import Stage
 
 from dumont.durable import NotCancellable, cancel_operation, get_operation
-from dumont.hibernation import service as hibernation
-from dumont.instances import Sweep, find_instance, finish_destroying
+from dumont.instances import Sweep, finish_destroying
 from dumont.snapshots import SnapshotIncomplete
 
 from .engine import Trial
-from .scenarios import Case, destroy, hibernate, running, wake, workspace
+from .scenarios import Case, destroy, hibernate, pause, resume, running, wake, workspace
 
 
 class DiesAfterTheStop:
@@ -70,21 +69,7 @@ async def test_files_that_only_the_kept_machine_has_keep_it(stage: Stage) -> Non
     assert refused.value.extra["paths"] == ["busy.db"]
     kept = (await stage.rental(case.instance_id)).provider_machine_id
     assert (await stage.instance(case.instance_id)).status == "hibernated"
-    async with stage.world.session(stage.person.team_id) as session:
-        instance = await find_instance(session, case.instance_id, lock=True)
-        begun = await hibernation.wake(
-            session,
-            instance,
-            offer=None,
-            elsewhere=True,
-            accept_loss=True,
-            max_price_hour_nano=None,
-            start_timeout_minutes=1,
-            user_id=stage.person.user_id,
-            now=stage.world.clock.now(),
-        )
-        assert begun is not None
-    operation = await Trial(stage, begun.id).run()
+    operation = await Trial(stage, await wake(stage, case, elsewhere=True, accept_loss=True)).run()
     assert operation.status == "succeeded", operation.problem
     assert (await stage.rental(case.instance_id)).provider_machine_id != kept
 
@@ -102,6 +87,24 @@ async def test_a_lost_kept_machine_is_not_left_silently(stage: Stage) -> None:
     assert (await stage.instance(case.instance_id)).status == "hibernated"
     assert (await stage.rental(case.instance_id)).state == "rented"
     stage.sandbox.control.restore_host(number)
+
+
+async def test_a_paused_machine_that_cannot_start_is_left_for_its_snapshot(stage: Stage) -> None:
+    """Whose GPU is gone for good wakes elsewhere: only with the waiver, because the paused disk is newer."""
+    case = await asleep(stage)
+    assert (await Trial(stage, await wake(stage, case)).run()).status == "succeeded"
+    assert (await Trial(stage, await pause(stage, case)).run()).status == "succeeded"
+    rental = await stage.rental(case.instance_id)
+    stage.sandbox.control.kill_host(int(rental.provider_machine_id or 0))
+    assert (await Trial(stage, await resume(stage, case)).run()).status == "failed"
+    assert (await stage.instance(case.instance_id)).status == "paused"
+    with pytest.raises(SnapshotIncomplete):
+        await wake(stage, case, elsewhere=True)
+    operation = await Trial(stage, await wake(stage, case, elsewhere=True, accept_loss=True)).run()
+    assert operation.status == "succeeded", operation.problem
+    folder = await workspace(stage, case.instance_id)
+    assert (folder / "note").read_bytes() == b"a note\n"
+    assert (await stage.rental(case.instance_id)).provider_machine_id != rental.provider_machine_id
 
 
 async def test_a_destroy_that_gave_up_is_begun_again(stage: Stage) -> None:

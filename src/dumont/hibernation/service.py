@@ -53,7 +53,8 @@ async def wake(
 ) -> Operation | None:
     """Begin to wake a locked instance: on its kept machine, or on another one when asked or when none is kept.
 
-    One that was interrupted or is offline wakes from its last snapshot; its machine may hold newer files.
+    One that is paused, was interrupted or is offline wakes from its last snapshot, elsewhere only with the waiver: its
+    machine may hold newer files.
     `accept_loss` is the owner's waiver for files that could not be saved and lie on the kept machine only.
     None: it is running already. Errors: WrongState, OperationInProgress, SnapshotIncomplete, SpendLimit,
     InsufficientFunds.
@@ -116,7 +117,7 @@ def refuse_loss(unsaved: list[str], *, disk_newer: bool) -> None:
 
 
 def _expect_saved(instance: Instance) -> None:
-    expect(instance, Status.HIBERNATED, Status.INTERRUPTED, Status.OFFLINE)
+    expect(instance, Status.HIBERNATED, Status.PAUSED, Status.INTERRUPTED, Status.OFFLINE)
     if instance.last_snapshot_id is None:
         detail = f"The instance is {instance.status} and has no snapshot to wake from. Wait for its machine."
         raise problems.WrongState(instance.status, [Status.HIBERNATED.value], detail)

@@ -49,7 +49,7 @@ NEXT: dict[Status, frozenset[Status]] = {
         {Status.RUNNING, Status.INTERRUPTED, Status.PAUSED, Status.RESUMING, Status.WAKING, Status.DESTROYING}
     ),
     Status.PAUSING: frozenset({Status.PAUSED, Status.RUNNING, Status.DESTROYING}),
-    Status.PAUSED: frozenset({Status.RESUMING, Status.HIBERNATED, Status.OFFLINE, Status.DESTROYING}),
+    Status.PAUSED: frozenset({Status.RESUMING, Status.WAKING, Status.HIBERNATED, Status.OFFLINE, Status.DESTROYING}),
     Status.RESUMING: frozenset({Status.RUNNING, Status.PAUSED, Status.FAILED, Status.DESTROYING}),
     Status.HIBERNATING: frozenset({Status.HIBERNATED, Status.RUNNING, Status.DESTROYING}),
     Status.HIBERNATED: frozenset({Status.WAKING, Status.DESTROYING}),

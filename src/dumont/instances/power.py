@@ -110,7 +110,7 @@ async def _paused(run: Run, world: World, session: AsyncSession) -> None:
     instance = await service.find_instance(session, run.instance_id or "", lock=True)
     if instance.status in (Status.PAUSING, Status.RESUMING):
         await service.move(session, instance, Status.PAUSED)
-        instance.paused_at = world.clock.now()
+        instance.paused_at, instance.disk_newer = world.clock.now(), True
 
 
 async def _admit_stop(run: Run, world: World, rental_id: str) -> dict[str, Any]:

@@ -23,6 +23,7 @@ _OPEN = Question(
 _ASKED = Question(
     text("UPDATE rental SET state = 'asked', offer = :offer WHERE id = :id AND state <> 'released' RETURNING id")
 )
+_NOT_ASKED = Question(text("UPDATE rental SET state = 'intended' WHERE id = :id AND state = 'asked'"))
 _SPAN = (
     "INSERT INTO rental_span (id, team_id, rental_id, kind, rate_hour_nano, from_at) "
     "SELECT :span, :team, id, :kind, :rate, :at FROM {rental} "
@@ -104,6 +105,11 @@ async def write_asked(world: World, rental: Rental, offer: dict[str, Any]) -> bo
     False where the rental was released meanwhile: then nobody may ask.
     """
     return await _ask(world, rental.team_id, _ASKED, id=rental.id, offer=Jsonb(offer)) is not None
+
+
+async def write_not_asked(world: World, rental: Rental) -> None:
+    """Write that the provider certainly carried nothing out: no machine of this label exists, and it may be asked."""
+    await _ask(world, rental.team_id, _NOT_ASKED, id=rental.id)
 
 
 async def write_rented(world: World, rental: Rental, machine_id: str, disk_hour_nano: int, at: datetime) -> bool:

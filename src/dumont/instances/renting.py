@@ -12,7 +12,15 @@ from dumont.instances.model import Rental, RentInDoubt
 from dumont.instances.release import found_by_label
 from dumont.instances.world import World
 from dumont.market import OfferTaken, PriceMoved, explain, offer_from_json, offer_to_json
-from dumont.providers import Offer, OfferQuery, Provider, ProviderError, ProviderUnreachable, RentRequest
+from dumont.providers import (
+    Offer,
+    OfferQuery,
+    Provider,
+    ProviderError,
+    ProviderUnreachable,
+    RateLimited,
+    RentRequest,
+)
 
 _KEY_SECONDS = 600.0
 UNASKED_RISE = 1.02
@@ -53,7 +61,10 @@ def _answer(machine_id: str, offer: Offer, wish: dict[str, Any]) -> dict[str, An
 
 
 async def _ask(world: World, provider: Provider, rental: Rental, wish: dict[str, Any]) -> tuple[str, Offer]:
-    """Ask for the machine; the provider itself looks by label first. Returns the machine and its offer as it is now."""
+    """Ask for the machine; the provider itself looks by label first. Returns the machine and its offer as it is now.
+
+    Errors: the provider's where nothing was carried out, and it may be asked again; RentInDoubt.
+    """
     await _ensure_key(world, provider)
     offer = await _fresh(provider, offer_from_json(rental.offer), wish)
     if not await rental_rows.write_asked(world, rental, offer_to_json(offer)):
@@ -70,7 +81,13 @@ async def _ask(world: World, provider: Provider, rental: Rental, wish: dict[str,
     )
     try:
         return await provider.rent(request), offer
+    except RateLimited:
+        await rental_rows.write_not_asked(world, rental)
+        raise
     except ProviderUnreachable as error:
+        if error.not_sent:
+            await rental_rows.write_not_asked(world, rental)
+            raise
         raise RentInDoubt(f"The provider's answer was lost: {error}") from error
 
 

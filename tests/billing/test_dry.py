@@ -1,12 +1,15 @@
-"""When a prepaid wallet is empty, machines are hibernated, never destroyed; and none is started on credit."""
+"""When a prepaid wallet is empty, machines are hibernated, never destroyed; what failed and cost is charged."""
 
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.billing.till import TurnedClock, turn
+from tests.support.whole_api import whole_api
 from tests.support.world import Stage
 from tests.workflows.conftest import Place, place
 from tests.workflows.conftest import stage as plain_stage
@@ -14,9 +17,10 @@ from tests.workflows.engine import Trial
 from tests.workflows.scenarios import Case, new_instance, wake
 
 from dumont import billing
-from dumont.billing import Holding, Metering, ensure_account, ensure_wallet
+from dumont.billing import Holding, Metering, ensure_account, ensure_wallet, queries
 from dumont.billing.changing import change_wallet
 from dumont.hibernation import DrySweep
+from dumont.instances import true_up_ended
 from dumont.ledger import InsufficientFunds, Lane, Leg, Posting, Writer, post
 
 pytestmark = pytest.mark.requires_postgres
@@ -104,6 +108,51 @@ async def test_an_empty_wallet_hibernates_and_a_full_one_wakes(stage: Stage, wri
     assert woken.status == "succeeded", woken.problem
     assert (await balances(stage))["receivable"] == 0
     assert (await stage.instance(case.instance_id)).status == "running"
+
+
+async def test_a_create_that_failed_is_charged_for_what_it_cost(plain_stage: Stage) -> None:
+    """A machine that never came up had a disk that cost: the team is charged for it, and its instance shows it."""
+    stage = plain_stage
+    stage.world = replace(stage.world, clock=TurnedClock())
+    stage.sandbox.control.add_fault("stuck_loading", {}, times=1)
+    instance_id, operation_id = await stage.begin_launch(attempts=1, minutes=0.06, disk_gb=100.0)
+    launching = asyncio.create_task(Trial(stage, operation_id).run())
+    while not await stage.rows("SELECT id FROM meter WHERE instance_id = %s", instance_id):
+        assert not launching.done()
+        await asyncio.sleep(0.02)
+    writer = Writer(Lane(stage.urls.worker))
+    await hours(stage, writer, 1)
+    assert (await launching).status == "failed"
+    await hours(stage, writer, 2)
+    await true_up_ended(stage.world)
+    await writer.close()
+    [(label,)] = await stage.rows("SELECT label FROM rental WHERE instance_id = %s", instance_id)
+    lines = await asyncio.to_thread(stage.sandbox.control.ledger)
+    [bill] = [line.total_nanousd for line in lines if line.label == label]
+    async with stage.world.session(stage.person.team_id) as session:
+        now = stage.world.clock.now()
+        [shown] = await queries.usage(session, stage.person.team_id, now - timedelta(days=1), now, "instance")
+    assert shown.key == instance_id and bill > 10_000_000
+    assert abs(shown.amount * 1000 - bill) < 1_000_000
+    assert (await balances(stage))["showback"] == -shown.amount
+
+
+async def test_a_refusal_says_over_http_what_to_pay(place: Place, tmp_path: Path) -> None:
+    async with whole_api(place.urls, place.sandbox, tmp_path) as api:
+        person = await api.person()
+        headers = person.headers
+        assert (await api.http.patch("/api/v1/wallet", json={"mode": "prepaid"}, headers=headers)).status_code == 200
+        offer = await api.offer_id(person)
+        answer = await api.http.post("/api/v1/instances", json={"offer_id": offer}, headers=headers)
+        told = answer.json()
+        assert (answer.status_code, told["code"], told["act"]) == (402, "insufficient-funds", "pay"), told
+        assert told["available"] == {"amount": "0.000000", "currency": "USD"} and float(told["needed"]["amount"]) > 0
+        limits = {"mode": "showback", "limit_hour": "0.001"}
+        assert (await api.http.patch("/api/v1/wallet", json=limits, headers=headers)).status_code == 200
+        answer = await api.http.post("/api/v1/instances", json={"offer_id": offer}, headers=headers)
+        assert (answer.status_code, answer.json()["code"], answer.json()["act"]) == (402, "spend-limit", "fix")
+        assert (await api.http.get("/api/v1/instances", headers=headers)).json()["count"] == 0
+        assert (await api.http.get("/api/v1/holds", headers=headers)).json()["count"] == 0
 
 
 async def _asleep(stage: Stage, case: Case) -> None:

@@ -16,9 +16,13 @@ _TEAMS = text(
 )
 _COVERED = text(
     "SELECT m.id, m.instance_id, m.kind, m.rate_hour_nano, replace(m.hold_id::text, '-', '') AS hold_id, m.held, "
-    "m.short_since, m.to_at IS NULL AS open, m.to_at = m.charged_to AS ended FROM meter m "
-    f"WHERE m.team_id = :team AND m.pending IS NULL AND {UNFINISHED} ORDER BY m.from_at, m.id FOR UPDATE OF m"
+    "m.short_since, m.to_at IS NULL AS open, m.to_at = m.charged_to AS ended "
+    "FROM meter m JOIN wallet w ON w.team_id = m.team_id "
+    f"WHERE m.team_id = :team AND m.pending IS NULL AND {UNFINISHED} AND (m.hold_id IS NULL OR m.to_at IS NOT NULL "
+    "OR m.short_since IS NOT NULL OR w.mode <> 'prepaid') "
+    "ORDER BY m.short_since NULLS FIRST, m.from_at, m.id LIMIT :most FOR UPDATE OF m"
 )
+"""What is covered in full waits for its next charge, which settles its hold."""
 _SET = text("UPDATE meter SET hold_id = CAST(:hold AS uuid), held = :held, short_since = :short_since WHERE id = :id")
 _LAUNCHES = text(
     "SELECT replace(id::text, '-', '') AS id, amount FROM ledger_hold WHERE account_id = :account "
@@ -53,9 +57,9 @@ async def teams_to_cover(session: AsyncSession) -> list[str]:
     return [str(row[0]) for row in await session.execute(_TEAMS)]
 
 
-async def covered(session: AsyncSession, team_id: str) -> list[Covered]:
-    """Read and lock the meters of a team that run or hold something, oldest first, but for those in mid-charge."""
-    return [Covered(**row._mapping) for row in await session.execute(_COVERED, {"team": team_id})]
+async def covered(session: AsyncSession, team_id: str, most: int) -> list[Covered]:
+    """Read and lock the meters of a team whose holds must change, oldest first, but for those in mid-charge."""
+    return [Covered(**row._mapping) for row in await session.execute(_COVERED, {"team": team_id, "most": most})]
 
 
 async def cover(

@@ -15,6 +15,9 @@ from dumont.core import Clock, new_id
 from dumont.db import Database, publish, set_sweep, set_team
 from dumont.ledger import HoldRequest, Leg, Posting, expire_holds, get_account, hold, post, void
 
+_MOST = 200
+"""How many meters are covered in one transaction, which holds the wallet; the others come in the next rounds."""
+
 
 @dataclass(frozen=True)
 class Dry:
@@ -60,7 +63,7 @@ async def dry_teams(session: AsyncSession, now: datetime) -> list[Dry]:
 async def _cover_team(session: AsyncSession, team_id: str, now: datetime) -> None:
     wallet = await queries.find_wallet(session, team_id, lock=True)
     assert wallet is not None
-    meters = await hold_queries.covered(session, team_id)
+    meters = await hold_queries.covered(session, team_id, _MOST)
     if wallet.mode == Mode.PREPAID:
         await _collect(session, wallet, now)
     for meter in meters:

@@ -3,8 +3,10 @@
 import ctypes
 import os
 import secrets
+import threading
 from collections import defaultdict
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -29,7 +31,7 @@ from dumont.vault import (
     unpack_columns,
 )
 
-_OPEN_AT_ONCE = 64
+_AT_ONCE = min(4, 2 * (os.cpu_count() or 1))
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ class PartialTree:
         self._progress = progress
         self._wanted: dict[bytes, list[tuple[Entry, int, int]]] = defaultdict(list)
         self._done: set[bytes] = set()
-        self._open: dict[bytes, int] = {}
+        self._counting = threading.Lock()
 
     def build(self, candidates: list[bytes], blobs: Blobs) -> None:
         """Write every entry: from the candidates' files where their bytes are the right ones, else from the store.
@@ -145,10 +147,7 @@ class PartialTree:
                 leaders[entry.group] = entry
                 self._begin(entry, candidates)
         leaders.pop(0, None)
-        try:
-            self._fetch(blobs)
-        finally:
-            self._close_files()
+        self._fetch(blobs)
         for entry, leader in followers:
             os.link(self._at(leader), self._at(entry), follow_symlinks=False)
         for entry in self._plan.entries:
@@ -248,16 +247,26 @@ class PartialTree:
         return found
 
     def _fetch(self, blobs: Blobs) -> None:
+        """Fetch, open and write what is wanted, several runs of records beside each other."""
         needed = {chunk: self._plan.places[chunk] for chunk in self._wanted}
-        for pack, rows in by_pack(needed).items():
-            for run in spans(rows):
-                start = run[0][1].offset
-                length = run[-1][1].offset + run[-1][1].length - start
-                view = memoryview(blobs.get(pack, start, length))
-                self.counts.bytes_fetched += length
-                reader = RecordReader(self._sealer, view, start)
-                for chunk, place in run:
-                    self._place(chunk, reader.open(chunk, place))
+        runs = [(pack, run) for pack, rows in by_pack(needed).items() for run in spans(rows)]
+        with ThreadPoolExecutor(_AT_ONCE, "fetch") as pool:
+            try:
+                for done in [pool.submit(self._fetch_run, blobs, pack, run) for pack, run in runs]:
+                    done.result()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+
+    def _fetch_run(self, blobs: Blobs, pack: bytes, run: list[tuple[bytes, Location]]) -> None:
+        start = run[0][1].offset
+        length = run[-1][1].offset + run[-1][1].length - start
+        view = memoryview(blobs.get(pack, start, length))
+        with self._counting:
+            self.counts.bytes_fetched += length
+        reader = RecordReader(self._sealer, view, start)
+        for chunk, place in run:
+            self._place(chunk, reader.open(chunk, place))
 
     def _place(self, chunk: bytes, raw: "bytes | bytearray | memoryview") -> None:
         for entry, offset, length in self._wanted[chunk]:
@@ -267,28 +276,21 @@ class PartialTree:
 
     def _write(self, entry: Entry, offset: int, raw: "bytes | bytearray | memoryview") -> None:
         if not (entry.sparse and _is_zeros(raw)):
-            descriptor = self._descriptor(entry)
-            view = memoryview(raw)
-            while len(view):
-                written = os.pwrite(descriptor, view, offset)
-                view, offset = view[written:], offset + written
+            descriptor = os.open(self._at(entry), os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                view = memoryview(raw)
+                while len(view):
+                    written = os.pwrite(descriptor, view, offset)
+                    view, offset = view[written:], offset + written
+            finally:
+                os.close(descriptor)
         self._tell(len(raw))
 
-    def _descriptor(self, entry: Entry) -> int:
-        if entry.path not in self._open:
-            if len(self._open) >= _OPEN_AT_ONCE:
-                self._close_files()
-            self._open[entry.path] = os.open(self._at(entry), os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        return self._open[entry.path]
-
-    def _close_files(self) -> None:
-        for descriptor in self._open.values():
-            os.close(descriptor)
-        self._open.clear()
-
     def _tell(self, length: int) -> None:
-        self.counts.bytes_written += length
-        self._progress(Progress("fetch", self.counts.bytes_written, self.counts.bytes_total, self.counts.files))
+        with self._counting:
+            self.counts.bytes_written += length
+            done = self.counts.bytes_written
+        self._progress(Progress("fetch", done, self.counts.bytes_total, self.counts.files))
 
 
 def same(wanted: Entry, found: Entry | None) -> bool:

@@ -98,7 +98,7 @@ class _Tree:
             self._first[found.inode] = place
         known = self._seen.look(found, self._packer.known)
         if known is not None:
-            self._entries[place] = replace(found.entry, chunks=known[0], lengths=known[1])
+            self._entries[place] = found.entry.filled(*known)
             return
         with _Forgiving(self, place, found):
             if found.entry.size <= SMALL_BYTES:
@@ -187,9 +187,10 @@ class _Tree:
         stable: bool = True,
     ) -> None:
         path, group = found.entry.path, found.entry.group
-        entry = replace(
-            entry_of(path, Kind.FILE, after), size=sum(lengths), group=group, chunks=chunks, lengths=lengths
-        )
+        entry = entry_of(path, Kind.FILE, after)
+        if group or entry.size != sum(lengths):
+            entry = replace(entry, size=sum(lengths), group=group)
+        entry = entry.filled(chunks, lengths)
         self._entries[place] = entry
         if stable:
             self._seen.remember(path, after, chunks, lengths)

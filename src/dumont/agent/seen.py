@@ -27,6 +27,7 @@ class Seen:
         self._about = about
         self._old = self._load()
         self._new: dict[bytes, _Row] = {}
+        self._fresh = 0
 
     def look(self, found: Found, known: set[bytes]) -> tuple[tuple[bytes, ...], tuple[int, ...]] | None:
         """Return a file's chunks and their lengths if it is as it was and all of them are still stored."""
@@ -39,9 +40,12 @@ class Seen:
     def remember(self, path: bytes, seen: os.stat_result, chunks: tuple[bytes, ...], lengths: tuple[int, ...]) -> None:
         """Take down a file that did not change while it was read."""
         self._new[path] = (mark_of(seen), chunks, lengths)
+        self._fresh += 1
 
     def keep(self, began_ns: int) -> None:
         """Write down what was settled when the save began; a disk that does not allow it costs time later, no more."""
+        if not self._fresh and len(self._new) == len(self._old):
+            return
         limit = began_ns - int(SETTLED_SECONDS * 1e9)
         rows = [(path, mark, b"".join(ids), sizes) for path, (mark, ids, sizes) in self._new.items() if mark[2] < limit]
         with suppress(OSError):

@@ -6,10 +6,14 @@ import re
 import stat
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import chain, repeat
 
 from dumont.vault import CHUNK_BYTES, OWN_PREFIX, Entry, Kind
+
+_READERS = min(4, os.cpu_count() or 1)
+_KINDS = {stat.S_IFREG: Kind.FILE, stat.S_IFDIR: Kind.FOLDER, stat.S_IFLNK: Kind.LINK}
 
 
 @dataclass(frozen=True)
@@ -45,12 +49,15 @@ class Excluder:
         paths = [p.strip("/") for p in patterns if "/" in p.strip("/")]
         self._names = _compile([p.strip("/") for p in names])
         self._paths = _compile(paths)
+        self._any = bool(patterns)
 
     def __call__(self, path: bytes) -> bool:
         """Tell whether a path relative to the workspace is left out."""
-        text = os.fsdecode(path)
-        if "/" not in text and path.startswith(OWN_PREFIX):
+        if path.startswith(OWN_PREFIX) and b"/" not in path:
             return True
+        if not self._any:
+            return False
+        text = os.fsdecode(path)
         return bool(self._names.match(text.rpartition("/")[2]) or self._paths.match(text))
 
 
@@ -107,19 +114,21 @@ def entries_with_chunks(
     Guarantees: a file is cut as the wanted entry of its path is, so that equal files have equal chunks.
     Errors: OSError for what cannot be read.
     """
+    firsts = {found.inode: found.entry for found in reversed(scanned.found) if found.entry.kind is Kind.FILE}
+    cuts = [wanted[e.path].lengths if e.path in wanted else () for e in firsts.values()]
     read: dict[tuple[int, ...], Entry] = {}
-    entries = []
-    for found in scanned.found:
-        entry = found.entry
-        if entry.kind is Kind.FILE:
-            if found.inode not in read:
-                cuts = wanted[entry.path].lengths if entry.path in wanted else ()
-                read[found.inode] = _hashed(root, entry, cuts, chunk_id)
-                on_file(read[found.inode].size, len(read[found.inode].chunks))
-            same = read[found.inode]
-            entry = replace(entry, size=same.size, chunks=same.chunks, lengths=same.lengths)
-        entries.append(entry)
-    return entries
+    with ThreadPoolExecutor(_READERS, "read") as pool:
+        for inode, entry in zip(
+            firsts, pool.map(_hashed, repeat(root), firsts.values(), cuts, repeat(chunk_id)), strict=True
+        ):
+            read[inode] = entry
+            on_file(entry.size, len(entry.chunks))
+    return [
+        found.entry.filled(read[found.inode].chunks, read[found.inode].lengths)
+        if found.entry.kind is Kind.FILE
+        else found.entry
+        for found in scanned.found
+    ]
 
 
 def mark_of(seen: os.stat_result) -> tuple[int, ...]:
@@ -150,15 +159,15 @@ def _hashed(root: bytes, entry: Entry, cuts: Sequence[int], chunk_id: Callable[[
 
 
 def _look(root: bytes, path: bytes, inodes_out: set[tuple[int, ...]], result: Scan) -> bool:
-    full = os.path.join(root, path)
+    full = root + b"/" + path
     try:
         seen = os.lstat(full)
-        target = os.readlink(full) if stat.S_ISLNK(seen.st_mode) else b""
+        form = stat.S_IFMT(seen.st_mode)
+        target = os.readlink(full) if form == stat.S_IFLNK else b""
     except OSError as error:
         result.errors.append((path, _reason(error)))
         return False
-    kinds = {stat.S_IFREG: Kind.FILE, stat.S_IFDIR: Kind.FOLDER, stat.S_IFLNK: Kind.LINK}
-    kind = kinds.get(stat.S_IFMT(seen.st_mode))
+    kind = _KINDS.get(form)
     if kind is None:
         result.skipped.append(path)
         return False
@@ -170,18 +179,11 @@ def _look(root: bytes, path: bytes, inodes_out: set[tuple[int, ...]], result: Sc
 
 def entry_of(path: bytes, kind: Kind, seen: os.stat_result, target: bytes = b"") -> Entry:
     """Return the entry for a path as `lstat` saw it, without chunks."""
-    size = {Kind.FILE: seen.st_size, Kind.FOLDER: 0, Kind.LINK: len(target)}[kind]
-    return Entry(
-        path=path,
-        kind=kind,
-        mode=stat.S_IMODE(seen.st_mode),
-        uid=seen.st_uid,
-        gid=seen.st_gid,
-        mtime_ns=seen.st_mtime_ns,
-        size=size,
-        target=target,
-        sparse=kind is Kind.FILE and seen.st_blocks * 512 < seen.st_size,
-    )
+    file = kind is Kind.FILE
+    size = seen.st_size if file else len(target)
+    sparse = file and seen.st_blocks * 512 < size
+    plain = (path, kind, seen.st_mode & 0o7777, seen.st_uid, seen.st_gid, seen.st_mtime_ns)
+    return Entry(*plain, size, target, sparse=sparse)
 
 
 def _grouped(found: list[Found]) -> list[Found]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import chain
 
-from benchmarks import api, command, faults, fleet, instances, ledger, posts, start, watch, work
+from benchmarks import api, command, faults, fleet, instances, ledger, posts, start, vault, watch, work
 from benchmarks.installation import Laboratory
 from benchmarks.metrics import Metric, Report, load_note
 
@@ -22,6 +22,7 @@ NAMES: dict[str, tuple[Measure, ...]] = {
     "watch": (watch.measure,),
     "ledger": (posts.measure, ledger.measure),
     "faults": (faults.measure,),
+    "vault": (vault.measure,),
 }
 """A name and what it measures; without a name, `start` and `api`."""
 
@@ -35,6 +36,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, help="faults: replay this seed alone, and say where its log is")
     parser.add_argument("--seeds", type=int, default=faults.SEEDS, metavar="N", help="faults: run seeds 1 to N")
     parser.add_argument("--short", action="store_true", help="faults: the short plans that ./test runs")
+    parser.add_argument(
+        "--megabytes", type=int, default=vault.MEGABYTES, metavar="N", help="vault: size of the workspace"
+    )
     options = parser.parse_args(arguments)
     unknown = sorted(set(options.names) - set(NAMES))
     if unknown:
@@ -44,11 +48,12 @@ def main(arguments: list[str] | None = None) -> int:
     report.note(load_note())
     measures: dict[Measure, None] = dict.fromkeys(m for name in options.names or ["start", "api"] for m in NAMES[name])
     wish = faults.Wish(options.seed, options.seeds, options.short)
-    simulated = partial(faults.measure, wish=wish)
+    wished: dict[Measure, Measure] = {
+        faults.measure: partial(faults.measure, wish=wish),
+        vault.measure: partial(vault.measure, megabytes=options.megabytes),
+    }
     with Laboratory() as laboratory:
-        for metric in chain.from_iterable(
-            (simulated if m is faults.measure else m)(laboratory, options.quick) for m in measures
-        ):
+        for metric in chain.from_iterable(wished.get(m, m)(laboratory, options.quick) for m in measures):
             report.show(metric)
     report.note(load_note())
     return 0

@@ -37,6 +37,23 @@ GOALS: dict[str, tuple[str, float]] = {
     "cpu_batch_100": ("<=", 0.40),
     "cpu_batch_1000": ("<=", 0.25),
     "fault_seeds_wrong": ("<=", 0.0),
+    "first_cpu_vs_s5cmd": ("<=", 0.5),
+    "first_wall_vs_s5cmd": ("<=", 0.6),
+    "first_cpu_vs_restic_mixed": ("<=", 0.25),
+    "first_cpu_vs_restic_tensors": ("<=", 0.167),
+    "stored_vs_restic_mixed": ("<=", 0.88),
+    "stored_vs_restic_tensors": ("<=", 0.85),
+    "nochange_ms_per_10k_files": ("<=", 100.0),
+    "nochange_speedup": (">=", 30.0),
+    "changed_1pct_speedup": (">=", 10.0),
+    "changed_1pct_stored_ratio": ("<=", 2.5),
+    "bf16_ratio": (">=", 1.5),
+    "bf16_gb_per_cpu_s": (">=", 0.95),
+    "resaved_new_bytes_pct": ("<=", 0.1),
+    "restore_vs_restic": ("<=", 0.5),
+    "restore_tensors_vs_raw": ("<=", 1.3),
+    "decode_gb_per_cpu_s": (">=", 2.5),
+    "peak_rss_mb": ("<=", 400.0),
 }
 """What each metric should be; nothing fails when it is not."""
 

@@ -1,0 +1,275 @@
+"""`vault`: snapshots against restic and s5cmd on the same data in the same run, in turns, and against the floor."""
+
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.installation import Laboratory
+from benchmarks.metrics import Metric, median
+from benchmarks.vault_peers import Ran, Restic, S5cmd, engine, find_restic, timed
+
+if TYPE_CHECKING:
+    from dumont.vault import S3Place
+
+MEGABYTES = 1100
+"""The size of the mixed workspace; `--megabytes` makes it smaller."""
+_QUICK_MEGABYTES = 40
+_BIG_BYTES = 4 << 30
+
+
+@dataclass
+class _Bench:
+    """Where everything lies, and what was found so far."""
+
+    folder: Path
+    place: "S3Place"
+    restic: Restic | None
+    s5cmd: S5cmd
+    rounds: int
+    number: int = 0
+    found: dict[str, list[float]] = field(default_factory=dict)
+
+    @property
+    def mixed(self) -> Path:
+        return self.folder / "mixed"
+
+    @property
+    def tensors(self) -> Path:
+        return self.folder / "tensors"
+
+    def fresh(self, name: str) -> Path:
+        """Return a path that nothing is at yet."""
+        self.number += 1
+        return self.folder / f"{name}-{self.number}"
+
+    def bucket(self) -> dict[str, Any]:
+        """Return a place in the bucket that is empty."""
+        self.number += 1
+        return asdict(replace(self.place, prefix=f"ours-{self.number}"))
+
+    def save(self, root: Path, place: Any, **more: Any) -> tuple[Ran, list[dict[str, float]]]:
+        """Save a folder with our engine."""
+        task = {"do": "save", "root": str(root), "place": place, "seen": str(self.fresh("seen")), **more}
+        return engine(task, self.folder)
+
+    def note(self, **values: float) -> None:
+        """Take down figures of one round."""
+        for name, value in values.items():
+            self.found.setdefault(name, []).append(value)
+
+    def ratio(self, ours: str, theirs: str) -> float:
+        """Return the median over the rounds of ours to theirs of the same round."""
+        return median([a / b for a, b in zip(self.found[ours], self.found[theirs], strict=True)])
+
+    def middle(self, name: str) -> float:
+        return median(self.found[name])
+
+
+def measure(_: Laboratory, quick: bool, megabytes: int = MEGABYTES) -> Iterator[Metric]:
+    """Measure first, unchanged and changed snapshots, restores, codecs and memory."""
+    from tests.vault.s3_server import s3_server
+
+    from benchmarks.vault_workspace import make_tensors, make_workspace
+
+    size = (_QUICK_MEGABYTES if quick else megabytes) * 1_000_000
+    with ExitStack() as stack:
+        folder = Path(tempfile.mkdtemp(prefix="dumont-bench-vault-"))
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        (folder / "s3").mkdir()
+        place = stack.enter_context(s3_server(folder / "s3"))
+        program = find_restic(folder)
+        if program is None:
+            print("There is no restic here and apt does not bring one: its figures are left out.", file=sys.stderr)  # noqa: T201
+        restic = Restic(program, folder) if program else None
+        bench = _Bench(folder, place, restic, S5cmd(place, folder), rounds=1 if quick else 3)
+        make_workspace(bench.mixed, size)
+        make_tensors(bench.tensors, size // 3)
+        timed(["sync"], folder=folder)
+        yield from _first(bench)
+        yield from _restores(bench)
+        yield from _later(bench)
+        yield from _resaved(bench)
+        yield from _codecs(bench)
+        yield _memory(bench, quick)
+
+
+def _first(bench: _Bench) -> Iterator[Metric]:
+    for _ in range(bench.rounds):
+        ours, _ = bench.save(bench.mixed, bench.bucket())
+        theirs = bench.s5cmd.up(bench.mixed, bench.fresh("raw").name)
+        bench.note(s3_cpu=ours.cpu, s3_wall=ours.wall, s5cmd_cpu=theirs.cpu, s5cmd_wall=theirs.wall)
+        for kind, root in (("mixed", bench.mixed), ("tensors", bench.tensors)):
+            _beside_restic(bench, kind, root)
+    more: dict[str, float | str] = {"mb": _megabytes(bench.mixed), "rounds": str(bench.rounds)}
+    for what in ("cpu", "wall"):
+        ours_s = bench.middle(f"s3_{what}")
+        yield Metric(
+            f"first_{what}_vs_s5cmd", bench.ratio(f"s3_{what}", f"s5cmd_{what}"), "x", more={**more, "s": ours_s}
+        )
+    for kind in ("mixed", "tensors") if bench.restic else ():
+        seconds = {"s": bench.middle(f"{kind}_cpu"), "restic_s": bench.middle(f"{kind}_restic_cpu")}
+        value = bench.ratio(f"{kind}_cpu", f"{kind}_restic_cpu")
+        yield Metric(f"first_cpu_vs_restic_{kind}", value, "x", more={**more, **seconds})
+        yield Metric(f"stored_vs_restic_{kind}", bench.ratio(f"{kind}_stored", f"{kind}_restic_stored"), "x", more=more)
+
+
+def _beside_restic(bench: _Bench, kind: str, root: Path) -> None:
+    target = bench.fresh(f"local-{kind}")
+    ran, (saved,) = bench.save(root, str(target))
+    bench.note(**{f"{kind}_cpu": ran.cpu, f"{kind}_wall": ran.wall, f"{kind}_engine_cpu": saved["cpu"]})
+    bench.note(**{f"{kind}_stored": saved["stored"], f"{kind}_bytes": saved["bytes"]})
+    if bench.restic is not None:
+        theirs, stored = bench.restic.backup(root)
+        bench.note(**{f"{kind}_restic_cpu": theirs.cpu, f"{kind}_restic_stored": stored})
+
+
+def _restores(bench: _Bench) -> Iterator[Metric]:
+    local, remote, raw = str(bench.fresh("local")), bench.bucket(), bench.fresh("raw").name
+    bench.save(bench.mixed, local)
+    bench.save(bench.tensors, remote)
+    bench.s5cmd.up(bench.tensors, raw)
+    if bench.restic is not None:
+        bench.restic.backup(bench.mixed)
+    for _ in range(bench.rounds):
+        ours = _timed_restore(bench, local)
+        bench.note(restore_cpu=ours.cpu, restore_wall=ours.wall)
+        if bench.restic is not None:
+            theirs = _into(bench, bench.restic.restore)
+            bench.note(restic_restore_cpu=theirs.cpu, restic_restore_wall=theirs.wall)
+        ours = _timed_restore(bench, remote)
+        down = _into(bench, lambda target: bench.s5cmd.down(raw, target))
+        bench.note(down_cpu=ours.cpu, down_wall=ours.wall, raw_cpu=down.cpu, raw_wall=down.wall)
+    if bench.restic is not None:
+        wall: dict[str, float | str] = {"wall": bench.ratio("restore_wall", "restic_restore_wall"), "kind": "cpu"}
+        yield Metric("restore_vs_restic", bench.ratio("restore_cpu", "restic_restore_cpu"), "x", more=wall)
+    cpu: dict[str, float | str] = {"cpu": bench.ratio("down_cpu", "raw_cpu"), "kind": "wall"}
+    yield Metric("restore_tensors_vs_raw", bench.ratio("down_wall", "raw_wall"), "x", more=cpu)
+
+
+def _timed_restore(bench: _Bench, place: Any) -> Ran:
+    return _into(bench, lambda target: engine({"do": "restore", "root": str(target), "place": place}, bench.folder)[0])
+
+
+def _into(bench: _Bench, restore: Callable[[Path], Ran]) -> Ran:
+    target = bench.fresh("target")
+    target.mkdir()
+    ran = restore(target)
+    shutil.rmtree(target)
+    return ran
+
+
+def _later(bench: _Bench) -> Iterator[Metric]:
+    """An unchanged tree in a running agent, then one with 1 % of its bytes overwritten."""
+    from benchmarks.vault_workspace import change
+
+    local, seen = str(bench.fresh("local")), str(bench.fresh("seen"))
+    _, (first, *again) = bench.save(bench.mixed, local, times=2 + 2 * bench.rounds, seen=seen, settled_seconds=1)
+    unchanged = median([saved["agent_wall"] for saved in again[1:]])
+    more: dict[str, float | str] = {
+        "files": first["files"],
+        "read": max(saved["read"] for saved in again),
+        "with_commit_ms": 1000 * median([saved["wall"] for saved in again[1:]]),
+    }
+    yield Metric("nochange_ms_per_10k_files", 1000 * unchanged * 10_000 / first["files"], "ms", more=more)
+    yield Metric("nochange_speedup", first["wall"] / median([saved["wall"] for saved in again[1:]]), "x")
+    changed = change(bench.mixed, 0.01)
+    _, (later,) = bench.save(bench.mixed, local, seen=seen, settled_seconds=1)
+    yield Metric("changed_1pct_speedup", first["wall"] / later["wall"], "x")
+    spread: dict[str, float | str] = {"changed_mb": changed / 1e6, "stored_mb": later["stored"] / 1e6}
+    yield Metric("changed_1pct_stored_ratio", later["stored"] / changed, "x", more=spread)
+
+
+def _resaved(bench: _Bench) -> Iterator[Metric]:
+    """The same weights with more metadata, in another order, in other shards."""
+    from benchmarks.vault_workspace import read_safetensors, write_safetensors
+
+    local, root = str(bench.fresh("local")), bench.fresh("resaved")
+    bench.save(bench.tensors, local)
+    root.mkdir()
+    tensors = read_safetensors(bench.tensors / "model-0.safetensors")
+    write_safetensors(root / "metadata.safetensors", tensors, {"format": "pt", "epoch": "7", "note": "x" * 1000})
+    write_safetensors(root / "order.safetensors", dict(reversed(tensors.items())), {})
+    for shard in range(3):
+        part = dict(list(tensors.items())[shard::3])
+        write_safetensors(root / f"shard-{shard}.safetensors", part, {})
+    _, (saved,) = bench.save(root, local)
+    yield Metric("resaved_new_bytes_pct", 100 * saved["new"] / saved["bytes"], "%")
+
+
+def _codecs(bench: _Bench) -> Iterator[Metric]:
+    """Codecs alone, and which share of the floor the whole pipeline reaches: the sum of what cannot be left out."""
+    from dumont.vault.codecs import Codec, _encoded, decode, encode
+
+    raw = max(bench.tensors.iterdir(), key=lambda path: path.stat().st_size).read_bytes()[4096 : 4096 + (8 << 20)]
+    _, _, parts = encode(raw)
+    packed = b"".join(parts)
+    coding = _seconds(lambda: encode(raw))
+    yield Metric("bf16_ratio", len(raw) / len(packed), "x")
+    yield Metric("bf16_gb_per_cpu_s", len(raw) / coding / 1e9, "GB/s", more={"kind": "probe and field split"})
+    shuffled = b"".join(_encoded(raw, Codec.BITSHUFFLE, 2))
+    opening = _seconds(lambda: decode(Codec.BITSHUFFLE, 2, shuffled, len(raw)))
+    yield Metric("decode_gb_per_cpu_s", len(raw) / opening / 1e9, "GB/s", more={"kind": "bitshuffle and LZ4"})
+    floor = {**_floor(bench, raw, packed), "code": coding}
+    total = sum(floor.values()) * bench.middle("tensors_bytes") / len(raw)
+    shown: dict[str, float | str] = {f"{name}_gb_s": len(raw) / seconds / 1e9 for name, seconds in floor.items()}
+    yield Metric("floor_share", total / bench.middle("tensors_engine_cpu"), "x", more=shown)
+
+
+def _floor(bench: _Bench, raw: bytes, packed: bytes) -> dict[str, float]:
+    """Return CPU seconds for a chunk: reading from the page cache, hashing, sealing, and writing it to a file."""
+    from blake3 import blake3
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+    path, copy = bench.fresh("chunk"), bytearray(len(raw))
+    path.write_bytes(raw)
+    cipher, room = AESGCM(bytes(32)), bytearray(len(packed) + 16)
+    target = bench.fresh("written")
+    with path.open("rb", buffering=0) as stream, target.open("wb", buffering=0) as sink:
+        return {
+            "read": _seconds(lambda: os.preadv(stream.fileno(), [copy], 0)),
+            "hash": _seconds(lambda: blake3(raw, key=bytes(32)).digest()),
+            "seal": _seconds(lambda: cipher.encrypt_into(bytes(12), packed, b"", room)),
+            "copy": _seconds(lambda: copy.__setitem__(slice(0, len(packed)), packed)),
+            "write": _seconds(lambda: os.pwrite(sink.fileno(), packed, 0)),
+        }
+
+
+def _seconds(act: Callable[[], object], times: int = 12) -> float:
+    """Return the CPU seconds that an act takes when nothing disturbs it: the least of some tries."""
+    act()
+    found = []
+    for _ in range(times):
+        started = time.process_time()
+        act()
+        found.append(time.process_time() - started)
+    return min(found)
+
+
+def _memory(bench: _Bench, quick: bool) -> Metric:
+    """Save a file of 4 GB, an eighth of it bytes and the rest holes; quick: a sixteenth of that."""
+    root = bench.fresh("big")
+    root.mkdir()
+    size = _BIG_BYTES // (16 if quick else 1)
+    block = os.urandom(1 << 20)
+    with (root / "big.bin").open("wb") as stream:
+        stream.truncate(size)
+        for at in range(0, size, 256 << 20):
+            stream.seek(at)
+            for number in range(32):
+                stream.write(number.to_bytes(8, "little") + at.to_bytes(8, "little") + block[16:])
+    ran, (saved,) = bench.save(root, str(bench.fresh("local")))
+    shutil.rmtree(root)
+    return Metric(
+        "peak_rss_mb", ran.rss_mb, "MB", more={"gb": saved["bytes"] / 1e9, "stored_mb": saved["stored"] / 1e6}
+    )
+
+
+def _megabytes(root: Path) -> float:
+    return sum(path.stat().st_size for path in root.rglob("*") if path.is_file()) / 1e6

@@ -1,0 +1,120 @@
+"""`python -m benchmarks.vault_engine`: one save or restore by the product's own engine, alone in its process.
+
+The machine's part and the control plane's part run in one process, without the wire between them, so that both are
+counted. Objects go to a folder, or to a bucket by signed URLs as from a machine.
+"""
+
+import json
+import os
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from dumont.agent import seen as seen_files
+from dumont.agent.pipeline import Packer
+from dumont.agent.restore import RestorePlan, restore_tree
+from dumont.agent.save import save_tree
+from dumont.agent.seen import Seen
+from dumont.agent.transfer import Blobs
+from dumont.vault import (
+    BucketGate,
+    KeyRing,
+    LocalStore,
+    Manifest,
+    Repository,
+    RepositoryMissing,
+    S3Place,
+    S3Store,
+    Store,
+    pack_name,
+    unpack_columns,
+)
+
+_SECRET = b"benchmark" * 4
+
+
+class Folder:
+    """Packs straight into a store, as presigned URLs would bring them."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def put(self, pack: bytes, data: memoryview) -> None:
+        """Store a pack."""
+        self._store.put_stream(pack_name(pack), (data,))  # type: ignore[arg-type]
+
+    def get(self, pack: bytes, offset: int, length: int) -> bytes:
+        """Read a range of a pack."""
+        return self._store.get(pack_name(pack), offset, length)
+
+
+def main() -> None:
+    """Do what the JSON in the first argument says and answer with JSON."""
+    task = json.loads(sys.argv[1])
+    place = task["place"]
+    store: Store = S3Store(S3Place(**place)) if isinstance(place, dict) else LocalStore(Path(place))
+    blobs: Any = Folder(store)
+    if isinstance(store, S3Store):
+        gate = BucketGate(store, _SECRET)
+        blobs = Blobs(lambda m, pack, size: gate.sign(m, pack_name(pack), max_bytes=size, expires_in=900))
+    repository = _repository(store)
+    if task["do"] == "restore":
+        answer = _restore(repository, blobs, task)
+    else:
+        seen_files.SETTLED_SECONDS = float(task.get("settled_seconds", seen_files.SETTLED_SECONDS))
+        answer = [_save(repository, blobs, task) for _ in range(int(task.get("times", 1)))]
+    print(json.dumps(answer))  # noqa: T201 - the answer to the process that started this one
+
+
+def _repository(store: Store) -> Repository:
+    keyring = KeyRing(_SECRET)
+    try:
+        return Repository.open(store, "wsp_bench", keyring)
+    except RepositoryMissing:
+        return Repository.create(store, "wsp_bench", keyring)
+
+
+def _save(repository: Repository, blobs: Any, task: dict[str, Any]) -> dict[str, float]:
+    started, burned = time.monotonic(), time.process_time()
+    known = set(repository.index().chunks)
+    packer = Packer(repository.sealer, known, blobs, lambda: os.urandom(16), lambda pack, size: None)
+    seen = Seen(task["seen"], "bench")
+    root = os.fsencode(task["root"])
+    try:
+        counts, blob = save_tree(root, [], [], packer, seen, lambda progress: None)
+    finally:
+        packer.close()
+    agent_seconds = time.monotonic() - started
+    import msgpack
+
+    entries = unpack_columns(msgpack.unpackb(blob)["entries"])
+    repository.adopt_packs(counts.packs, 1)
+    draft = Manifest("", None, "bench", task["root"], "", 1, b"", tuple(entries), packs_new=tuple(counts.packs))
+    manifest = repository.commit(replace(draft))
+    return {
+        "wall": time.monotonic() - started,
+        "agent_wall": agent_seconds,
+        "cpu": time.process_time() - burned,
+        "files": manifest.files,
+        "bytes": manifest.bytes_total,
+        "read": counts.bytes_read,
+        "new": counts.bytes_new,
+        "stored": counts.bytes_stored,
+    }
+
+
+def _restore(repository: Repository, blobs: Any, task: dict[str, Any]) -> dict[str, float]:
+    manifest = repository.manifest(repository.snapshots()[-1])
+    places, missing = repository.locate(manifest.chunks())
+    if missing:
+        raise SystemExit("the repository lacks chunks")
+    plan = RestorePlan(list(manifest.entries), places, manifest.merkle_root, [])
+    started = time.monotonic()
+    counts = restore_tree(os.fsencode(task["root"]), plan, repository.sealer, blobs, lambda progress: None)
+    return {"wall": time.monotonic() - started, "bytes": counts.bytes_total, "fetched": counts.bytes_fetched}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,4 @@
-"""The peers of the vault's benchmark: restic on a local repository, s5cmd on the same S3 server; and how all are run."""
+"""The peers of the vault's benchmark, restic on a local repository and s5cmd on the same S3 server, and how all run."""
 
 import json
 import os

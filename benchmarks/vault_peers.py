@@ -85,7 +85,7 @@ class Restic:
     def backup(self, root: Path) -> tuple[Ran, int]:
         """Back a folder up into a new repository; return what it took and the bytes stored."""
         self._number += 1
-        self._run("init")
+        self._run("init", "--repository-version", "2")
         ran = self._run("backup", "--quiet", "--compression", "auto", str(root))
         return ran, sum(path.stat().st_size for path in self._repository.rglob("*") if path.is_file())
 

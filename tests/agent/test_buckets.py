@@ -10,6 +10,7 @@ import pytest
 from tests.vault.s3_server import s3_server
 from tests.vault.s3_stub import s3_stub
 
+from dumont.snapshots.service import Vaults, restore, save, verify
 from dumont.vault import BucketGate, KeyRing, Repository, S3Place, S3Store
 
 Look = Callable[[Path], dict[str, tuple[object, ...]]]
@@ -69,3 +70,26 @@ async def test_another_key_opens_nothing(gateway: S3Place, vault: Any) -> None:
 
     with pytest.raises(WrongKey):
         Repository.open(vault.store, "wsp_test", KeyRing(b"x" * 32))
+
+
+async def test_a_workspaces_vault_may_be_a_bucket(
+    gateway: S3Place, machines: Any, tmp_path: Path, fill: Callable[[Path], None], look: Look
+) -> None:
+    """Saved, verified and restored by the verbs of snapshots; each workspace has a prefix of its own."""
+    vaults = Vaults(tmp_path / "unused", KeyRing(b"k" * 32), b"g" * 32, replace(gateway, prefix="all"))
+    machine, other = machines("first"), machines("second")
+    fill(machine.workspace)
+    gate = vaults.gate("wsp_7")
+    gate.start()
+    where = {"workspace_id": "wsp_7", "on_progress": lambda progress: None}
+    try:
+        link, back = await machine.link(), await other.link()
+        saved = await save(vaults, link, gate, "http://127.0.0.1:1", host="x", parent=None, epoch=1, **where)
+        assert (await verify(vaults, "wsp_7", saved.name)).chunks_checked == saved.chunks
+        await restore(vaults, back, gate, "http://127.0.0.1:1", manifest=saved.name, **where)
+    finally:
+        gate.stop()
+    assert look(other.workspace) == look(machine.workspace)
+    names = [name for name, _ in S3Store(gateway).list("all/")]
+    assert names and all(name.startswith("all/wsp_7/") for name in names)
+    assert not (tmp_path / "unused").exists()

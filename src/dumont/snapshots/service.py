@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -31,11 +31,14 @@ from dumont.snapshots.model import (
     Workspace,
 )
 from dumont.vault import (
+    BucketGate,
     Gate,
     KeyRing,
     LocalStore,
     Repository,
     RepositoryMissing,
+    S3Place,
+    S3Store,
     StaleEpoch,
     Store,
     StoreError,
@@ -49,7 +52,7 @@ OnProgress = Callable[[Progress], None]
 
 @dataclass(frozen=True)
 class Vaults:
-    """Where snapshots are kept: a folder with a repository per workspace, and the installation's keys.
+    """Where snapshots are kept: a folder or a bucket with a repository per workspace, and the installation's keys.
 
     `gate_secret` signs the addresses at which one machine may put and get the objects of its own workspace.
     """
@@ -57,14 +60,22 @@ class Vaults:
     root: Path
     keyring: KeyRing
     gate_secret: bytes
+    bucket: S3Place | None = None
 
     def store(self, workspace_id: str) -> Store:
         """Return the store that holds one workspace's repository and nothing else."""
-        return LocalStore(self.root / workspace_id)
+        if self.bucket is None:
+            return LocalStore(self.root / workspace_id)
+        prefix = f"{self.bucket.prefix}/{workspace_id}".lstrip("/")
+        return S3Store(replace(self.bucket, prefix=prefix))
 
     def gate(self, workspace_id: str) -> Gate:
-        """Make the gate to one workspace's objects; it serves from `start` to `stop`."""
-        return Gate(self.store(workspace_id), derive_key(self.gate_secret, workspace_id))
+        """Make the gate to one workspace's objects; it serves from `start` to `stop`.
+
+        That of a bucket sends machines to the service itself.
+        """
+        store, secret = self.store(workspace_id), derive_key(self.gate_secret, workspace_id)
+        return Gate(store, secret) if self.bucket is None else BucketGate(store, secret)
 
     def repository(self, workspace_id: str) -> Repository:
         """Open the repository of a workspace, or make it. Blocking.

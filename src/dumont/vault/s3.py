@@ -21,7 +21,7 @@ from obstore.store import S3Store as Bucket
 
 from dumont.vault.errors import StoreError, StoreExists, StoreMissing
 from dumont.vault.gate import Gate
-from dumont.vault.store import check_name
+from dumont.vault.store import Store, check_name
 
 _ATTEMPTS = 6
 _FIRST_WAIT_SECONDS = 0.2
@@ -201,7 +201,9 @@ class BucketGate(Gate):
     The service does not know a limit of size: a pack that is too large is refused when it is taken in.
     """
 
-    def __init__(self, store: S3Store, secret: bytes, *, host: str = "127.0.0.1") -> None:
+    def __init__(self, store: Store, secret: bytes, *, host: str = "127.0.0.1") -> None:
+        if not isinstance(store, S3Store):
+            raise TypeError("a bucket's gate needs a bucket")
         super().__init__(store, secret, host=host)
         self._bucket = store
 

@@ -1,0 +1,116 @@
+"""What has not changed is not read again, and nothing that has changed is ever taken for the same; and many sizes."""
+
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dumont.vault import pack_name
+
+SETTLED = "import dumont.agent.seen as s; s.SETTLED_SECONDS = 0\nfrom dumont.agent.main import main; main()"
+Look = Callable[[Path], dict[str, tuple[object, ...]]]
+
+
+@pytest.mark.checklist("SNAP-13", "SNAP-14")
+async def test_a_tree_that_did_not_change_is_not_read(vault: Any, machines: Any, fill: Callable[[Path], None]) -> None:
+    """Not one byte, by the same agent or the next one; then only the file that changed."""
+    machine = machines("first")
+    fill(machine.workspace)
+    link = await machine.link(SETTLED)
+    first = await vault.save(link)
+    second = await vault.save(link)
+    third = await vault.save(await machine.link(SETTLED))
+    assert first.bytes_read == first.bytes_total
+    for saved in (second, third):
+        assert (saved.bytes_read, saved.chunks_new, saved.bytes_stored) == (0, 0, 0)
+        assert saved.merkle_root == first.merkle_root
+    (machine.workspace / "secret").write_text("changed")
+    fourth = await vault.save(link)
+    assert fourth.bytes_read == len("changed") and fourth.chunks_new == 1
+    assert vault.reopened().verify(fourth.name).merkle_root == fourth.merkle_root
+
+
+async def test_a_change_that_hides_is_seen(vault: Any, machines: Any, look: Look) -> None:
+    """The same size and the old modification time; another file under the name; a list that lies: all are read."""
+    machine, other = machines("first"), machines("second")
+    paths = [machine.workspace / name for name in ("touched", "replaced", "calm")]
+    for path in paths:
+        path.write_text("before")
+        os.utime(path, ns=(10**18, 10**18))
+    link = await machine.link(SETTLED)
+    await vault.save(link)
+    paths[0].write_text("after!")
+    (machine.workspace / "new").write_text("other!")
+    (machine.workspace / "new").rename(paths[1])
+    for path in paths[:2]:
+        os.utime(path, ns=(10**18, 10**18))
+    saved = await vault.save(link)
+    assert saved.bytes_read == 12
+    await vault.restore(await other.link(), saved.name)
+    assert look(other.workspace) == look(machine.workspace)
+    (listed,) = (machine.home / ".dumont" / "agent").glob("seen-*")
+    for damage in (b"", b"\xc1", listed.read_bytes()[:-3], b"\x93\x01\xa1x\x90"):
+        listed.write_bytes(damage)
+        assert (await vault.save(link)).bytes_read == 18
+
+
+async def test_what_changed_just_now_is_read_once_more(vault: Any, machines: Any) -> None:
+    """A page that is mapped may be written again without a trace: so young a file is not believed."""
+    machine = machines("first")
+    (machine.workspace / "young").write_text("young")
+    link = await machine.link()
+    assert [(await vault.save(link)).bytes_read for _ in range(2)] == [5, 5]
+
+
+async def test_chunks_that_the_store_lost_are_read_and_stored_again(vault: Any, machines: Any) -> None:
+    """An unchanged file whose pack is gone is not taken for saved."""
+    machine = machines("first")
+    (machine.workspace / "a").write_text("content")
+    link = await machine.link(SETTLED)
+    await vault.save(link)
+    ((pack, _),) = vault.repository.packs_in_store().items()
+    vault.store.delete(pack_name(pack))
+    saved = await vault.save(link)
+    assert (saved.bytes_read, saved.chunks_new) == (7, 1)
+    assert vault.reopened().verify(saved.name).chunks_checked == 1
+
+
+@pytest.mark.checklist("SNAP-08")
+async def test_nothing_at_all_and_very_many_small_files(vault: Any, machines: Any, look: Look) -> None:
+    """An empty workspace is a snapshot; 3,000 small files are one pack of few records."""
+    empty, many, other = machines("empty"), machines("many"), machines("other")
+    saved = await vault.save(await empty.link())
+    assert (saved.files, saved.bytes_total, saved.chunks) == (0, 0, 0)
+    assert vault.reopened().verify(saved.name).files == 0
+    draw = random.Random(2)
+    for number in range(3000):
+        path = many.workspace / f"folder{number % 50}" / f"file{number}"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(draw.randbytes(number % 700))
+    saved = await vault.save(await many.link())
+    (pack,) = vault.repository.packs_in_store()
+    records = [place for _, place in vault.repository.pack_table(pack).rows if not place.group]
+    assert saved.files == 3000 and saved.chunks_new > 2900 and len(records) <= 3
+    await vault.restore(await other.link(), saved.name)
+    assert look(other.workspace) == look(many.workspace)
+
+
+@pytest.mark.checklist("SNAP-08")
+async def test_a_sparse_file_of_4_gb_takes_little_time_and_memory(vault: Any, machines: Any) -> None:
+    """Its holes are neither read nor stored; the agent stays below 400 MB."""
+    machine = machines("first")
+    size = 4 << 30
+    with (machine.workspace / "disk.img").open("wb") as stream:
+        stream.truncate(size)
+        for number in range(8):
+            stream.seek(number << 29)
+            stream.write(random.Random(number).randbytes(1 << 20))
+    link = await machine.link()
+    saved = await vault.save(link)
+    assert saved.bytes_total == saved.bytes_read == size and saved.bytes_stored < 20 << 20
+    assert vault.reopened().verify(saved.name).merkle_root == saved.merkle_root
+    status = Path(f"/proc/{link.hello.pid}/status").read_text()
+    assert int(status.partition("VmHWM:")[2].split()[0]) < 400_000

@@ -60,6 +60,7 @@ def main() -> None:
         gate = BucketGate(store, _SECRET)
         blobs = Blobs(lambda m, pack, size: gate.sign(m, pack_name(pack), max_bytes=size, expires_in=900))
     repository = _repository(store)
+    answer: Any
     if task["do"] == "restore":
         answer = _restore(repository, blobs, task)
     else:

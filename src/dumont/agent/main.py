@@ -1,5 +1,6 @@
 """The machine's end: read requests from standard input, work, answer on standard output."""
 
+import gc
 import hashlib
 import os
 import platform
@@ -275,4 +276,5 @@ def main() -> None:
     sink = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     os.umask(0o077)
+    gc.set_threshold(100_000, 20, 20)  # lists of many thousand entries are no garbage, and looking through them costs
     Session(sys.stdin.buffer, sink).run()

@@ -1,6 +1,7 @@
 """Turn pieces of files into stored packs: workers read, hash, code and seal beside each other while packs are sent."""
 
 import ctypes
+import mmap
 import os
 import queue
 import threading
@@ -16,6 +17,7 @@ from dumont.vault import (
     PackBuilder,
     Record,
     Sealer,
+    fresh_memory,
     new_pack_room,
     record_room,
 )
@@ -66,7 +68,7 @@ class Packer:
         self._lock = threading.Lock()
         self._counting = threading.Lock()
         self._local = threading.local()
-        self._rooms: queue.SimpleQueue[bytearray | None] = queue.SimpleQueue()
+        self._rooms: queue.LifoQueue[bytearray | mmap.mmap | None] = queue.LifoQueue()
         for _ in range(_PACKS_AT_ONCE):
             self._rooms.put(None)
         self._builder: PackBuilder | None = None
@@ -210,10 +212,11 @@ class Packer:
         finally:
             self._rooms.put(builder.room)
 
-    def _buffers(self) -> tuple[bytearray, bytearray]:
-        found: tuple[bytearray, bytearray] | None = getattr(self._local, "buffers", None)
+    def _buffers(self) -> tuple[mmap.mmap, mmap.mmap]:
+        found: tuple[mmap.mmap, mmap.mmap] | None = getattr(self._local, "buffers", None)
         if found is None:
-            found = self._local.buffers = bytearray(MAX_CHUNK_BYTES), bytearray(record_room(MAX_CHUNK_BYTES))
+            found = fresh_memory(MAX_CHUNK_BYTES), fresh_memory(record_room(MAX_CHUNK_BYTES))
+            self._local.buffers = found
         return found
 
 

@@ -14,6 +14,7 @@ import msgpack
 
 from dumont.agent.errors import AgentFailed
 from dumont.agent.exchange import OLD_PREFIX, PARTIAL_PREFIX, exchange, remove_tree
+from dumont.agent.pipeline import keep_memory
 from dumont.agent.protocol import Progress
 from dumont.agent.transfer import Blobs
 from dumont.agent.walk import Excluder, entries_with_chunks, open_regular, scan
@@ -247,7 +248,8 @@ class PartialTree:
         return found
 
     def _fetch(self, blobs: Blobs) -> None:
-        """Fetch, open and write what is wanted, several runs of records beside each other."""
+        """Fetch, open and write what is wanted, several runs of records beside each other; `prove` hashes it all."""
+        keep_memory()
         needed = {chunk: self._plan.places[chunk] for chunk in self._wanted}
         runs = [(pack, run) for pack, rows in by_pack(needed).items() for run in spans(rows)]
         with ThreadPoolExecutor(_AT_ONCE, "fetch") as pool:
@@ -264,7 +266,7 @@ class PartialTree:
         view = memoryview(blobs.get(pack, start, length))
         with self._counting:
             self.counts.bytes_fetched += length
-        reader = RecordReader(self._sealer, view, start)
+        reader = RecordReader(self._sealer, view, start, hashed=False)
         for chunk, place in run:
             self._place(chunk, reader.open(chunk, place))
 

@@ -82,15 +82,10 @@ def _zip(read: Read, size: int) -> Iterator[tuple[int, int]]:
         wide = _zip64(directory[at + 46 + name : at + 46 + name + extra], (plain, packed, offset))
         at += 46 + name + extra + comment
         if method == 0 and wide[0] == wide[1] >= _WORTH_A_BORDER:
-            yield _zip_span(read, wide[2], wide[0])
-
-
-def _zip_span(read: Read, offset: int, length: int) -> tuple[int, int]:
-    local = read(offset, 30)
-    if local[:4] != b"PK\x03\x04":
-        raise _NotAModel
-    start = offset + 30 + sum(struct.unpack("<HH", local[26:30]))
-    return start, start + length
+            local = read(min(wide[2], size), 30)
+            if local[:4] == b"PK\x03\x04" and len(local) == 30:
+                start = wide[2] + 30 + sum(struct.unpack("<HH", local[26:]))
+                yield start, start + wide[0]
 
 
 def _zip_directory(read: Read, size: int) -> bytes:

@@ -33,6 +33,7 @@ from dumont.vault.packs import (
     PACK_ID_BYTES,
     Location,
     PackBuilder,
+    fresh_memory,
     new_pack_room,
     pack_name,
 )
@@ -84,6 +85,7 @@ __all__ = [
     "by_pack",
     "bytes_of",
     "check_entries",
+    "fresh_memory",
     "merkle_root",
     "new_pack_room",
     "pack_columns",

@@ -8,7 +8,7 @@ from typing import Any
 import zstandard
 
 from dumont.vault.errors import RecordDamaged
-from dumont.vault.planes import Floats, entropies, join, split
+from dumont.vault.planes import WIDTHS, Floats, entropies, join, split
 
 MAX_RAW_BYTES = 64 << 20
 _SAMPLES = 4
@@ -76,12 +76,13 @@ def choose(raw: "bytes | memoryview") -> tuple[Codec, int]:
     """Choose a codec and its parameters by what samples of a chunk come to."""
     if len(raw) <= _SMALL_BYTES:
         return (Codec.ZSTD if len(raw) else Codec.RAW), 0
-    sample = _sample(raw)
+    sample = _sample(raw, _SAMPLE_BYTES)
     packed = len(_compressor().compress(sample)) / len(sample)
     if packed < 0.5:
         return Codec.ZSTD, 0
-    shuffled, width = min((len(_shuffle(sample, width)) / len(sample), width) for width in _SHUFFLE_WIDTHS)
-    share, kind = min((share, kind) for kind, share in entropies(sample).items())
+    share, kind = min((share, kind) for kind, share in entropies(_sample(raw, _SAMPLE_BYTES >> 2)).items())
+    widths = _SHUFFLE_WIDTHS if share >= _WORTH_A_SPLIT * min(packed, 1.0) else (WIDTHS[kind],)
+    shuffled, width = min((len(_shuffle(sample, width)) / len(sample), width) for width in widths)
     if share < _WORTH_A_SPLIT * min(packed, shuffled, 1.0):
         return Codec.SPLIT, int(kind)
     if shuffled < min(packed / _WORTH_ZSTD, _WORTH_IT):
@@ -89,10 +90,12 @@ def choose(raw: "bytes | memoryview") -> tuple[Codec, int]:
     return (Codec.ZSTD, 0) if packed < _WORTH_IT else (Codec.RAW, 0)
 
 
-def _sample(raw: "bytes | memoryview") -> bytes:
-    step = (len(raw) - _SAMPLE_BYTES) // (_SAMPLES - 1) // 16 * 16
+def _sample(raw: "bytes | memoryview", most: int) -> bytes:
+    """Return four stretches of a chunk, `most` bytes each and never more than a sixteenth of it in all."""
+    length = min(most, len(raw) >> 6) // 16 * 16
+    step = (len(raw) - length) // (_SAMPLES - 1) // 16 * 16
     view = memoryview(raw)
-    return b"".join(view[at * step : at * step + _SAMPLE_BYTES] for at in range(_SAMPLES))
+    return b"".join(view[at * step : at * step + length] for at in range(_SAMPLES))
 
 
 def _encoded(raw: "bytes | memoryview", codec: Codec, parameter: int) -> Body:

@@ -3,9 +3,11 @@
 Small chunks share a record: it holds a group, whose members follow it in the table, each with its place in the group.
 """
 
+import mmap
 import os
 import struct
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -63,7 +65,7 @@ def pack_name(pack: bytes) -> str:
 class PackBuilder:
     """Collect records in memory until they make a pack; `room` may be used again when the pack was sent."""
 
-    def __init__(self, keys: DataKeys, repository_id: str, room: bytearray | None = None) -> None:
+    def __init__(self, keys: DataKeys, repository_id: str, room: "bytearray | mmap.mmap | None" = None) -> None:
         self.room = new_pack_room() if room is None else room
         self._keys = keys
         self._repository_id = repository_id
@@ -98,9 +100,17 @@ class PackBuilder:
         self._length = end
 
 
-def new_pack_room() -> bytearray:
+def new_pack_room() -> mmap.mmap:
     """Return memory that the largest pack fits into."""
-    return bytearray(PACK_TARGET_BYTES + record_room(MAX_CHUNK_BYTES) + TAIL_BYTES)
+    return fresh_memory(PACK_TARGET_BYTES + record_room(MAX_CHUNK_BYTES) + TAIL_BYTES)
+
+
+def fresh_memory(length: int) -> mmap.mmap:
+    """Return memory that costs nothing until it is written to, and then as little as the system can do."""
+    memory = mmap.mmap(-1, length)
+    with suppress(OSError, AttributeError):
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return memory
 
 
 def read_table(keys: DataKeys, repository_id: str, pack: bytes, size: int, tail: bytes) -> PackTable:

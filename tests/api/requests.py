@@ -11,7 +11,8 @@ import pytest
 from tests.support.api import PASSWORD, Person
 from tests.support.whole_api import SSH_KEY, Furnished, Op, WholeApi
 
-_MADE_UP = {"public_key": SSH_KEY, "password": PASSWORD, "code": "route-not-found", "amount": "1.00"}
+_MADE_UP = {"public_key": SSH_KEY, "password": PASSWORD, "code": "route-not-found"}
+_MADE_UP |= {"amount": "1.00", "insight_hash": "0" * 24}
 
 
 @dataclass

@@ -151,3 +151,17 @@ def test_names_that_fit_nothing_or_several_are_told(typist: Typist, account: str
     assert (several.exit_code, json.loads(several.stderr)["code"]) == (2, "ambiguous")
     renamed = typist.json("accounts", "change", account, "--overdraft", "R$ 50,00")
     assert renamed["overdraft_limit"] == {"amount": "50.00", "currency": "BRL"}
+
+
+def test_insights_are_shown_ignored_and_budgets_set(typist: Typist, account: str) -> None:
+    name = f"Fun {account}"
+    typist.json("categories", "add", name, "--type", "expense")
+    typist.json("transactions", "add", "expense", "900", "Show", "--account", account, "--category", name)
+    set_to = typist.json("insights", "budget", name, "R$ 100,00", **BRAZIL)
+    assert set_to["limit"] == {"amount": "100.00", "currency": "BRL"}
+    shown = typist.type("insights", **BRAZIL).stdout
+    assert f"budget of {name}" in shown and "R$ 900,00" in shown
+    risks = [one for one in typist.json("insights")["budgets_at_risk"] if one["name"] == name]
+    assert "30 days" in typist.type("insights", "ignore", risks[0]["insight_hash"][:10]).stdout
+    assert [one for one in typist.json("insights")["budgets_at_risk"] if one["name"] == name] == []
+    assert "no budget" in typist.type("insights", "budget", name).stdout

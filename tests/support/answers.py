@@ -9,7 +9,7 @@ import jsonschema_rs
 _STRICT = {
     *("instances", "hibernation", "offers", "snapshots", "operations"),
     *("auth", "ssh-keys", "users", "teams", "tokens"),
-    *("accounts", "transactions"),
+    *("accounts", "transactions", "insights"),
 }
 """Rooms whose routes name every problem code that they answer with."""
 

@@ -229,6 +229,11 @@ async def _keep_books(api: WholeApi, person: Person, word: str) -> str:
     await _post(api, person, "wallet/topups", {"amount": "10.00"})
     moved = {"from_account_id": ids[0], "to_account_id": ids[1], "amount": "1.00", "description": f"{word} saved"}
     await _post(api, person, "transfers", moved)
+    await api.write(
+        "INSERT INTO notification (id, team_id, user_id, type, subject, period, title, metadata, created_at) "
+        "VALUES (%s, %s, %s, 'spending_spike', 'x', '2026-01-01', %s, '{}', now())",
+        *(new_id("ntf"), person.team_id, person.user_id, f"{word} spike"),
+    )
     await _post(api, person, "holds", {"account_id": ids[0], "amount": "2.00", "reason": f"{word} hotel"})
     return ids[0]
 

@@ -3,13 +3,14 @@
 from dumont.bookkeeping.api import router as accounts_router
 from dumont.bookkeeping.holds_api import router as holds_router
 from dumont.bookkeeping.imports_api import router as imports_router
+from dumont.bookkeeping.insights_api import router as insights_router
 from dumont.bookkeeping.model import AccountType, Category, Change, Facts, Key, Transaction, TransactionType, Who
 from dumont.bookkeeping.reports_api import router as reports_router
 from dumont.bookkeeping.service import Recorded, edit, record, reverse, reverse_many
 from dumont.bookkeeping.transactions_api import router as transactions_router
-from dumont.bookkeeping.workflows import expire_all
+from dumont.bookkeeping.workflows import expire_all, refresh_insights
 
-routers = (accounts_router, transactions_router, reports_router, holds_router, imports_router)
+routers = (accounts_router, transactions_router, reports_router, holds_router, imports_router, insights_router)
 """The routers of this room, for `http.create_app`."""
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "edit",
     "expire_all",
     "record",
+    "refresh_insights",
     "reverse",
     "reverse_many",
     "routers",

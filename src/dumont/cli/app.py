@@ -35,6 +35,7 @@ COMMANDS = {
     "transactions": Entry("dumont.cli.transactions:transactions", _MONEY),
     "transfer": Entry("dumont.cli.transfers:transfer", _MONEY),
     "statement": Entry("dumont.cli.statement:statement", _MONEY),
+    "insights": Entry("dumont.cli.insights:insights", _MONEY),
     "login": Entry("dumont.cli.account:login", _ACCOUNT),
     "logout": Entry("dumont.cli.account:logout", _ACCOUNT),
     "whoami": Entry("dumont.cli.account:whoami", _ACCOUNT),

@@ -97,6 +97,23 @@ class Books:
         """Take a bank's file in: `content_base64`, `format`, `dry_run`, and the categories for its movements."""
         return self._call("POST", f"/accounts/{_part(account_id)}/imports", members)
 
+    def insights(self) -> Document:
+        """Return what is worth knowing about the present month."""
+        return _object(self._get("/insights"))
+
+    def ignore_insight(self, kind: str, insight_hash: str) -> None:
+        """Leave an insight out for 30 days."""
+        said = {"insight_type": kind, "insight_hash": insight_hash, "status": "ignored"}
+        self._send(Request("POST", f"{self._api}/insights/feedback", body=said, key=self._new_key()))
+
+    def set_budget(self, category_id: str, amount: str, currency: str) -> Document:
+        """Set what may be spent in a month under a category."""
+        return self._call("PUT", f"/categories/{_part(category_id)}/budget", {"amount": amount, "currency": currency})
+
+    def drop_budget(self, category_id: str) -> Document:
+        """Take a category's budget away."""
+        return self._call("DELETE", f"/categories/{_part(category_id)}/budget")
+
     def _call(
         self,
         method: str,

@@ -213,48 +213,43 @@ async def test_a_charge_that_is_paid_is_not_cancelled(counter: Counter) -> None:
 BODY = b'{"pix": [{"endToEndId": "E1", "txid": "x", "valor": "1.00", "horario": "2026-01-01T00:00:00Z"}]}'
 
 
-@pytest.mark.parametrize("header", [None, "", "t=1,v1=0", "old", "forged"])
-async def test_an_unsigned_callback_is_refused_and_writes_nothing(counter: Counter, header: str | None) -> None:
+async def test_an_unsigned_callback_is_refused_and_writes_nothing(counter: Counter) -> None:
     now = int(counter.rows("SELECT extract(epoch FROM now())::bigint")[0][0])
-    made = {
-        "old": sign(webhook_secret(counter.sandbox), now - 301, BODY),
-        "forged": sign("a guess", now, BODY),
-    }
+    old = sign(webhook_secret(counter.sandbox), now - 301, BODY)
     before = counter.rows("SELECT count(*) FROM pix_notice")
-    headers = {} if header is None else {HEADER: made.get(header, header)}
-    answer = await counter.call_back((headers, BODY))
-    assert (answer.status_code, answer.json()["code"]) == (401, "invalid-signature"), answer.text
+    for header in (None, "", "t=1,v1=0", old, sign("a guess", now, BODY)):
+        answer = await counter.call_back(({} if header is None else {HEADER: header}, BODY))
+        assert (answer.status_code, answer.json()["code"]) == (401, "invalid-signature"), answer.text
     assert counter.rows("SELECT count(*) FROM pix_notice") == before
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        {},
-        {"amount_cents": 100, "amount": "1.00"},
-        {"amount_cents": 99},
-        {"amount_cents": 10_000_001},
-        {"amount_cents": 100.0},
-        {"amount_cents": True},
-        {"amount_cents": "100"},
-        {"amount": "1.001"},
-        {"amount": "-5.00"},
-        {"amount": "0.99"},
-        {"amount": "100000.01"},
-        {"amount": "1e3"},
-        {"amount": 10},
-        {"amount": "10.00", "currency": "USD"},
-        {"amount": "10.00", "method": "card"},
-        {"amount": "10.00", "expires_in_minutes": 4},
-        {"amount": "10.00", "expires_in_minutes": 1441},
-        {"amount": "10.00", "more": 1},
-    ],
-    ids=str,
-)
-async def test_bad_input_makes_no_charge(counter: Counter, body: dict[str, Any]) -> None:
+BAD: list[dict[str, Any]] = [
+    {},
+    {"amount_cents": 100, "amount": "1.00"},
+    {"amount_cents": 99},
+    {"amount_cents": 10_000_001},
+    {"amount_cents": 100.0},
+    {"amount_cents": True},
+    {"amount_cents": "100"},
+    {"amount": "1.001"},
+    {"amount": "-5.00"},
+    {"amount": "0.99"},
+    {"amount": "100000.01"},
+    {"amount": "1e3"},
+    {"amount": 10},
+    {"amount": "10.00", "currency": "USD"},
+    {"amount": "10.00", "method": "card"},
+    {"amount": "10.00", "expires_in_minutes": 4},
+    {"amount": "10.00", "expires_in_minutes": 1441},
+    {"amount": "10.00", "more": 1},
+]
+
+
+async def test_bad_input_makes_no_charge(counter: Counter) -> None:
     person = await counter.person()
-    answer = await counter.ask(person, "POST", "", json=body)
-    assert (answer.status_code, answer.json()["code"]) == (422, "invalid-request"), answer.text
+    for body in BAD:
+        answer = await counter.ask(person, "POST", "", json=body)
+        assert (answer.status_code, answer.json()["code"]) == (422, "invalid-request"), (body, answer.text)
     assert counter.rows("SELECT count(*) FROM topup WHERE team_id = %s", person.team_id) == [(0,)]
 
 

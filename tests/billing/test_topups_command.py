@@ -127,8 +127,8 @@ async def test_a_charge_is_left_open_and_taken_back(terminal: Terminal) -> None:
     assert refused.exit_code == 2 and "cancelled" in refused.stderr
 
 
-@pytest.mark.parametrize("amount", ["ten", "1.234", "0,50", "1,005.005", "99999999"])
-async def test_an_amount_that_cannot_be_is_told(terminal: Terminal, amount: str) -> None:
-    said = await terminal("topup", amount, "--no-wait")
-    assert said.exit_code == 2 and said.stdout == "" and said.stderr.strip(), said.output
+async def test_an_amount_that_cannot_be_is_told(terminal: Terminal) -> None:
+    for amount in ("ten", "1.234", "0,50", "1,005.005", "99999999"):
+        said = await terminal("topup", amount, "--no-wait")
+        assert said.exit_code == 2 and said.stdout == "" and said.stderr.strip(), said.output
     assert terminal.counter.rows("SELECT 1 FROM topup WHERE team_id = %s", terminal.person.team_id) == []

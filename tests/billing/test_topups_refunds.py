@@ -174,6 +174,7 @@ async def test_a_retry_after_a_crash_finds_the_same_charge(counter: Counter) -> 
     assert answer.status_code == 201 and answer.json()["pix_copy_paste"] == before.code
 
 
+@pytest.mark.checklist("PIX-02", "PIX-09")
 @pytest.mark.parametrize("moment", ["credited", "committed"])
 async def test_a_worker_that_is_killed_credits_once(counter: Counter, moment: str) -> None:
     """kill -9 after the credit is written and before its commit, and right after the commit; then another worker."""

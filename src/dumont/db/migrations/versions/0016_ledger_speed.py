@@ -8,7 +8,7 @@ from alembic import op
 from dumont.db.migrations.ledger_speed import BEFORE, FASTER
 
 revision = "0016_ledger_speed"
-down_revision = "0017_topups"
+down_revision = "0020_insights"
 _PLAIN = "ledger_post(text, uuid, bytea, text, date, text, text, bigint, text)"
 branch_labels = None
 depends_on = None

@@ -5,13 +5,12 @@ from datetime import datetime, timezone
 from typing import Any
 
 from tests.ledger.books import TODAY, Books, Household
-from tests.ledger.stage import alone
+from tests.ledger.stage import alone, in_session
 
 from dumont.bookkeeping import Facts, Key, Who, edit, record, reverse
-from dumont.db import Database, DatabaseUnavailable, set_team
+from dumont.db import Database, set_team
 
 NOW = datetime(2026, 3, 14, 12, tzinfo=timezone.utc)
-DATABASES: dict[str, Any] = {"pool_size": 1}
 
 
 class Person:
@@ -46,7 +45,7 @@ class Person:
         """Do a verb in a session of its own."""
 
         async def go() -> Any:
-            database = Database(self.books.urls.app, **{**DATABASES, **options})
+            database = Database(self.books.urls.app, pool_size=1, **options)
             try:
                 async with database.begin() as session:
                     await set_team(session, self.home.team)
@@ -57,11 +56,7 @@ class Person:
         return alone(go())
 
     def _persist(self, verb: Callable[[Any], Any]) -> Any:
-        while True:
-            try:
-                return self.once(verb)
-            except DatabaseUnavailable:
-                continue
+        return in_session(self.books, self.home.team, verb)
 
     def rows(self) -> tuple[int, int, int]:
         """Count the household's transactions, transfers and entries, without those of the opening."""

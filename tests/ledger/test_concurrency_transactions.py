@@ -14,9 +14,8 @@ import pytest
 from tests.ledger import checks
 from tests.ledger.books import Books, Household, move, posting
 from tests.ledger.people import Person
-from tests.ledger.stage import all_at_once, alone, at_once, problems, through_lane, through_session
+from tests.ledger.stage import all_at_once, at_once, in_session, problems, through_lane, through_session
 
-from dumont.db import Database, set_team
 from dumont.ledger import (
     HoldRequest,
     Leg,
@@ -133,11 +132,11 @@ def test_a_hold_ends_once(books: Books, first: str) -> None:
     """Settled, voided and expired at once: the first that comes ends it, and only a settlement moves money."""
     team, one, two = books.pair()
     request = HoldRequest(team, "test", "hold", one, 50, "a machine", expires_at=NOW)
-    assert _in_session(books, team, lambda session: hold(session, request)).problem is None
+    assert in_session(books, team, lambda session: hold(session, request)).problem is None
     jobs = {
         "settle": lambda: through_lane(books, [move(team, one, two, 30, settles=request.id)])[0].stands(),
-        "void": lambda: _in_session(books, team, lambda session: void(session, team, request.id)),
-        "expire": lambda: _in_session(books, team, lambda session: expire_holds(session, NOW + timedelta(seconds=1))),
+        "void": lambda: in_session(books, team, lambda session: void(session, team, request.id)),
+        "expire": lambda: in_session(books, team, lambda session: expire_holds(session, NOW + timedelta(seconds=1))),
     }
     order = [first, *(name for name in jobs if name != first)]
     answers = dict(zip(order, all_at_once(books, [one], [jobs[name] for name in order]), strict=True))
@@ -155,7 +154,7 @@ def test_a_hold_and_a_transfer_of_eighty(books: Books) -> None:
     """Of a hold and a transfer of 80 out of 100 one is refused."""
     team, one, two = books.pair()
     request = HoldRequest(team, "test", "hold", one, 80, "a machine")
-    keep = lambda: [_in_session(books, team, lambda session: hold(session, request))]  # noqa: E731
+    keep = lambda: [in_session(books, team, lambda session: hold(session, request))]  # noqa: E731
     answers = all_at_once(books, [one], [keep, lambda: through_lane(books, [move(team, one, two, 80)])])
     assert sorted(problems(answers)) == ["balance-too-low", "posted"]
 
@@ -164,11 +163,11 @@ def test_ten_holds_under_one_key(books: Books) -> None:
     """Ten requests for the same hold keep its amount once; another request under the key is told so."""
     team, one, _ = books.pair()
     request = HoldRequest(team, "test", "one", one, 30, "a machine")
-    keep = lambda: [_in_session(books, team, lambda session: hold(session, request))]  # noqa: E731
+    keep = lambda: [in_session(books, team, lambda session: hold(session, request))]  # noqa: E731
     assert sorted(problems(all_at_once(books, [one], [keep] * 10))) == ["posted", *["replay"] * 9]
     assert books.rows("SELECT held FROM ledger_account WHERE id = %s", one) == [(30,)]
     other = HoldRequest(team, "test", "one", one, 31, "a machine")
-    assert problems([[_in_session(books, team, lambda session: hold(session, other))]]) == ["idempotency-key-reused"]
+    assert problems([[in_session(books, team, lambda session: hold(session, other))]]) == ["idempotency-key-reused"]
 
 
 @pytest.mark.parametrize("first", ["close", "post"])
@@ -176,7 +175,7 @@ def test_an_account_is_closed_while_somebody_pays_in(books: Books, first: str) -
     """Either the account is closed and takes nothing, or it has a balance and stays open."""
     team, one, two = books.pair()
     jobs: dict[str, Any] = {
-        "close": lambda: _in_session(books, team, lambda session: close_account(session, team, two, now=NOW)),
+        "close": lambda: in_session(books, team, lambda session: close_account(session, team, two, now=NOW)),
         "post": lambda: through_lane(books, [move(team, one, two, 5)]),
     }
     order = [first, "post" if first == "close" else "close"]
@@ -262,19 +261,4 @@ def _random_batch(chance: random.Random, team: str, accounts: list[str]) -> list
 
 
 def _together(books: Books, postings: list[Posting]) -> Any:
-    return _in_session(books, postings[0].team_id, lambda session: post_together(session, postings))
-
-
-def _in_session(books: Books, team: str, job: Any) -> Any:
-    """Do a verb of the ledger in a transaction of its own, as the application."""
-
-    async def go() -> Any:
-        database = Database(books.urls.app, pool_size=1)
-        try:
-            async with database.begin() as session:
-                await set_team(session, team)
-                return await job(session)
-        finally:
-            await database.close()
-
-    return alone(go())
+    return in_session(books, postings[0].team_id, lambda session: post_together(session, postings))

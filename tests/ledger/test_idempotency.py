@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from functools import partial
 from typing import Any
 
@@ -37,7 +37,9 @@ from dumont.ledger import (
     Outcome,
     OutcomeUnknown,
     Posting,
+    expire_holds,
     hold,
+    open_account,
     post,
     post_together,
     void,
@@ -321,6 +323,36 @@ def test_a_settlement_that_fails_leaves_the_next_its_turn(books: Books, househol
     assert problems([through_lane(books, settle)]) == ["hold-exceeded", "posted", "hold-ended"]
     assert books.balance(household.account) == 80
     assert problems([through_lane(books, [settle[1]])]) == ["replay"]
+
+
+async def test_a_team_ends_its_own_holds_whatever_others_have(books: Books, database: Database) -> None:
+    """Of the holds whose time is over a session's team ends its own, though another's ended first, and again none."""
+    ours, other = books.household(), books.household()
+    for number, home in enumerate((other, other, ours)):
+        books.run(
+            "SELECT ledger_hold(%s, gen_random_uuid(), '\\x00', %s, 10, 'x', NULL, %s)",
+            home.team, home.account, NOW + timedelta(seconds=number),
+        )  # fmt: skip
+    for expected in (1, 0):
+        async with database.begin() as session:
+            await set_team(session, ours.team)
+            assert await expire_holds(session, NOW + timedelta(minutes=1), limit=1) == expected
+    held = "SELECT held FROM ledger_account WHERE id = ANY (%s) ORDER BY id = %s"
+    assert books.rows(held, [ours.account, other.account], ours.account) == [(20,), (0,)]
+
+
+async def test_an_account_opens_once_and_not_above_its_balance(books: Books, database: Database) -> None:
+    """The same account again is the same; a limit above zero, which no empty account has, is refused."""
+    team = books.team()
+    wish: dict[str, Any] = {"account_type": "checking", "name": "mine", "currency": "BRL", "now": NOW}
+    for _ in range(2):
+        async with database.begin() as session:
+            await set_team(session, team)
+            assert await open_account(session, team, **wish, account_id=f"acc {team}") == f"acc {team}"
+    with pytest.raises(BadPosting):
+        async with database.begin() as session:
+            await open_account(session, team, **{**wish, "name": "other"}, floor=1)
+    assert books.rows("SELECT count(*) FROM ledger_account WHERE team_id = %s", team) == [(1,)]
 
 
 async def test_an_edit_is_whole_or_not_at_all(

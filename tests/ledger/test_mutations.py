@@ -127,7 +127,7 @@ MUTATIONS = {
     ),
     "no append-only for transfers": Mutation(
         checks.nothing_is_rewritten,
-        "DELETE FROM ledger_transfer",
+        "UPDATE ledger_transfer",
         (),
         ("DROP TRIGGER ledger_transfer_keeps ON ledger_transfer",),
     ),

@@ -109,10 +109,12 @@ async def open_account(
 
     `floor` is the least that balance less holds may be: 0, a credit limit as a negative number, or None for no limit
     (income, expense, clearing, revenue).
-    Errors: NameTaken; BadPosting for a currency that the ledger does not know.
+    Errors: NameTaken; BadPosting for a currency that the ledger does not know, or a limit above zero.
     """
     if currency not in SCALES:
         raise BadPosting(f"The ledger knows {', '.join(SCALES)}.", rule="unknown-currency")
+    if floor is not None and floor > 0:
+        raise problem_of("too-low")
     id_ = account_id or new_id("acc")
     values = {
         "team": team_id,

@@ -171,12 +171,12 @@ BAD: dict[str, tuple[bytes, str]] = {
 }
 
 
-@pytest.mark.parametrize("content,code", BAD.values(), ids=BAD)
-async def test_a_bad_file_is_a_clear_problem_and_no_rows(home: Household, content: bytes, code: str) -> None:
+async def test_a_bad_file_is_a_clear_problem_and_no_rows(home: Household) -> None:
     before = home.counts()
-    status, problem = await take_in(home, content)
-    assert (status, problem["code"], problem["errors"][0]["code"]) == (422, "invalid-request", code)
-    assert home.counts() == before
+    for name, (content, code) in BAD.items():
+        status, problem = await take_in(home, content)
+        assert (status, problem["code"], problem["errors"][0]["code"]) == (422, "invalid-request", code), name
+        assert home.counts() == before, name
 
 
 async def test_a_file_of_another_currency_or_for_nobodys_account_is_refused(home: Household) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Callable
@@ -72,6 +73,17 @@ async def test_the_bundle_is_pushed_once_and_runs_isolated(machines: Callable[[s
         assert "site-packages/cryptography" not in modules
         await link.close()
     assert len(hands.pushed) == 1
+    (folder,) = (machine.home / ".dumont" / "agent").iterdir()
+    code = (
+        f"import sys; sys.path.insert(0, {str(folder)!r}); import numpy\n"
+        "from dumont.vault.codecs import WIDTHS, Codec, _encoded, decode\n"
+        "for codec, parameter in ((1, 0), (2, 2), (3, 1), (3, 3)):\n"
+        "    body = b''.join(_encoded(bytes(range(256)), Codec(codec), parameter))\n"
+        "    assert decode(codec, parameter, body, 256) == bytes(range(256))\n"
+        "print(numpy.__file__)"
+    )
+    ran = await hands.run(f"{shlex.quote(sys.executable)} -I -c {shlex.quote(code)}", timeout=30)
+    assert ran.stdout.startswith(str(folder)), ran.stderr
     assert [path.name for path in (machine.home / ".dumont" / "agent").iterdir()] == [
         Path(hands.pushed[0]).name.partition(".")[0]
     ]

@@ -1,9 +1,11 @@
 """What a repository promises: nothing is believed that was not proven, and damage anywhere is found."""
 
+import struct
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import pytest
 from tests.vault.making import draft, file_entry, store_pack
 
@@ -11,6 +13,7 @@ from dumont.vault import (
     KeyRing,
     Kind,
     LocalStore,
+    PackBuilder,
     RecordDamaged,
     Repository,
     RepositoryDamaged,
@@ -21,6 +24,8 @@ from dumont.vault import (
     WrongKey,
     pack_name,
 )
+from dumont.vault.packs import place_rows
+from dumont.vault.sealed import MANIFEST_MAGIC, open_object, seal_object
 
 
 @pytest.mark.checklist("SNAP-17")
@@ -252,3 +257,59 @@ def test_the_merkle_root_depends_on_everything(filled: Any) -> None:
     roots = {merkle_root(key, entries), merkle_root(key, entries[:-1]), merkle_root(key, entries[::-1])}
     roots |= {merkle_root(key, [entries[0], replace(entries[1], **change), *entries[2:]]) for change in changes}
     assert len(roots) == 3 + len(changes)
+
+
+def test_snapshots_of_the_first_formats_stay_readable(filled: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pack of format 1 and a manifest without lengths, whose files are cut every 4 MiB: verified as ever."""
+    monkeypatch.setattr("dumont.vault.packs.PACK_FORMAT", 1)
+    content = bytes(range(256)) * (18 << 10)
+    ids = store_pack(filled.repository, b"\x08" * 16, [content[: 4 << 20], content[4 << 20 :]])
+    monkeypatch.undo()
+    entries = [file_entry(b"old", len(content), ids)]
+    name = filled.repository.commit(draft(entries)).name
+    path = filled.store.root / "snap" / name
+    keys = filled.repository.keys
+    document = msgpack.unpackb(open_object(keys, "wsp_1", f"snap/{name}", MANIFEST_MAGIC, path.read_bytes()))
+    assert len(document["entries"].pop("lengths")) == 8 and document["v"] == 2
+    document["v"] = 1
+    path.write_bytes(seal_object(keys, "wsp_1", f"snap/{name}", MANIFEST_MAGIC, msgpack.packb(document)))
+    old = filled.reopened().manifest(name).entries
+    assert list(old) == entries and old[0].lengths == (4 << 20, len(content) - (4 << 20))
+    assert filled.reopened().verify(name).chunks_checked == 2
+    document["entries"]["size"] = [len(content) + (4 << 20)]
+    path.write_bytes(seal_object(keys, "wsp_1", f"snap/{name}", MANIFEST_MAGIC, msgpack.packb(document)))
+    with pytest.raises(RepositoryDamaged):
+        filled.reopened().manifest(name)
+
+
+def test_a_table_that_lies_about_groups_is_refused(filled: Any) -> None:
+    """Members before any record, beyond the group's end, or with a place of their own."""
+    row = struct.Struct("<32sIIB3x").pack
+    group = row(b"g" * 32, 144, 100, 0)
+    for rows in (row(b"m" * 32, 0, 1, 255), group + row(b"m" * 32, 0, 101, 255), group + row(b"m" * 32, 44, 9, 255)):
+        with pytest.raises(RecordDamaged):
+            list(place_rows(b"p" * 16, rows))
+    members = row(b"m" * 32, 0, 60, 255) + row(b"n" * 32, 0, 40, 255)
+    found = dict(place_rows(b"p" * 16, group + members + row(b"o" * 32, 50, 6, 0)))
+    assert [(place.offset, place.start, place.raw_length) for place in found.values()] == [
+        (0, 0, 100),
+        (0, 0, 60),
+        (0, 60, 40),
+        (144, 0, 6),
+    ]
+
+
+def test_a_member_that_is_not_what_its_row_says_is_found(filled: Any) -> None:
+    """A group whose record opens, and whose table gives a member's id to other bytes."""
+    sealer = filled.repository.sealer
+    builder = PackBuilder(filled.repository.data_keys, "wsp_1")
+    one = sealer.chunk_id(b"one")
+    builder.add(sealer.seal(sealer.chunk_id(b"onetwo"), b"onetwo"), [(one, 3), (sealer.chunk_id(b"TWO"), 3)])
+    filled.store.put(pack_name(b"\x09" * 16), bytes(builder.finish(b"\x09" * 16)))
+    filled.repository.adopt_packs([b"\x09" * 16], 1)
+    good = filled.repository.commit(draft([file_entry(b"x", 3, [one])])).name
+    bad = filled.repository.commit(draft([file_entry(b"x", 3, [sealer.chunk_id(b"TWO")])])).name
+    with pytest.raises(VerificationFailed) as failed:
+        filled.repository.verify(bad)
+    assert failed.value.damaged == [pack_name(b"\x09" * 16)]
+    assert filled.reopened().verify(good).chunks_checked == 1

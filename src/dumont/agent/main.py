@@ -1,6 +1,5 @@
 """The machine's end: read requests from standard input, work, answer on standard output."""
 
-import gc
 import hashlib
 import os
 import platform
@@ -276,5 +275,4 @@ def main() -> None:
     sink = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     os.umask(0o077)
-    gc.set_threshold(100_000, 20, 20)  # lists of many thousand entries are no garbage, and looking through them costs
     Session(sys.stdin.buffer, sink).run()

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import chain, repeat
+from typing import NamedTuple
 
 from dumont.vault import CHUNK_BYTES, OWN_PREFIX, Entry, Kind
 
@@ -16,8 +17,7 @@ _READERS = min(4, os.cpu_count() or 1)
 _KINDS = {stat.S_IFREG: Kind.FILE, stat.S_IFDIR: Kind.FOLDER, stat.S_IFLNK: Kind.LINK}
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(NamedTuple):
     """An entry without its chunks; `mark` is what tells that a file is still the same: see `mark_of`."""
 
     entry: Entry
@@ -84,9 +84,10 @@ def scan(root: bytes, excluded: Callable[[bytes], bool], *, own: Sequence[bytes]
                 waiting.append(path)
     result.found.sort(key=lambda found: found.entry.path)
     result.found = _grouped(result.found)
-    unread = {path for path, _ in result.errors}
-    result.errors.sort()
-    result.found = [found for found in result.found if found.entry.path not in unread]
+    if result.errors:
+        unread = {path for path, _ in result.errors}
+        result.errors.sort()
+        result.found = [found for found in result.found if found.entry.path not in unread]
     return result
 
 

@@ -110,19 +110,21 @@ async def test_an_empty_wallet_hibernates_and_a_full_one_wakes(stage: Stage, wri
     assert (await stage.instance(case.instance_id)).status == "running"
 
 
-async def test_a_create_that_failed_is_charged_for_what_it_cost(plain_stage: Stage) -> None:
-    """A machine that never came up had a disk that cost: the team is charged for it, and its instance shows it."""
+async def test_a_create_that_came_to_nothing_is_charged_for_what_it_cost(plain_stage: Stage) -> None:
+    """A machine that never came up and was given back had a disk that cost: the team is charged, and shown it."""
     stage = plain_stage
     stage.world = replace(stage.world, clock=TurnedClock())
     stage.sandbox.control.add_fault("stuck_loading", {}, times=1)
-    instance_id, operation_id = await stage.begin_launch(attempts=1, minutes=0.06, disk_gb=100.0)
+    instance_id, operation_id = await stage.begin_launch(attempts=1, minutes=1, disk_gb=100.0)
     launching = asyncio.create_task(Trial(stage, operation_id).run())
     while not await stage.rows("SELECT id FROM meter WHERE instance_id = %s", instance_id):
         assert not launching.done()
         await asyncio.sleep(0.02)
     writer = Writer(Lane(stage.urls.worker))
-    await hours(stage, writer, 1)
-    assert (await launching).status == "failed"
+    await hours(stage, writer, 10)
+    await stage.write("UPDATE operation SET cancel_requested = true, status = 'cancelling' WHERE id = %s", operation_id)
+    assert (await launching).status == "cancelled"
+    assert (await stage.instance(instance_id)).status == "failed"
     await hours(stage, writer, 2)
     await true_up_ended(stage.world)
     await writer.close()

@@ -31,7 +31,7 @@ USD = 1_000_000
 @pytest.fixture
 async def stage(plain_stage: Stage) -> AsyncIterator[Stage]:
     """A stage whose clock is turned, and whose team pays ahead."""
-    plain_stage.world = replace(plain_stage.world, clock=TurnedClock())
+    plain_stage.world = replace(plain_stage.world, clock=TurnedClock(plain_stage.sandbox))
     async with plain_stage.world.session(plain_stage.person.team_id) as session:
         now = plain_stage.world.clock.now()
         wallet = await ensure_wallet(session, plain_stage.person.team_id, now)
@@ -113,7 +113,7 @@ async def test_an_empty_wallet_hibernates_and_a_full_one_wakes(stage: Stage, wri
 async def test_a_create_that_came_to_nothing_is_charged_for_what_it_cost(plain_stage: Stage) -> None:
     """A machine that never came up and was given back had a disk that cost: the team is charged, and shown it."""
     stage = plain_stage
-    stage.world = replace(stage.world, clock=TurnedClock())
+    stage.world = replace(stage.world, clock=TurnedClock(stage.sandbox))
     stage.sandbox.control.add_fault("stuck_loading", {}, times=1)
     instance_id, operation_id = await stage.begin_launch(attempts=1, minutes=1, disk_gb=100.0)
     launching = asyncio.create_task(Trial(stage, operation_id).run())
@@ -126,7 +126,8 @@ async def test_a_create_that_came_to_nothing_is_charged_for_what_it_cost(plain_s
     assert (await launching).status == "cancelled"
     assert (await stage.instance(instance_id)).status == "failed"
     await hours(stage, writer, 2)
-    await true_up_ended(stage.world)
+    trued = await true_up_ended(stage.world)
+    assert trued["left"] == 0
     await writer.close()
     [(label,)] = await stage.rows("SELECT label FROM rental WHERE instance_id = %s", instance_id)
     lines = await asyncio.to_thread(stage.sandbox.control.ledger)

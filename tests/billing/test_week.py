@@ -48,7 +48,7 @@ def market(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SandboxProcess]
 @pytest.fixture
 async def stage(urls: DatabaseUrls, market: SandboxProcess, tmp_path: Path) -> AsyncIterator[Stage]:
     async with staged(urls, market, tmp_path) as made:
-        made.world = replace(made.world, clock=TurnedClock())
+        made.world = replace(made.world, clock=TurnedClock(made.sandbox))
         yield made
 
 

@@ -1,6 +1,7 @@
 """What the tests of money for machines share: a clock that is turned by hand, meters, a writer, a team's API."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from typing import Any
 
 import psycopg
 from tests.support.api import Api, Person, running_api
+from tests.support.sandbox import SandboxProcess
 
 from dumont import billing
 from dumont.app.wiring import give_wallet
@@ -45,11 +47,12 @@ class HandClock(Clock):
 
 
 class TurnedClock(Clock):
-    """Real time, and what it was turned forward."""
+    """A sandbox's time, which may have been turned by others before, and what it is turned forward from now on."""
 
-    def __init__(self) -> None:
+    def __init__(self, sandbox: SandboxProcess) -> None:
         super().__init__()
-        object.__setattr__(self, "ahead", [])
+        shown = float(sandbox.control.turn_clock()["now"])
+        object.__setattr__(self, "ahead", [shown - time.time()])
 
     def at_real(self, real_seconds: float) -> float:
         """Return the product time at a given real Unix time."""

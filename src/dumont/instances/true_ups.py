@@ -12,11 +12,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from dumont.billing import EndedRental, Stated, true_up
 from dumont.db import set_sweep
 from dumont.instances.world import World
-from dumont.providers import Charge, ProviderError
+from dumont.providers import Charge, ProviderError, ProviderUnreachable
 
 log = structlog.get_logger()
 AFTER = timedelta(hours=1)
 """How long after its end a machine's bill is asked for: what is billed late shall be in it."""
+PATIENCE = timedelta(days=7)
+"""How long a bill may say nothing of a machine before that is written down as unknown."""
 _MARGIN = timedelta(hours=1)
 _WAITING = text(
     "SELECT r.id AS rental_id, r.team_id, r.instance_id, r.provider, r.provider_machine_id, r.created_at, "
@@ -46,11 +48,12 @@ async def true_up_ended(world: World) -> dict[str, Any]:
     """
     async with world.database.begin() as session:
         await set_sweep(session)
-        waiting = await _waiting(session, world.clock.now() - AFTER)
+        now = world.clock.now()
+        waiting = await _waiting(session, now - AFTER)
     done = 0
     for rental in waiting:
         try:
-            stated = await _ask(world, rental)
+            stated = await _ask(world, rental, now)
         except ProviderError as error:
             log.info("a provider gave no bill yet", rental_id=rental.rental_id, error=str(error))
             continue
@@ -64,13 +67,19 @@ async def _waiting(session: AsyncSession, before: datetime) -> list[_Waiting]:
     return [_Waiting(**row._mapping) for row in await session.execute(_WAITING, {"before": before})]
 
 
-async def _ask(world: World, rental: _Waiting) -> dict[str, Stated] | None:
-    """Return the provider's own bill by kind; None where it does not state one, or is not configured any more."""
+async def _ask(world: World, rental: _Waiting, now: datetime) -> dict[str, Stated] | None:
+    """Return the provider's own bill by kind; None where it does not state one, or is not configured any more.
+
+    Errors: the provider's; ProviderUnreachable while its bill says nothing of the machine.
+    """
     provider = world.providers.get(rental.provider)
     if provider is None or not provider.capabilities.states_charges:
         return None
     begin, end = rental.created_at - _MARGIN, rental.released_at + _MARGIN
-    return _summed(await provider.charges(rental.provider_machine_id, begin, end))
+    charges = await provider.charges(rental.provider_machine_id, begin, end)
+    if not charges and now - rental.released_at < PATIENCE:
+        raise ProviderUnreachable("The provider has no line for this machine yet; an empty bill is no bill of zero.")
+    return _summed(charges) if charges else None
 
 
 def _summed(charges: Iterable[Charge]) -> dict[str, Stated]:

@@ -130,11 +130,15 @@ class Till:
         """Read rows as the owner."""
         return await asyncio.to_thread(self._rows, query, values)
 
-    def _rows(self, query: str, values: tuple[object, ...]) -> list[tuple[Any, ...]]:
+    def _rows(self, query: str, values: tuple[object, ...] | dict[str, Any]) -> list[tuple[Any, ...]]:
         with psycopg.connect(psycopg_url(self.urls.owner)) as connection:
             connection.execute("SET dumont.sweep = 'on'")
             cursor = connection.execute(query.encode(), values)
             return cursor.fetchall() if cursor.description else []
+
+    async def write(self, statement: str, values: dict[str, Any]) -> None:
+        """Change rows as the owner, with named values."""
+        await asyncio.to_thread(self._rows, statement, values)
 
     async def balance(self, team_id: str, kind: str) -> int:
         """Read the balance of a team's account of a kind, and see that it is the sum of its entries."""

@@ -32,7 +32,6 @@ def move(vault: Any, place: S3Place) -> None:
     vault.port = 1
 
 
-@pytest.mark.checklist("SNAP-06")
 async def test_a_workspace_goes_through_a_real_bucket(
     gateway: S3Place, vault: Any, machines: Any, fill: Callable[[Path], None], look: Look
 ) -> None:

@@ -102,7 +102,6 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
             yield S3Store(replace(place, prefix=tmp_path.name))
 
 
-@pytest.mark.checklist("SNAP-06")
 def test_objects_are_never_overwritten(store: Store) -> None:
     """A second put is refused and the first bytes stay; ranges, sizes and lists are right."""
     store.put("data/aa/one", b"0123456789")

@@ -14,7 +14,7 @@ import psycopg
 from tests.support.api import Api, Person, running_api
 from tests.support.sandbox import SandboxProcess
 
-from dumont import billing
+from dumont import billing, bookkeeping
 from dumont.app.wiring import give_wallet
 from dumont.billing import Metering, Stretch, ensure_wallet, follow_stretch
 from dumont.core import Clock, Settings, new_id
@@ -177,7 +177,7 @@ async def open_till(urls: DatabaseUrls) -> AsyncIterator[Till]:
     worker = Database(urls.worker, pool_size=6)
     writer = Writer(Lane(urls.worker))
     try:
-        async with running_api(urls, *billing.routers) as api:
+        async with running_api(urls, *billing.routers, *bookkeeping.routers) as api:
             api.app.state.clock = clock
             api.identity.on_team_created(partial(give_wallet, Settings(home=Path("/nonexistent"))))
             yield Till(urls, clock, worker, writer, api)

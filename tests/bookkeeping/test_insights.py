@@ -154,6 +154,7 @@ async def test_what_a_user_turns_off_he_does_not_get(home: Household, clock: Sta
         "enable_category_variation": False,
         "enable_spending_spike": True,
         "enable_budgets_at_risk": True,
+        "enable_wallet_running_dry": True,
     }
     await run_job(home, clock)
     assert await variations(home) == [] and kept(home)["notification"] == []

@@ -15,8 +15,9 @@ from sqlalchemy import text
 
 import dumont.ledger  # noqa: F401 - its nightly audit is recorded on import
 from dumont.app.charging import keep_charging
-from dumont.app.wiring import build_api, build_world
+from dumont.app.wiring import build_api, build_world, find_dry_wallet
 from dumont.billing import TopupDesk, keep_topups
+from dumont.bookkeeping import also_ask
 from dumont.core import Settings, SettingsError
 from dumont.db import Database, DatabaseUrls, Listener, Subscriptions, set_sweep
 from dumont.durable import REGISTRY, Worker, raise_alarms
@@ -42,6 +43,7 @@ async def start_worker(
     database = Database(urls.worker, pool_size=6, application_name="dumont-worker")
     parts.push_async_callback(database.close)
     world = build_world(settings, secret, database, providers)
+    also_ask(find_dry_wallet)
     worker = Worker(urls.worker, world, database, settings.worker_concurrency, settings.poll_seconds, _exit_now)
     await worker.start()
     parts.push_async_callback(worker.stop)

@@ -1,5 +1,6 @@
 """Wires the rooms together: providers, the worker's world, the API application."""
 
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 
@@ -78,6 +79,7 @@ def build_api(
     """Build the API of all rooms."""
     authenticator.may_close_team(_keep_what_lives)
     authenticator.on_team_created(partial(give_wallet, settings))
+    bookkeeping.also_ask(find_dry_wallet)
     app = create_app(
         database=database,
         authenticator=authenticator,
@@ -103,6 +105,20 @@ def build_api(
     app.state.offers = market.Offers(providers, database, settings.clock)
     app.state.listener = listener
     return app
+
+
+async def find_dry_wallet(session: AsyncSession, team_id: str, now: datetime) -> list[bookkeeping.Insight]:
+    """Find whether a team's wallet runs dry soon; billing knows how long it lasts, bookkeeping tells people."""
+    found = await billing.runway(session, team_id, now)
+    if found is None:
+        return []
+    return bookkeeping.wallet_dry(
+        available=found.available,
+        burn_hour=found.burn_hour,
+        runs_out_at=found.runs_out_at,
+        currency=found.currency,
+        now=now,
+    )
 
 
 async def give_wallet(settings: Settings, session: AsyncSession, team_id: str) -> None:

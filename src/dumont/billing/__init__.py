@@ -5,6 +5,7 @@ from dumont.billing.holding import Dry, Holding, dry_teams
 from dumont.billing.meter_queries import following as following_stretches
 from dumont.billing.metering import Metering, follow_stretch
 from dumont.billing.model import CURRENCY, Mode, SpendLimit, Stretch, Wallet, WalletInUse
+from dumont.billing.service import runway
 from dumont.billing.spending import admit
 from dumont.billing.topups_api import topup_routes
 from dumont.billing.topups_model import Rate, TopupDesk
@@ -37,6 +38,7 @@ __all__ = [
     "following_stretches",
     "keep_topups",
     "routers",
+    "runway",
     "topups_turn",
     "true_up",
 ]

@@ -67,6 +67,16 @@ class Stretch:
     to_at: datetime | None
 
 
+@dataclass(frozen=True)
+class Runway:
+    """How long a wallet lasts at the rate of now. Units: whole units of the currency, also per hour."""
+
+    currency: str
+    available: int
+    burn_hour: int
+    runs_out_at: datetime
+
+
 class WalletInUse(Problem):
     """The wallet cannot be changed so now; the detail says what would have to be otherwise."""
 

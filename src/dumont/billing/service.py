@@ -5,7 +5,15 @@ from datetime import date, datetime, time, timezone
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dumont.billing import queries
-from dumont.billing.documents import StatementDocument, StatementEntry, WalletDocument, decimals, wallet_document
+from dumont.billing.documents import (
+    StatementDocument,
+    StatementEntry,
+    WalletDocument,
+    decimals,
+    runs_out_at,
+    wallet_document,
+)
+from dumont.billing.model import MICRO_NANO, Runway
 from dumont.billing.wallets import ensure_wallet
 from dumont.http import problems
 from dumont.ledger import get_account
@@ -21,6 +29,18 @@ async def show_wallet(session: AsyncSession, team_id: str, now: datetime) -> Wal
     flow = await queries.accruing(session, team_id, now)
     spent = [await queries.spent_since(session, team_id, since) for since in period_starts(now)]
     return wallet_document(wallet, accounts, flow, (spent[0], spent[1]), now)
+
+
+async def runway(session: AsyncSession, team_id: str, now: datetime) -> Runway | None:
+    """Say how long a prepaid wallet lasts at the rate of now; None where nothing runs, or nothing is paid ahead."""
+    wallet = await queries.find_wallet(session, team_id)
+    if wallet is None:
+        return None
+    own, flow = await get_account(session, wallet.account_id), await queries.accruing(session, team_id, now)
+    until = runs_out_at(wallet, own, flow, now)
+    if until is None:
+        return None
+    return Runway(wallet.currency, own.available or 0, flow.burn_hour_nano // MICRO_NANO, until)
 
 
 def period_starts(now: datetime) -> tuple[datetime, datetime]:

@@ -3,6 +3,8 @@
 from dumont.bookkeeping.api import router as accounts_router
 from dumont.bookkeeping.holds_api import router as holds_router
 from dumont.bookkeeping.imports_api import router as imports_router
+from dumont.bookkeeping.insight_service import also_ask
+from dumont.bookkeeping.insights import Insight, wallet_dry
 from dumont.bookkeeping.insights_api import router as insights_router
 from dumont.bookkeeping.model import AccountType, Category, Change, Facts, Key, Transaction, TransactionType, Who
 from dumont.bookkeeping.reports_api import router as reports_router
@@ -18,11 +20,13 @@ __all__ = [
     "Category",
     "Change",
     "Facts",
+    "Insight",
     "Key",
     "Recorded",
     "Transaction",
     "TransactionType",
     "Who",
+    "also_ask",
     "edit",
     "expire_all",
     "record",
@@ -30,4 +34,5 @@ __all__ = [
     "reverse",
     "reverse_many",
     "routers",
+    "wallet_dry",
 ]

@@ -139,12 +139,9 @@ async def tell(
     await session.execute(_TELL, values)
 
 
-async def teams_with_books(session: AsyncSession) -> list[str]:
-    """Read the ids of the teams that have recorded something and are open."""
-    statement = text(
-        "SELECT t.id FROM team t WHERE t.closed_at IS NULL AND EXISTS "
-        "(SELECT FROM bookkeeping_transaction b WHERE b.team_id = t.id) ORDER BY t.id"
-    )
+async def open_teams(session: AsyncSession) -> list[str]:
+    """Read the ids of the teams that are open."""
+    statement = text("SELECT id FROM team WHERE closed_at IS NULL ORDER BY id")
     return list((await session.scalars(statement)).all())
 
 

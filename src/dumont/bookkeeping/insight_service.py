@@ -1,6 +1,6 @@
 """The verbs of insights: find them, keep one row for each user, tell of what is urgent, once."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -10,13 +10,25 @@ from dumont.bookkeeping.insights import TYPES, Insight, find_insights, month_bef
 
 IGNORED_DAYS = 30
 COOLDOWN = timedelta(days=7)
+Finder = Callable[[AsyncSession, str, datetime], Awaitable[Sequence[Insight]]]
+"""Finds what another room has to point out to a team at a moment."""
+_finders: list[Finder] = []
+
+
+def also_ask(finder: Finder) -> None:
+    """Have a finder of another room asked as well; the same one twice is asked once."""
+    if finder not in _finders:
+        _finders.append(finder)
 
 
 async def compute(session: AsyncSession, team_id: str, now: datetime) -> list[Insight]:
-    """Find what is to be pointed out to a team now."""
+    """Find what is to be pointed out to a team now, the weightiest first within each room."""
     today = now.date()
     sums = await queries.day_sums(session, team_id, month_before(today), today)
-    return find_insights(sums, await queries.budgets(session, team_id), today)
+    found = find_insights(sums, await queries.budgets(session, team_id), today)
+    for finder in _finders:
+        found += await finder(session, team_id, now)
+    return found
 
 
 async def choose_for(

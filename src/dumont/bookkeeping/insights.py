@@ -4,14 +4,15 @@ import hashlib
 from calendar import monthrange
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any
 
 from dumont.core import plain_amount
 from dumont.ledger import SCALES
 
 VARIATION, SPIKE, BUDGET = "category_variation", "spending_spike", "budget_at_risk"
-TYPES = (VARIATION, SPIKE, BUDGET)
+WALLET = "wallet_running_dry"
+TYPES = (VARIATION, SPIKE, BUDGET, WALLET)
 WORTH_CENTS = 5000
 """Differences below 50 units of money are shown and not told of."""
 
@@ -21,6 +22,8 @@ _SPIKE_DAYS = 28
 _SPIKE_LEAST_DAYS = 7
 _SPIKE_RECENT = 7
 _BUDGET_LEAST_DAYS = 3
+_DRY_WITHIN = timedelta(days=3)
+_DRY_URGENT = timedelta(days=1)
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,31 @@ def find_insights(sums: Sequence[DaySum], budgets: Sequence[Budget], today: date
     """Return what is to be pointed out on a day, the weightiest first; the same books give the same insights."""
     found = [*_variations(sums, today), *_spikes(sums, today), *_budgets(sums, budgets, today)]
     return sorted(found, key=lambda one: (-one.impact_score, one.type, one.hash))
+
+
+def wallet_dry(*, available: int, burn_hour: int, runs_out_at: datetime, currency: str, now: datetime) -> list[Insight]:
+    """Point out a wallet that will be used up within three days, urgently within one.
+
+    Units: whole units of the currency. Shapes: one insight, or none.
+    """
+    left = runs_out_at - now
+    if left > _DRY_WITHIN:
+        return []
+    hours = max(0, int(left.total_seconds()) // 3600)
+    told = f"at {_shown(burn_hour, currency)} an hour the wallet is used up in {hours} hours"
+    insight = _insight(
+        WALLET,
+        "wallet",
+        currency,
+        month_of(now.date()),
+        explanation=f"The wallet runs dry: {told}.",
+        impact=burn_hour * 24 // _cent(currency),
+        urgent=left <= _DRY_URGENT,
+        available=_plain(available, currency),
+        burn_hour=_plain(burn_hour, currency),
+        hours_left=hours,
+    )
+    return [insight]
 
 
 def _variations(sums: Sequence[DaySum], today: date) -> Iterable[Insight]:

@@ -12,7 +12,7 @@ from dumont.bookkeeping import insight_service as service
 from dumont.bookkeeping.bodies import Amount, Body, Code, positive_cents, who
 from dumont.bookkeeping.documents import AmountText, Currency, DoneDocument, money_of
 from dumont.bookkeeping.insight_queries import Notification
-from dumont.bookkeeping.insights import BUDGET, SPIKE, VARIATION, Insight
+from dumont.bookkeeping.insights import BUDGET, SPIKE, VARIATION, WALLET, Insight
 from dumont.bookkeeping.model import CategoryNotFound
 from dumont.core import is_id
 from dumont.http import (
@@ -31,7 +31,7 @@ from dumont.http import (
 
 router = Router(prefix="/api/v1", tags=["insights"])
 NotificationNotFound = problems.not_found("notification")
-Kind = Literal["category_variation", "spending_spike", "budget_at_risk"]
+Kind = Literal["category_variation", "spending_spike", "budget_at_risk", "wallet_running_dry"]
 _MOST = 200
 
 
@@ -72,12 +72,21 @@ class RiskDocument(_InsightDocument):
     days_left: int
 
 
+class DryDocument(_InsightDocument):
+    """A prepaid wallet that is used up within three days at the rate of now, what is held included."""
+
+    available: MoneyDocument
+    burn_hour: MoneyDocument
+    hours_left: int
+
+
 class InsightsDocument(BaseModel):
     """What is worth knowing about this month; `computed_at` is when it last changed."""
 
     category_monthly_variation: list[VariationDocument]
     spending_spikes: list[SpikeDocument]
     budgets_at_risk: list[RiskDocument]
+    wallet_running_dry: list[DryDocument]
     computed_at: datetime
 
 
@@ -95,6 +104,7 @@ class ChoicesBody(Body):
     enable_category_variation: bool | None = None
     enable_spending_spike: bool | None = None
     enable_budgets_at_risk: bool | None = None
+    enable_wallet_running_dry: bool | None = None
 
 
 class ChoicesDocument(BaseModel):
@@ -103,6 +113,7 @@ class ChoicesDocument(BaseModel):
     enable_category_variation: bool
     enable_spending_spike: bool
     enable_budgets_at_risk: bool
+    enable_wallet_running_dry: bool
 
 
 class BudgetBody(Body):
@@ -192,6 +203,7 @@ async def change_choices(body: ChoicesBody, caller: CallerDep) -> ChoicesDocumen
         VARIATION: body.enable_category_variation,
         SPIKE: body.enable_spending_spike,
         BUDGET: body.enable_budgets_at_risk,
+        WALLET: body.enable_wallet_running_dry,
     }
     return await _choices(caller, {kind: value for kind, value in names.items() if value is not None})
 
@@ -278,16 +290,19 @@ async def _own(caller: Caller, notification_id: str) -> Notification:
 async def _choices(caller: Caller, wished: dict[str, bool]) -> ChoicesDocument:
     now = await service.change_choices(caller.session, caller.team_id, caller.user_id, wished)
     return ChoicesDocument(
-        enable_category_variation=now[VARIATION], enable_spending_spike=now[SPIKE], enable_budgets_at_risk=now[BUDGET]
+        enable_category_variation=now[VARIATION],
+        enable_spending_spike=now[SPIKE],
+        enable_budgets_at_risk=now[BUDGET],
+        enable_wallet_running_dry=now[WALLET],
     )
 
 
 def _document(found: list[Insight], computed_at: datetime) -> InsightsDocument:
-    shown: dict[str, list[dict[str, Any]]] = {VARIATION: [], SPIKE: [], BUDGET: []}
+    shown: dict[str, list[dict[str, Any]]] = {VARIATION: [], SPIKE: [], BUDGET: [], WALLET: []}
     for one in found[:_MOST]:
         head = {"currency": one.currency, "explanation": one.explanation, "impact_score": one.impact_score}
         facts = dict(one.facts)
-        for name in ("limit", "spent", "projected"):
+        for name in ("limit", "spent", "projected", "available", "burn_hour"):
             if name in facts:
                 facts[name] = {"amount": facts[name], "currency": one.currency}
         shown[one.type].append({**head, "insight_hash": one.hash, **facts})
@@ -296,6 +311,7 @@ def _document(found: list[Insight], computed_at: datetime) -> InsightsDocument:
             "category_monthly_variation": shown[VARIATION],
             "spending_spikes": shown[SPIKE],
             "budgets_at_risk": shown[BUDGET],
+            "wallet_running_dry": shown[WALLET],
             "computed_at": computed_at,
         }
     )

@@ -35,7 +35,7 @@ async def refresh_insights(world: Any, at: datetime) -> None:
     users = 0
     async with world.database.begin() as session:
         await set_sweep(session)
-        teams = await insight_queries.teams_with_books(session)
+        teams = await insight_queries.open_teams(session)
     for team_id in teams:
         async with world.database.begin() as session:
             await set_sweep(session)

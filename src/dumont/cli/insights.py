@@ -16,6 +16,7 @@ _KINDS = {
     "category_monthly_variation": "category_variation",
     "spending_spikes": "spending_spike",
     "budgets_at_risk": "budget_at_risk",
+    "wallet_running_dry": "wallet_running_dry",
 }
 _COLUMNS = (
     Column("INSIGHT"),
@@ -95,5 +96,8 @@ def _row(kind: str, one: dict[str, Any]) -> list[str]:
     if kind == "spending_spikes":
         amounts = [shown(one["amount"], currency), shown(one["usual_amount"], currency)]
         return [head, f"spent on {text(one['date'])}", *amounts, "usual"]
+    if kind == "wallet_running_dry":
+        amounts = [shown(one[name]["amount"], currency) for name in ("available", "burn_hour")]
+        return [head, f"wallet is used up in {one['hours_left']} h", *amounts, "an hour"]
     amounts = [shown(one[name]["amount"], currency) for name in ("spent", "limit")]
     return [head, f"budget of {text(one['name'])}", *amounts, f"-> {shown(one['projected']['amount'], currency)}"]

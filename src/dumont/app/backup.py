@@ -131,9 +131,10 @@ def _also_copy(settings: Settings) -> list[str]:
     """Name what an installation has besides its database."""
     home = settings.home
     key = "DUMONT_SECRET_KEY of the environment" if settings.secret_key is not None else str(home / "secret.key")
-    store = Path(settings.store) if settings.store else home / "vault"
-    parts = [store, home / "ssh", home / "clock.json", home / "sandbox"]
-    return [key, *(str(path) for path in (*parts, settings.env_file) if path is not None and path.exists())]
+    parts = [home / "ssh", home / "clock.json", home / "sandbox", settings.env_file]
+    store = settings.store or str(home / "vault")
+    stores = [store] if store.startswith("s3:") or Path(store).exists() else []
+    return [key, *stores, *(str(path) for path in parts if path is not None and path.exists())]
 
 
 def _document(folder: Path, manifest: "Manifest") -> dict[str, object]:

@@ -6,7 +6,6 @@ import secrets
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -202,12 +201,11 @@ def _sandbox(settings: Settings) -> tuple[str, str] | None:
 
 async def _store(settings: Settings) -> list[Finding]:
     """Write an object, read it back and take it away again."""
-    from dumont.vault import LocalStore
+    from dumont.app.storing import trial_store
 
-    root = Path(settings.store) if settings.store else settings.home / "vault"
+    store, where = trial_store(settings)
 
     def try_out() -> int:
-        store = LocalStore(root / "doctor")
         name, data = f"check/{secrets.token_hex(16)}", secrets.token_bytes(1 << 20)
         store.put(name, data)
         try:
@@ -217,6 +215,6 @@ async def _store(settings: Settings) -> list[Finding]:
 
     size = await asyncio.to_thread(try_out)
     if size:
-        return [Finding("store", "ok", f"{root}: {size >> 20} MiB written, read back and removed")]
-    detail = f"{root} gave back other bytes than were written. Do not keep snapshots there."
+        return [Finding("store", "ok", f"{where}: {size >> 20} MiB written, read back and removed")]
+    detail = f"{where} gave back other bytes than were written. Do not keep snapshots there."
     return [Finding("store", "broken", detail)]

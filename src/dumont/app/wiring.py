@@ -2,7 +2,6 @@
 
 from datetime import datetime
 from functools import partial
-from pathlib import Path
 
 from fastapi import FastAPI
 from sqlalchemy import func, select
@@ -10,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from dumont import billing, bookkeeping, hibernation, identity, instances, market, operations, snapshots
 from dumont.app.home import StartError
+from dumont.app.storing import build_vaults
 from dumont.core import Settings, derive_key
 from dumont.db import Database, Listener
 from dumont.http import Limits, create_app, problems
@@ -17,8 +17,6 @@ from dumont.identity import IdentityService
 from dumont.instances import Instance, Patience, Status, World
 from dumont.providers import Provider, VastProvider
 from dumont.remote import SshIdentity
-from dumont.snapshots import Vaults
-from dumont.vault import KeyRing
 
 SANDBOX_PATIENCE = Patience(poll_seconds=0.25, absence_seconds=0.5, doubt_seconds=3.0, lost_seconds=2.0)
 VAST_URL = "https://console.vast.ai"
@@ -46,14 +44,9 @@ def build_providers(settings: Settings, sandbox: tuple[str, str] | None) -> dict
 def build_world(settings: Settings, secret: bytes, database: Database, providers: dict[str, Provider]) -> World:
     """Build what the worker's steps need.
 
-    Errors: StartError where the store's folder cannot be used.
+    Errors: StartError where the store cannot be used.
     """
-    root = Path(settings.store) if settings.store else settings.home / "vault"
-    try:
-        root.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as error:
-        raise StartError(f"{error.filename or root} cannot be used ({error.strerror}). Mend its rights.") from error
-    vaults = Vaults(root, KeyRing(derive_key(secret, "vault")), derive_key(secret, "gate"))
+    vaults = build_vaults(settings, secret)
     return World(
         database=database,
         clock=settings.clock,

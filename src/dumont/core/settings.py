@@ -38,6 +38,10 @@ class Settings:
     vast_key: str | None = None
     provider: str = "sandbox"
     store: str | None = None
+    s3_endpoint: str | None = None
+    s3_region: str = "us-east-1"
+    s3_key_id: str | None = None
+    s3_secret: str | None = None
     clock_epoch: float = 0.0
     clock_speed: float = 1.0
     poll_seconds: float = 0.2

@@ -206,11 +206,11 @@ def _singles(clients: int) -> Work:
 
 
 def _coalesced(in_flight: int, *, hot: bool) -> Work:
-    """So many who wait for their posting, all over the one writer of the process."""
+    """So many who wait for their posting, all over the one writer of the process, which has two lanes."""
 
     async def work(books: _Books, watch: _Watch) -> int:
         async with AsyncExitStack() as stack:
-            writer = Writer(Lane(books.url))
+            writer = Writer(Lane(books.url), Lane(books.url))
             stack.push_async_callback(writer.close)
             _stood(await writer.post_batch([books.posting(hot=hot) for _ in range(in_flight)]))
             watch.start()

@@ -57,7 +57,9 @@ class Application:
 
     def __post_init__(self) -> None:
         url, lane = self.config["url"], self.config.get("lane", {})
-        self.writers = [Writer(Lane(url, **lane), **self.config.get("writer", {})) for _ in range(2)]
+        self.writers = [
+            Writer(*(Lane(url, **lane) for _ in range(lanes)), **self.config.get("writer", {})) for lanes in (1, 2)
+        ]
         self.database = Database(url, pool_size=3, glances=1)
         self.log = os.open(self.config["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         self.chance = random.Random(f"{self.config['log']} {time.monotonic_ns()}")

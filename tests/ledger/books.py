@@ -126,10 +126,10 @@ class Books:
         return int(found[0][0])
 
     @asynccontextmanager
-    async def writer(self, url: str | None = None, **options: Any) -> AsyncIterator[Writer]:
+    async def writer(self, url: str | None = None, *, lanes: int = 1, **options: Any) -> AsyncIterator[Writer]:
         """Give a writer as the application's role."""
         lane = {name: options.pop(name) for name in list(options) if name.endswith(("_ms", "silence_seconds"))}
-        writer = Writer(Lane(url or self.urls.app, **lane), **options)
+        writer = Writer(*(Lane(url or self.urls.app, **lane) for _ in range(lanes)), **options)
         try:
             yield writer
         finally:

@@ -1,4 +1,4 @@
-"""The writer for postings that are all their request does: what comes while a batch is in flight is the next batch."""
+"""The writer for postings that are all their request does: what comes while batches are in flight is the next batch."""
 
 import asyncio
 import logging
@@ -17,6 +17,8 @@ _LOG = logging.getLogger(__name__)
 _PAUSE_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 0.5
 _LOOK_AGAIN_SECONDS = 0.1
+_WORTH_ANOTHER = 32
+"""So many wait before another lane is used: with fewer, what two batches cost is more than two lanes gain."""
 
 
 @dataclass(eq=False, slots=True)
@@ -39,16 +41,19 @@ class Tally:
 
 
 class Writer:
-    """Posts for one process over one connection, and lets everybody share it.
+    """Posts for one process over one connection or a few, and lets everybody share them.
 
     A posting waits at most `patience_seconds` for a database that is away, or for an account that somebody has locked;
-    others do not wait for that account. `most` postings go in one batch.
+    others do not wait for that account. `most` postings go in one batch. With a second lane the database works on one
+    batch while answers to another are given; one posting is never in two batches at once.
     Guarantees: each posting stands at most once, whatever is lost on the way; if one was answered before another was
     given, their entries on a common account have that order.
     """
 
-    def __init__(self, lane: Lane, *, most: int = 500, patience_seconds: float = 10.0) -> None:
-        self._lane = lane
+    def __init__(self, *lanes: Lane, most: int = 500, patience_seconds: float = 10.0) -> None:
+        if not lanes:
+            raise ValueError("the ledger's writer needs a lane")
+        self._lanes = lanes
         self._most = most
         self._patience = patience_seconds
         self._waiting: deque[_Item] = deque()
@@ -56,7 +61,9 @@ class Writer:
         self._look_at = 0.0
         self._next_pause = _PAUSE_SECONDS
         self._wake = asyncio.Event()
-        self._worker: asyncio.Task[None] | None = None
+        self._workers: list[asyncio.Task[None]] = []
+        self._in_flight: set[str] = set()
+        self._at_work = 0
         self._closed = False
         self.tally = Tally()
 
@@ -87,53 +94,72 @@ class Writer:
         ]
 
     async def close(self) -> None:
-        """Answer what waits and close the connection."""
+        """Answer what waits and close the connections."""
         self._closed = True
         self._wake.set()
-        if self._worker is not None:
-            await self._worker
-        await self._lane.close()
+        await asyncio.gather(*self._workers)
+        for lane in self._lanes:
+            await lane.close()
 
     def _give(self, posting: Posting) -> "asyncio.Future[Outcome]":
         if self._closed:
             raise RuntimeError("the ledger's writer is closed")
         loop = asyncio.get_running_loop()
-        if self._worker is None:
-            self._worker = loop.create_task(self._work(), name="ledger-writer")
+        if not self._workers:
+            self._workers = [loop.create_task(self._work(lane), name="ledger-writer") for lane in self._lanes]
         item = _Item(posting, loop.create_future(), time.monotonic() + self._patience)
         self._waiting.append(item)
-        self._wake.set()
+        if self._is_worth_a_batch():
+            self._wake.set()
         return item.done
 
-    async def _work(self) -> None:
+    async def _work(self, lane: Lane) -> None:
         while self._waiting or not self._closed:
-            if not self._waiting:
+            if not self._is_worth_a_batch():
                 self._wake.clear()
                 await self._wake.wait()
                 continue
-            await self._turn()
+            self._at_work += 1
+            try:
+                await self._turn(lane)
+            finally:
+                self._at_work -= 1
+                self._wake.set()
 
-    async def _turn(self) -> None:
+    def _share(self) -> int:
+        """Return how many one batch may take: lanes that are free share what waits, where it is worth it."""
+        free = len(self._lanes) - self._at_work + 1
+        return min(self._most, max(_WORTH_ANOTHER, -(-len(self._waiting) // free)))
+
+    def _is_worth_a_batch(self) -> bool:
+        return len(self._waiting) >= (_WORTH_ANOTHER if self._at_work else 1)
+
+    async def _turn(self, lane: Lane) -> None:
         """Send one batch of what waits, without two of one key and without accounts that somebody has locked."""
         if self._busy and time.monotonic() >= self._look_at:
-            await self._look()
+            await self._look(lane)
         batch = self._gather()
+        ids = {item.posting.id for item in batch}
+        self._in_flight |= ids
         try:
             if batch:
-                await self._send(batch)
+                await self._send(lane, batch)
             else:
                 await asyncio.sleep(_LOOK_AGAIN_SECONDS)
         except Exception as error:  # noqa: BLE001 - whoever waits is answered, whatever happened
             _LOG.exception("The ledger's writer met what nobody expected.")
             self._fail(batch, error)
+        finally:
+            self._in_flight -= ids
         self._give_up()
 
     def _gather(self) -> list[_Item]:
         batch: list[_Item] = []
         left: deque[_Item] = deque()
-        ids: set[str] = set()
+        ids = set(self._in_flight)
         blocked: set[str] = set(self._busy)
-        while self._waiting and len(batch) < self._most:
+        room = self._share()
+        while self._waiting and len(batch) < room:
             item = self._waiting.popleft()
             posting = item.posting
             if posting.id in ids or (blocked and any(leg.account_id in blocked for leg in posting.legs)):
@@ -145,14 +171,14 @@ class Writer:
         self._waiting = left
         return batch
 
-    async def _send(self, items: list[_Item]) -> None:
+    async def _send(self, lane: Lane, items: list[_Item]) -> None:
         """Post a batch; where it fails, what the error means decides what is done with its items."""
         try:
-            outcomes = await self._lane.post([item.posting for item in items])
+            outcomes = await lane.post([item.posting for item in items])
         except LOST as error:
             fault = classify(error)
             self.tally.faults[fault] = self.tally.faults.get(fault, 0) + 1
-            await self._recover(items, fault, error)
+            await self._recover(lane, items, fault, error)
             return
         self._next_pause = _PAUSE_SECONDS
         self.tally.batches += 1
@@ -161,40 +187,40 @@ class Writer:
             if not item.done.done():
                 item.done.set_result(outcome)
 
-    async def _recover(self, items: list[_Item], fault: Fault, error: BaseException) -> None:
+    async def _recover(self, lane: Lane, items: list[_Item], fault: Fault, error: BaseException) -> None:
         if fault in (Fault.REFUSED, Fault.BROKEN):
-            await self._bisect(items, error)
+            await self._bisect(lane, items, error)
         elif fault is Fault.LOCKED:
-            await self._set_aside(items, error)
+            await self._set_aside(lane, items, error)
         else:
             for item in items:
                 item.sent = item.sent or fault is Fault.UNKNOWN
             self._waiting.extendleft(reversed(items))
             await self._pause()
 
-    async def _bisect(self, items: list[_Item], error: BaseException) -> None:
+    async def _bisect(self, lane: Lane, items: list[_Item], error: BaseException) -> None:
         if len(items) == 1:
             self._fail(items, error)
             return
         middle = len(items) // 2
-        await self._send(items[:middle])
-        await self._send(items[middle:])
+        await self._send(lane, items[:middle])
+        await self._send(lane, items[middle:])
 
-    async def _set_aside(self, items: list[_Item], error: BaseException) -> None:
+    async def _set_aside(self, lane: Lane, items: list[_Item], error: BaseException) -> None:
         """Leave the accounts that somebody has locked, and those of them who wait for one, out of the next batches."""
         self._busy |= {leg.account_id for item in items for leg in item.posting.legs}
-        await self._look()
+        await self._look(lane)
         if self._busy:
             self._waiting.extendleft(reversed(items))
         elif len(items) > 1:
-            await self._bisect(items, error)
+            await self._bisect(lane, items, error)
         else:
             self._waiting.append(items[0])
 
-    async def _look(self) -> None:
+    async def _look(self, lane: Lane) -> None:
         """Ask which accounts are still locked."""
         try:
-            self._busy = await self._lane.busy(self._busy)
+            self._busy = await lane.busy(self._busy)
         except LOST:
             self._busy = set()
         self._look_at = time.monotonic() + _LOOK_AGAIN_SECONDS

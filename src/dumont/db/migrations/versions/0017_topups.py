@@ -34,7 +34,7 @@ CREATE TABLE topup (
     refunded_credit bigint NOT NULL DEFAULT 0,
     CONSTRAINT ck_topup_paid CHECK ((status IN ('paid', 'refunded')) = (end_to_end_id IS NOT NULL)),
     CONSTRAINT ck_topup_refunded CHECK
-        (refunded BETWEEN 0 AND amount AND refunded_credit BETWEEN 0 AND credit
+        (refunded >= 0 AND refunded <= amount AND refunded_credit >= 0 AND refunded_credit <= credit
          AND (status = 'refunded') = (refunded = amount))
 );
 CREATE INDEX ix_topup_team_id ON topup (team_id, created_at);

@@ -53,7 +53,7 @@ async def die_everywhere(place: Place, stage: Stage, scenario: Scenario, deaths:
     await scenario.succeeded(stage, case)
     (await stage.bills(case.instance_id)).agree()
     recorded = [name for (name,) in await stage.rows(RECORDED, operation_id)]
-    assert len(recorded) == len(set(recorded)) >= 4, recorded
+    assert len(recorded) == len(set(recorded)) >= 2, recorded
     steps = {name.partition(" (")[0] for name in recorded}
     died = [tuple(line.split("\t")) for line in deaths.read_text().splitlines()]
     assert sorted(died) == sorted((when, name) for when in ("before", "after") for name in steps)

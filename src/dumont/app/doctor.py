@@ -1,6 +1,7 @@
 """`dumont doctor`: what this installation stands on, each looked at for real, with what to do where it is not right."""
 
 import asyncio
+import json
 import math
 import secrets
 from collections import Counter
@@ -69,17 +70,19 @@ async def _look(settings: Settings) -> list[Finding]:
 
 
 async def _server(settings: Settings) -> list[Finding]:
-    import httpx
+    from dumont.web import Broken, Unsent, Web
 
     url = f"http://{settings.host}:{settings.port}"
+    server = Web(url, headers={}, lanes=1, call_seconds=5)
     try:
-        async with httpx.AsyncClient(timeout=5) as client:
-            answer = await client.get(f"{url}/health")
-    except httpx.HTTPError:
+        answer = await server.ask("GET", "/health")
+    except (Unsent, Broken):
         return [Finding("server", "broken", f"Nothing answers at {url}. Start it with ./run.")]
-    if answer.status_code == 200:
+    finally:
+        await server.close()
+    if answer.status == 200:
         return [Finding("server", "ok", url)]
-    return [Finding("server", "broken", f"{url} answers {answer.status_code}: {answer.json().get('detail')}")]
+    return [Finding("server", "broken", f"{url} answers {answer.status}: {json.loads(answer.body).get('detail')}")]
 
 
 async def _database(settings: Settings) -> list[Finding]:

@@ -1,30 +1,18 @@
 """Speak Vast.ai's HTTP: one ask per call, checked by one checker; nothing is ever repeated here."""
 
-import asyncio
 import json
-import sys
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from typing import Any
-from urllib.parse import urlsplit
-
-import httpx
 
 from dumont.providers.contract import ProviderUnreachable, RateLimited
 from dumont.providers.vast.gaps import Gaps
 from dumont.providers.vast.replies import checked
 from dumont.providers.vast.values import Row, text
-
-if find_spec("sniffio") is None:
-    # httpcore looks for it five times a call, through every folder of the path; None says at once that it is missing.
-    sys.modules.setdefault("sniffio", None)  # type: ignore[arg-type]
+from dumont.web import Broken, Reply, Unsent, Web
 
 _LANES, _LANES_TO_SPARE = 8, 16
-"""Calls at once; who waits, waits here: a queue in the pool of connections is looked through at every call.
-
-Where calls keep gaps, their turns are given before: none may then wait for a lane.
-"""
+"""Calls at once. Where calls keep gaps, their turns are given before: none may then wait for a lane."""
 
 _CALL_SECONDS = 60.0
 """The whole of one call, body included: a reply that dribbles is given up."""
@@ -42,16 +30,12 @@ class VastClient:
     def __init__(self, base_url: str, api_key: str, *, enforce_gaps: bool) -> None:
         self._secret = api_key
         self._gaps = Gaps(enforced=enforce_gaps)
-        lanes = _LANES_TO_SPARE if enforce_gaps else _LANES
-        loopback = (urlsplit(base_url).hostname or "") in ("127.0.0.1", "localhost", "::1")
-        self._http = httpx.AsyncClient(
-            base_url=base_url.rstrip("/"),
+        self._web = Web(
+            base_url,
             headers={"Authorization": f"Bearer {api_key}", "User-Agent": f"dumont-cloud/{_version()}"},
-            timeout=httpx.Timeout(30.0, connect=5.0),
-            limits=httpx.Limits(max_connections=lanes, max_keepalive_connections=lanes, keepalive_expiry=2.0),
-            trust_env=not loopback,
+            lanes=_LANES_TO_SPARE if enforce_gaps else _LANES,
+            call_seconds=_CALL_SECONDS,
         )
-        self._lanes = asyncio.Semaphore(lanes)
 
     async def ask(
         self, kind: str, method: str, path: str, *, body: Any = None, params: Mapping[str, str] | None = None
@@ -62,25 +46,22 @@ class VastClient:
         the pause; the classes of `checked`.
         """
         await self._gaps.wait(kind)
-        response = await self._send(method, path, body, params)
+        reply = await self._send(method, path, body, params)
         try:
-            return checked(response, kind=kind, secret=self._secret)
+            return checked(reply, kind=kind, secret=self._secret)
         except RateLimited as refusal:
             refusal.retry_after = self._gaps.refused(kind, refusal.detail, refusal.retry_after)
             raise
 
-    async def _send(self, method: str, path: str, body: Any, params: Mapping[str, str] | None) -> httpx.Response:
+    async def _send(self, method: str, path: str, body: Any, params: Mapping[str, str] | None) -> Reply:
         content = None if body is None else json.dumps(body).encode()
         headers = {} if body is None else {"Content-Type": "application/json"}
         try:
-            async with self._lanes, asyncio.timeout(_CALL_SECONDS):
-                return await self._http.request(method, path, content=content, headers=headers, params=params)
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
+            return await self._web.ask(method, path, params=params, body=content, headers=headers)
+        except Unsent as error:
             raise ProviderUnreachable("Vast.ai cannot be reached from here.", not_sent=True) from error
-        except (httpx.HTTPError, TimeoutError) as error:
-            raise ProviderUnreachable(
-                f"The connection to Vast.ai broke before its answer came ({type(error).__name__})."
-            ) from error
+        except Broken as error:
+            raise ProviderUnreachable(f"The connection to Vast.ai broke before its answer came ({error}).") from error
 
     async def pages(self, kind: str, path: str, *, rows: str, total: str, params: Mapping[str, str]) -> list[Row]:
         """Walk all pages of a listing and return its rows.
@@ -125,7 +106,7 @@ class VastClient:
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._http.aclose()
+        await self._web.close()
 
 
 def _promise(value: Any) -> int:

@@ -10,8 +10,6 @@ import re
 import time
 from typing import Any
 
-import httpx
-
 from dumont.providers.contract import (
     BadCredentials,
     MachineAbsent,
@@ -23,6 +21,7 @@ from dumont.providers.contract import (
     RateLimited,
 )
 from dumont.providers.vast.values import finite, text
+from dumont.web import Reply
 
 _SOLD = re.compile(
     r"no_such_ask|error 404/3603|error 410/3907|no longer rentable|already (been )?rented|unavailable|not available",
@@ -30,24 +29,24 @@ _SOLD = re.compile(
 )
 
 
-def checked(response: httpx.Response, *, kind: str, secret: str) -> Any:
+def checked(reply: Reply, *, kind: str, secret: str) -> Any:
     """Return the reply's JSON value when the call was carried out.
 
     Errors: ProviderUnreachable for 3xx, 5xx, what is not JSON and moved endpoints; RateLimited without a pause (the
     caller knows the gaps); else the class that the error's words name.
     """
-    body = _json(response)
-    status = response.status_code
-    if response.is_success and not _failed(body):
+    body = _json(reply)
+    status = reply.status
+    if reply.succeeded and not _failed(body):
         if isinstance(body, (dict, list)):
             return body
         raise ProviderUnreachable("Vast.ai answered without a readable JSON body; what it did is unknown.")
     document = body if isinstance(body, dict) else {}
     code = text(document, "error")
-    message = _message(document, response, secret)
+    message = _message(document, reply, secret)
     machine = text(document, "new_contract")
     if status == 429:
-        pause = pause_of(response)
+        pause = pause_of(reply)
         raise RateLimited(f"Vast.ai asks us to slow down: {message}", retry_after=pause, code=code)
     raise _error(status, code, message, machine, kind, bool(document))
 
@@ -58,16 +57,16 @@ def _failed(body: Any) -> bool:
     return body.get("success") is False or (body.get("success") is not True and bool(body.get("error")))
 
 
-def pause_of(response: httpx.Response) -> float | None:
+def pause_of(reply: Reply) -> float | None:
     """Return after how many seconds a refused call may be repeated, where the reply says so.
 
     Source: Retry-After, a `retry_after` member, or X-RateLimit-Reset (a Unix time) of the daily search quota.
     """
-    reset = finite(response.headers.get("x-ratelimit-reset"))
+    reset = finite(reply.headers.get("x-ratelimit-reset"))
     if reset is not None:
         return max(0.0, reset - time.time())
-    body = _json(response)
-    stated = finite(response.headers.get("retry-after"))
+    body = _json(reply)
+    stated = finite(reply.headers.get("retry-after"))
     if stated is None and isinstance(body, dict):
         stated = finite(body.get("retry_after"))
     return None if stated is None else min(60.0, max(0.0, stated))
@@ -98,16 +97,16 @@ def _error(
     )
 
 
-def _json(response: httpx.Response) -> Any:
+def _json(reply: Reply) -> Any:
     try:
-        return json.loads(response.content, parse_constant=lambda _: math.nan)
+        return json.loads(reply.body, parse_constant=lambda _: math.nan)
     except (ValueError, RecursionError):
         return None
 
 
-def _message(document: dict[str, Any], response: httpx.Response, secret: str) -> str:
+def _message(document: dict[str, Any], reply: Reply, secret: str) -> str:
     found = text(document, "msg", "message", "detail")
-    if found is None and not document and "html" not in response.headers.get("content-type", ""):
-        found = response.text
-    plain = " ".join((found or f"HTTP status {response.status_code}").split())[:300]
+    if found is None and not document and "html" not in reply.headers.get("content-type", ""):
+        found = reply.body.decode(errors="replace")
+    plain = " ".join((found or f"HTTP status {reply.status}").split())[:300]
     return plain.replace(secret, "***") if secret else plain

@@ -3,9 +3,8 @@
 import asyncio
 from urllib.parse import urlsplit
 
-import httpx
-
 from dumont.providers.contract import ProviderUnreachable
+from dumont.web import Broken, Unsent, Web
 
 _READY_SECONDS = 30.0
 _MOST_BYTES = 4 << 20
@@ -25,28 +24,27 @@ async def fetch(url: str, *, base_url: str) -> str:
         raise ProviderUnreachable("Vast.ai named a place for the logs that is neither its own nor safe to ask.")
     loop = asyncio.get_running_loop()
     until, pause = loop.time() + _READY_SECONDS, 0.1
-    async with httpx.AsyncClient(timeout=httpx.Timeout(10.0, connect=5.0), trust_env=other.scheme == "https") as http:
+    store = Web(f"{other.scheme}://{other.netloc}", headers={}, lanes=1, call_seconds=_READY_SECONDS)
+    try:
         while True:
-            found = await _try(http, url)
+            found = await _try(store, f"{other.path}?{other.query}" if other.query else other.path)
             if found is not None:
                 return found
             if loop.time() + pause >= until:
                 raise ProviderUnreachable("Vast.ai did not have the logs ready in time. Ask again.")
             await asyncio.sleep(pause)
             pause = min(1.0, pause * 2)
+    finally:
+        await store.close()
 
 
-async def _try(http: httpx.AsyncClient, url: str) -> str | None:
+async def _try(store: Web, path: str) -> str | None:
     try:
-        async with asyncio.timeout(_READY_SECONDS), http.stream("GET", url) as reply:
-            if reply.status_code in _NOT_YET:
-                return None
-            if reply.status_code != 200:
-                raise ProviderUnreachable(f"The store of Vast.ai's logs answered {reply.status_code}.")
-            kept = bytearray()
-            async for piece in reply.aiter_bytes():
-                kept += piece
-                del kept[:-_MOST_BYTES]
-            return kept.decode(errors="replace")
-    except (httpx.HTTPError, TimeoutError) as error:
-        raise ProviderUnreachable(f"The logs could not be fetched ({type(error).__name__}).") from error
+        reply = await store.ask("GET", path, last_bytes=_MOST_BYTES)
+    except (Unsent, Broken) as error:
+        raise ProviderUnreachable(f"The logs could not be fetched ({error}).") from error
+    if reply.status in _NOT_YET:
+        return None
+    if reply.status != 200:
+        raise ProviderUnreachable(f"The store of Vast.ai's logs answered {reply.status}.")
+    return reply.body.decode(errors="replace")

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from dumont.agent import seen as seen_files
+from dumont.agent.partial import RestorePlan
 from dumont.agent.pipeline import Packer
-from dumont.agent.restore import RestorePlan, restore_tree
+from dumont.agent.restore import restore_tree
 from dumont.agent.save import save_tree
 from dumont.agent.seen import Seen
 from dumont.agent.transfer import Blobs
@@ -65,7 +66,8 @@ def main() -> None:
         answer = _restore(repository, blobs, task)
     else:
         seen_files.SETTLED_SECONDS = float(task.get("settled_seconds", seen_files.SETTLED_SECONDS))
-        answer = [_save(repository, blobs, task) for _ in range(int(task.get("times", 1)))]
+        seen = Seen(task["seen"], "bench")
+        answer = [_save(repository, blobs, seen, task) for _ in range(int(task.get("times", 1)))]
     print(json.dumps(answer))  # noqa: T201 - the answer to the process that started this one
 
 
@@ -77,11 +79,10 @@ def _repository(store: Store) -> Repository:
         return Repository.create(store, "wsp_bench", keyring)
 
 
-def _save(repository: Repository, blobs: Any, task: dict[str, Any]) -> dict[str, float]:
+def _save(repository: Repository, blobs: Any, seen: Seen, task: dict[str, Any]) -> dict[str, float]:
     started, burned = time.monotonic(), time.process_time()
     known = set(repository.index().chunks)
     packer = Packer(repository.sealer, known, blobs, lambda: os.urandom(16), lambda pack, size: None)
-    seen = Seen(task["seen"], "bench")
     root = os.fsencode(task["root"])
     try:
         counts, blob = save_tree(root, [], [], packer, seen, lambda progress: None)
@@ -92,7 +93,7 @@ def _save(repository: Repository, blobs: Any, task: dict[str, Any]) -> dict[str,
 
     entries = unpack_columns(msgpack.unpackb(blob)["entries"])
     repository.adopt_packs(counts.packs, 1)
-    draft = Manifest("", None, "bench", task["root"], "", 1, b"", tuple(entries), packs_new=tuple(counts.packs))
+    draft = Manifest("", None, "bench", task["root"], "", 1, b"", entries, packs_new=tuple(counts.packs))
     manifest = repository.commit(replace(draft))
     return {
         "wall": time.monotonic() - started,
@@ -112,8 +113,8 @@ def _restore(repository: Repository, blobs: Any, task: dict[str, Any]) -> dict[s
     if missing:
         raise SystemExit("the repository lacks chunks")
     plan = RestorePlan(list(manifest.entries), places, manifest.merkle_root, [])
-    started = time.monotonic()
-    counts = restore_tree(os.fsencode(task["root"]), plan, repository.sealer, blobs, lambda progress: None)
+    started, seen = time.monotonic(), Seen(task["root"] + ".seen", "bench")
+    counts = restore_tree(os.fsencode(task["root"]), plan, repository.sealer, blobs, seen, lambda progress: None)
     return {"wall": time.monotonic() - started, "bytes": counts.bytes_total, "fetched": counts.bytes_fetched}
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from dumont.agent import AgentFailed, AgentLost
-from dumont.agent.restore import RestorePlan, dump_plan
+from dumont.agent.partial import RestorePlan
+from dumont.agent.restore import dump_plan
 from dumont.agent.workspace import _session_args
 from dumont.vault import Entry, Kind, RepositoryDamaged, VerificationFailed, pack_columns, pack_name
 
@@ -44,7 +45,7 @@ def old_tree(root: Path) -> None:
 
 
 DEATHS = [
-    *[("os.pwrite", 2), ("dumont.agent.restore._sync", 1), ("dumont.agent.exchange.remove_tree", 1)],
+    *[("os.pwrite", 2), ("dumont.agent.partial._sync", 1), ("dumont.agent.exchange.remove_tree", 1)],
     *[("os.rename", call) for call in (1, 2, 5, 18)],
 ]
 

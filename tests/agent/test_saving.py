@@ -190,11 +190,11 @@ async def test_a_file_that_never_stays_the_same_is_listed_as_unstable(vault: Any
     (machine.workspace / "log").write_bytes(bytes(5 << 20))
     touching = (
         "import os, dumont.agent.pipeline as pipeline\n"
-        "read = pipeline.read_piece\n"
+        "read = pipeline.read_into\n"
         "def moving(descriptor, offset, view):\n"
         "    os.truncate('workspace/log', os.path.getsize('workspace/log') + 1)\n"
         "    return read(descriptor, offset, view)\n"
-        "pipeline.read_piece = moving\n"
+        "pipeline.read_into = moving\n"
         "from dumont.agent.main import main; main()"
     )
     saved = await vault.save(await machine.link(touching))

@@ -54,7 +54,33 @@ async def test_a_change_that_hides_is_seen(vault: Any, machines: Any, look: Look
     (listed,) = (machine.home / ".dumont" / "agent").glob("seen-*")
     for damage in (b"", b"\xc1", listed.read_bytes()[:-3], b"\x93\x01\xa1x\x90"):
         listed.write_bytes(damage)
-        assert (await vault.save(link)).bytes_read == 18
+        assert (await vault.save(await machine.link(SETTLED))).bytes_read == 18
+
+
+async def test_a_restored_tree_is_not_read_again(
+    vault: Any, machines: Any, fill: Callable[[Path], None], look: Look, wait_until: Any
+) -> None:
+    """The first save after a wake reads what changed since, however well it hides, and nothing else."""
+    machine, other = machines("first"), machines("second")
+    fill(machine.workspace)
+    os.utime(machine.workspace / "models/m.safetensors", ns=(10**18, 10**18))
+    for path in machine.workspace.rglob("*"):
+        if not path.is_symlink() and path.is_file():
+            os.utime(path, ns=(10**18, 10**18))
+    saved = await vault.save(await machine.link())
+    back = await other.link()
+    await vault.restore(back, saved.name)
+    assert (await vault.save(back)).bytes_read == 0
+    assert (await vault.save(await other.link())).bytes_read == 0
+    changed = [other.workspace / name for name in ("secret", "src/pkg1/mod1.py", "-dash")]
+    for path in changed:
+        seen = path.stat()
+        path.write_bytes(bytes(seen.st_size))
+        os.utime(path, ns=(seen.st_mtime_ns, seen.st_mtime_ns))
+    later = await vault.save(await other.link())
+    assert later.bytes_read == sum(path.stat().st_size for path in changed)
+    await vault.restore(await machine.link(), later.name)
+    assert look(machine.workspace) == look(other.workspace)
 
 
 async def test_what_changed_just_now_is_read_once_more(vault: Any, machines: Any) -> None:

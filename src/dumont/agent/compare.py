@@ -4,9 +4,10 @@ from collections.abc import Callable
 
 import msgpack
 
+from dumont.agent.hashing import entries_with_chunks
+from dumont.agent.partial import same
 from dumont.agent.protocol import Progress
-from dumont.agent.restore import same
-from dumont.agent.walk import Excluder, entries_with_chunks, scan
+from dumont.agent.walk import Excluder, scan
 from dumont.vault import Sealer, bytes_of, unpack_columns
 
 

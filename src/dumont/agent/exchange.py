@@ -7,7 +7,6 @@ entry is renamed: the old one into `.dumont-old-<id>`, the new one out of `.dumo
 import json
 import os
 import re
-import shutil
 import stat
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -81,19 +80,29 @@ def recover(root: bytes) -> str:
 
 
 def remove_tree(path: bytes) -> None:
-    """Remove a folder and all below it, also where folders are not writable; absent is fine.
+    """Remove a folder and all below it, however deep, also where folders are not writable; absent is fine.
 
     Errors: OSError where something stays.
     """
     if not os.path.lexists(path):
         return
-    os.chmod(path, 0o700)
-    for folder, names, _ in os.walk(path):
-        for name in names:
-            inner = os.path.join(folder, name)
-            if not os.path.islink(inner):
-                os.chmod(inner, 0o700)
-    shutil.rmtree(path)
+    if os.path.islink(path):
+        os.unlink(path)
+        return
+    waiting, folders = [path], []
+    while waiting:
+        folder = waiting.pop()
+        os.chmod(folder, 0o700)
+        folders.append(folder)
+        with os.scandir(folder) as listing:
+            found = [*listing]
+        for item in found:
+            if item.is_dir(follow_symlinks=False):
+                waiting.append(item.path)
+            else:
+                os.unlink(item.path)
+    for folder in reversed(folders):
+        os.rmdir(folder)
 
 
 def sync_folder(path: bytes) -> None:

@@ -40,6 +40,7 @@ class Session:
     def __init__(self, source: BinaryIO, sink: BinaryIO) -> None:
         self.root: bytes | None = None
         self.freezer = Freezer(os.environ, Path.home() / ".dumont" / "agent" / "frozen.json")
+        self.seen: dict[str, Seen] = {}
         self._source = source
         self._sink = sink
         self._writing = threading.Lock()
@@ -201,7 +202,9 @@ def _save(session: Session, number: int, args: dict[str, Any], data: bytes) -> R
     packer = Packer(_sealer(args), known, session.blobs(number), ask_pack, tell_stored)
     try:
         own = [os.fsencode(Path(__file__).resolve().parents[2])]
-        counts, blob = save_tree(root, list(args["exclude"]), own, packer, _seen(args, root), session.progress(number))
+        counts, blob = save_tree(
+            root, list(args["exclude"]), own, packer, _seen(session, args), session.progress(number)
+        )
     finally:
         packer.close()
     numbers = {name: value for name, value in asdict(counts).items() if isinstance(value, int)}
@@ -210,7 +213,8 @@ def _save(session: Session, number: int, args: dict[str, Any], data: bytes) -> R
 
 def _restore(session: Session, number: int, args: dict[str, Any], data: bytes) -> Result:
     root, plan = session.workspace(), load_plan(data)
-    counts = restore_tree(root, plan, _sealer(args), session.blobs(number), session.progress(number))
+    seen, progress = _seen(session, args), session.progress(number)
+    counts = restore_tree(root, plan, _sealer(args), session.blobs(number), seen, progress)
     return asdict(counts), b""
 
 
@@ -234,9 +238,12 @@ def _sealer(args: dict[str, Any]) -> Sealer:
     return Sealer(DataKeys.of(b64decode(args["data_key"])), str(args["repository_id"]))
 
 
-def _seen(args: dict[str, Any], root: bytes) -> Seen:
-    name = hashlib.sha256(b"\0".join((str(args["repository_id"]).encode(), root))).hexdigest()[:32]
-    return Seen(str(Path.home() / ".dumont" / "agent" / f"seen-{name}"), name)
+def _seen(session: Session, args: dict[str, Any]) -> Seen:
+    about = b"\0".join((str(args["repository_id"]).encode(), session.workspace()))
+    name = hashlib.sha256(about).hexdigest()[:32]
+    if name not in session.seen:
+        session.seen[name] = Seen(str(Path.home() / ".dumont" / "agent" / f"seen-{name}"), name)
+    return session.seen[name]
 
 
 def _run_hook(session: Session, command: str | None, code: str) -> None:

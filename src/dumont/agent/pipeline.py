@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from dumont.agent.cuts import Piece
+from dumont.agent.hashing import read_into
 from dumont.agent.transfer import Blobs
 from dumont.vault import (
     MAX_CHUNK_BYTES,
@@ -130,7 +131,7 @@ class Packer:
             return chunk, piece.length
         raw, _ = self._buffers()
         view = memoryview(raw)[: piece.length]
-        view = view[: _zeros(view) if piece.hole else read_piece(descriptor, piece.offset, view)]
+        view = view[: _zeros(view) if piece.hole else read_into(descriptor, piece.offset, view)]
         if not len(view):
             return b"", 0
         chunk = self._sealer.chunk_id(view)
@@ -228,17 +229,6 @@ class _Group:
         self.parts: list[bytes] = []
         self.members: list[Ids] = []
         self.length = 0
-
-
-def read_piece(descriptor: int, offset: int, view: memoryview) -> int:
-    """Fill `view` from an open file and return how many bytes there were."""
-    done = 0
-    while done < len(view):
-        count = os.preadv(descriptor, [view[done:]], offset + done)
-        if not count:
-            break
-        done += count
-    return done
 
 
 def _zeros(view: memoryview) -> int:

@@ -1,11 +1,12 @@
 """Save a workspace from the machine's side: walk, cut, and hand the pieces on; what was seen before is not read."""
 
 import os
-import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from itertools import chain
+from operator import attrgetter
 
 import msgpack
 
@@ -13,7 +14,18 @@ from dumont.agent.cuts import cut
 from dumont.agent.pipeline import SMALL_BYTES, Ids, Packer, Saved
 from dumont.agent.protocol import Progress
 from dumont.agent.seen import Seen
-from dumont.agent.walk import Excluder, Found, Scan, entry_of, open_regular, scan, unchanged
+from dumont.agent.walk import (
+    MARK_CHANGED,
+    Excluder,
+    Found,
+    Scan,
+    entry_of,
+    mark_of,
+    open_regular,
+    scan,
+    unchanged,
+    xattrs_of,
+)
 from dumont.vault import Entry, Kind, bytes_of, pack_columns
 
 _TRIES = 3
@@ -28,17 +40,19 @@ def save_tree(
     listed as unstable, with what was read last.
     Errors: AgentFailed as the transfer raises it.
     """
-    began_ns = time.time_ns()
-    scanned = scan(root, Excluder(exclude), own=own)
-    tree = _Tree(root, scanned, packer, seen, progress)
-    entries = tree.read()
+    seen.begin()
+    scanned = scan(root, Excluder(exclude), own=own, known=seen.found)
+    tree = _Tree(root, scanned, packer, progress)
+    entries = _regrouped(tree.read())
     packer.finish()
-    seen.keep(began_ns)
+    seen.keep(scanned.found)
+    if entries != seen.listed[0]:
+        seen.listed = entries, pack_columns(entries)
     counts = packer.counts
     counts.files = sum(entry.kind is Kind.FILE for entry in entries)
     counts.bytes_total = bytes_of(entries)
-    counts.chunks = len({chunk for entry in entries for chunk in entry.chunks})
-    report = {"entries": pack_columns(_regrouped(entries)), "errors": scanned.errors, "skipped": scanned.skipped}
+    counts.chunks = len(set(chain.from_iterable(map(attrgetter("chunks"), entries))))
+    report = {"entries": seen.listed[1], "errors": scanned.errors, "skipped": scanned.skipped}
     packed: bytes = msgpack.packb({**report, "unstable": counts.unstable, "packs": counts.packs})
     return counts, packed
 
@@ -57,16 +71,14 @@ class _Reading:
 class _Tree:
     """Reads the files of a scan, several at once, and gathers the entries in order."""
 
-    def __init__(
-        self, root: bytes, scanned: Scan, packer: Packer, seen: Seen, progress: Callable[[Progress], None]
-    ) -> None:
+    def __init__(self, root: bytes, scanned: Scan, packer: Packer, progress: Callable[[Progress], None]) -> None:
         self._root = root
         self._scanned = scanned
         self._packer = packer
-        self._seen = seen
         self._progress = progress
+        self._entries: list[Entry | None] = [found.entry for found in scanned.found]
         self._total = bytes_of(found.entry for found in scanned.found)
-        self._entries: list[Entry | None] = []
+        self._kept = 0
         self._first: dict[tuple[int, ...], int] = {}
         self._links: list[tuple[int, Found]] = []
         self._readings: deque[_Reading] = deque()
@@ -76,8 +88,7 @@ class _Tree:
     def read(self) -> list[Entry]:
         """Return the entries of all that could be read."""
         try:
-            for place, found in enumerate(self._scanned.found):
-                self._entries.append(found.entry)
+            for place, found in enumerate([*self._scanned.found]):
                 if found.entry.kind is Kind.FILE:
                     self._file(place, found)
             while self._readings:
@@ -87,18 +98,21 @@ class _Tree:
                 _release(reading)
         for place, found in self._links:
             first = self._entries[self._first[found.inode]]
-            self._entries[place] = first and replace(first, path=found.entry.path, group=found.entry.group)
+            entry = first and replace(first, path=found.entry.path, group=found.entry.group)
+            if entry != found.entry:
+                self._entries[place] = entry
+                leader = self._scanned.found[self._first[found.inode]]
+                self._scanned.found[place] = leader._replace(entry=entry or found.entry, read=bool(entry))
         return [entry for entry in self._entries if entry is not None]
 
     def _file(self, place: int, found: Found) -> None:
-        if found.inode in self._first:
-            self._links.append((place, found))
-            return
         if found.entry.group:
+            if found.inode in self._first:
+                self._links.append((place, found))
+                return
             self._first[found.inode] = place
-        known = self._seen.look(found, self._packer.known)
-        if known is not None:
-            self._entries[place] = found.entry.filled(*known)
+        if found.read and self._packer.known.issuperset(found.entry.chunks):
+            self._kept += found.entry.size
             return
         with _Forgiving(self, place, found):
             if found.entry.size <= SMALL_BYTES:
@@ -187,18 +201,20 @@ class _Tree:
         stable: bool = True,
     ) -> None:
         path, group = found.entry.path, found.entry.group
-        entry = entry_of(path, Kind.FILE, after)
+        mark, xattrs = mark_of(after), found.entry.xattrs
+        if mark[MARK_CHANGED] != found.mark[MARK_CHANGED]:
+            xattrs = xattrs_of(os.path.join(self._root, path))
+        entry = entry_of(path, Kind.FILE, after, xattrs=xattrs)
         if group or entry.size != sum(lengths):
             entry = replace(entry, size=sum(lengths), group=group)
         entry = entry.filled(chunks, lengths)
         self._entries[place] = entry
-        if stable:
-            self._seen.remember(path, after, chunks, lengths)
+        self._scanned.found[place] = Found(entry, mark, read=stable)
         self._done += 1
         self._tell()
 
     def _tell(self) -> None:
-        done = self._packer.counts.bytes_read
+        done = self._packer.counts.bytes_read + self._kept
         self._progress(Progress("save", done, max(self._total, done), self._done))
 
     def fail(self, place: int, found: Found, error: OSError) -> None:

@@ -1,68 +1,110 @@
-"""What the last save saw of each file, kept on the machine: a file that is still the same need not be read again."""
+"""What the last save saw of a tree, kept on the machine: what is still the same need not be read again."""
 
 import os
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from typing import Any
 
 import msgpack
 
-from dumont.agent.walk import Found, mark_of
-from dumont.vault import CHUNK_ID_BYTES
+from dumont.agent.walk import MARK_CHANGED, MARK_MODIFIED, MARK_NUMBERS, Found, mark_of
+from dumont.vault import CHUNK_ID_BYTES, Entry, Kind
 
 SETTLED_SECONDS = 60.0
 """A file that changed so shortly before a save may change again without a trace and is read again the next time: a
 page that a process has mapped changes its file's time once until the kernel has written it, which is within 35 s."""
-_FORMAT = 1
-_Row = tuple[tuple[int, ...], tuple[bytes, ...], tuple[int, ...]]
+_TICK_NS = 100_000_000
+"""Longer than the clock of file times stands still."""
+_FORMAT = 3
 
 
 class Seen:
-    """Chunks of files by path, with the inode, size and times under which they were read.
+    """Paths of a tree with the inode, size and times under which they were seen, and the chunks of the files.
 
     Guarantees: nothing is believed unless all of these are the same, and the change time, which no user can set, was
     long past when the file was read. A list that is lost, damaged or foreign says nothing; everything is read again.
     """
 
     def __init__(self, path: str, about: str) -> None:
+        self.found: dict[bytes, Found] = {}
+        self.listed: tuple[list[Entry] | None, bytes] = (None, b"")
+        """The entries of the last save and how they were packed."""
         self._path = path
         self._about = about
-        self._old = self._load()
-        self._new: dict[bytes, _Row] = {}
-        self._fresh = 0
+        self._limit = 0
+        self._load()
 
-    def look(self, found: Found, known: set[bytes]) -> tuple[tuple[bytes, ...], tuple[int, ...]] | None:
-        """Return a file's chunks and their lengths if it is as it was and all of them are still stored."""
-        row = self._old.get(found.entry.path)
-        if row is None or row[0] != found.mark or not known.issuperset(row[1]):
-            return None
-        self._new[found.entry.path] = row
-        return row[1], row[2]
+    def begin(self) -> None:
+        """Begin to look at the tree."""
+        self._limit = time.time_ns() - int(SETTLED_SECONDS * 1e9)
 
-    def remember(self, path: bytes, seen: os.stat_result, chunks: tuple[bytes, ...], lengths: tuple[int, ...]) -> None:
-        """Take down a file that did not change while it was read."""
-        self._new[path] = (mark_of(seen), chunks, lengths)
-        self._fresh += 1
+    def keep(self, found: Iterable[Found]) -> None:
+        """Remember what was settled when the save began; a disk that does not allow it costs time later, no more."""
+        kept = {}
+        old, fresh = self.found, False
+        for item in found:
+            path = item.entry.path
+            before = old.get(path)
+            if before is item:
+                kept[path] = item
+            elif (before is not None and before.mark == item.mark and before.read == item.read) or (
+                item.mark[MARK_CHANGED] < self._limit and (item.read or item.entry.kind is not Kind.FILE)
+            ):
+                kept[path] = item
+                fresh = True
+        if fresh or len(kept) != len(old):
+            self.found = kept
+            self._store()
 
-    def keep(self, began_ns: int) -> None:
-        """Write down what was settled when the save began; a disk that does not allow it costs time later, no more."""
-        if not self._fresh and len(self._new) == len(self._old):
-            return
-        limit = began_ns - int(SETTLED_SECONDS * 1e9)
-        rows = [(path, mark, b"".join(ids), sizes) for path, (mark, ids, sizes) in self._new.items() if mark[2] < limit]
+    def restored(self, root: bytes, found: Iterable[Found]) -> None:
+        """Remember files that were just restored, in the place that they have now; `found` is how they were hashed.
+
+        Guarantees: nobody could write to them before they were hashed, and what was written since shows: they have
+        old modification times, which any write replaces. Only those at the top were moved, which changes their time.
+        """
+        kept = {}
+        for item in found:
+            with suppress(OSError):
+                now = mark_of(os.lstat(os.path.join(root, item.entry.path)))
+                moved = b"/" not in item.entry.path and now[MARK_CHANGED] > item.mark[MARK_CHANGED]
+                calm = now[MARK_MODIFIED] + _TICK_NS < item.mark[MARK_CHANGED]
+                if calm and (now == item.mark or (moved and _without_change(now) == _without_change(item.mark))):
+                    kept[item.entry.path] = item._replace(mark=now)
+        self.found = kept
+        self._store()
+
+    def _store(self) -> None:
+        rows = [
+            (path, item.mark, item.entry.sparse, b"".join(item.entry.chunks), item.entry.lengths, item.entry.xattrs)
+            for path, item in self.found.items()
+            if item.entry.kind is Kind.FILE
+        ]
         with suppress(OSError):
             os.makedirs(os.path.dirname(self._path), 0o700, exist_ok=True)
             with open(f"{self._path}.new", "wb") as stream:
                 stream.write(msgpack.packb((_FORMAT, self._about, rows)))
             os.replace(f"{self._path}.new", self._path)
 
-    def _load(self) -> dict[bytes, _Row]:
-        try:
-            with open(self._path, "rb") as stream:
-                form, about, rows = msgpack.unpackb(stream.read(), use_list=False)
-            if (form, about) != (_FORMAT, self._about):
-                return {}
-            return {path: (mark, _ids(flat), sizes) for path, mark, flat, sizes in rows}
-        except (OSError, ValueError, TypeError, msgpack.UnpackException):
-            return {}
+    def _load(self) -> None:
+        with suppress(OSError, ValueError, TypeError, msgpack.UnpackException), open(self._path, "rb") as stream:
+            form, about, rows = msgpack.unpackb(stream.read(), use_list=False)
+            if (form, about) == (_FORMAT, self._about):
+                self.found = {item.entry.path: item for item in _found(rows)}
+
+
+def _found(rows: Any) -> Iterator[Found]:
+    for path, mark, sparse, flat, sizes, xattrs in rows:
+        if len(mark) != MARK_NUMBERS or len(flat) != len(sizes) * CHUNK_ID_BYTES:
+            raise ValueError
+        _, _, _, mtime_ns, size, mode, uid, gid, _ = mark
+        plain = (path, Kind.FILE, mode & 0o7777, uid, gid, mtime_ns, size)
+        filled = {"chunks": _ids(flat), "lengths": sizes, "xattrs": xattrs}
+        yield Found(Entry(*plain, sparse=sparse, **filled), mark, read=True)
+
+
+def _without_change(mark: tuple[int, ...]) -> tuple[int, ...]:
+    return mark[:MARK_CHANGED] + mark[MARK_CHANGED + 1 :]
 
 
 def _ids(flat: bytes) -> tuple[bytes, ...]:

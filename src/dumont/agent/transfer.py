@@ -8,17 +8,20 @@ from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from dumont.agent.errors import AgentFailed
+from dumont.vault import MAX_PACK_BYTES
 
 _ATTEMPTS = 6
 _FIRST_WAIT_SECONDS = 0.2
 _SILENCE_SECONDS = 60.0
+_URL_SECONDS = 600.0
+"""Less than URLs are good for."""
 _BROKEN = (OSError, http.client.HTTPException)
 
 SignUrl = Callable[[str, bytes, int], str]
 
 
 class Blobs:
-    """PUT and GET by URLs that are asked for anew at each attempt, so that none can be too old.
+    """PUT and GET by URLs; after a failure they are asked for anew, so that none can be too old.
 
     Guarantees: a broken connection or a 5xx answer is tried again with growing pauses; an object is never changed,
     because each has its own name and the store refuses to overwrite.
@@ -26,6 +29,7 @@ class Blobs:
 
     def __init__(self, sign: SignUrl) -> None:
         self._sign = sign
+        self._urls: dict[bytes, tuple[str, float]] = {}
         self._local = threading.local()
 
     def put(self, pack: bytes, data: "bytes | bytearray | memoryview") -> None:
@@ -49,9 +53,10 @@ class Blobs:
     def _patiently(self, method: str, pack: bytes, size: int, attempt: Callable[[str], tuple[int, bytes]]) -> bytes:
         wait = _FIRST_WAIT_SECONDS
         last = "no answer"
-        for _ in range(_ATTEMPTS):
+        for number in range(_ATTEMPTS):
             try:
-                status, body = attempt(self._sign(method, pack, size))
+                url = self._sign(method, pack, size) if method == "PUT" else self._to_read(pack, again=number > 0)
+                status, body = attempt(url)
                 if status in (200, 201, 206):
                     return body
                 last = f"status {status}"
@@ -62,6 +67,15 @@ class Blobs:
             time.sleep(wait)
             wait *= 2
         raise AgentFailed("store_unreachable", f"The store did not answer after {_ATTEMPTS} attempts ({last}).")
+
+    def _to_read(self, pack: bytes, *, again: bool) -> str:
+        """Return where to read a pack; one question serves for all of its ranges."""
+        url, until = self._urls.get(pack, ("", 0.0))
+        if again or until < time.monotonic():
+            until = time.monotonic() + _URL_SECONDS
+            url = self._sign("GET", pack, MAX_PACK_BYTES)
+            self._urls[pack] = url, until
+        return url
 
     def _once(self, method: str, url: str, data: object, headers: dict[str, str]) -> tuple[int, bytes]:
         parts = urlsplit(url)

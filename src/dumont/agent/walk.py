@@ -1,27 +1,31 @@
 """Walk a workspace: list its entries, read its files in chunks, and notice what changes meanwhile."""
 
+import errno
 import fnmatch
 import os
 import re
 import stat
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from itertools import chain, repeat
+from operator import attrgetter
+from types import MappingProxyType
 from typing import NamedTuple
 
-from dumont.vault import CHUNK_BYTES, OWN_PREFIX, Entry, Kind
+from dumont.vault import OWN_PREFIX, XATTR_PREFIX, Entry, Kind, Xattrs
 
-_READERS = min(4, os.cpu_count() or 1)
 _KINDS = {stat.S_IFREG: Kind.FILE, stat.S_IFDIR: Kind.FOLDER, stat.S_IFLNK: Kind.LINK}
 
 
 class Found(NamedTuple):
-    """An entry without its chunks; `mark` is what tells that a file is still the same: see `mark_of`."""
+    """An entry as it was seen; `mark` is what tells that it is still the same: see `mark_of`.
+
+    `read` where the entry has the chunks of the file's content; else it has none.
+    """
 
     entry: Entry
     mark: tuple[int, ...]
+    read: bool = False
 
     @property
     def inode(self) -> tuple[int, ...]:
@@ -61,8 +65,14 @@ class Excluder:
         return bool(self._names.match(text.rpartition("/")[2]) or self._paths.match(text))
 
 
-def scan(root: bytes, excluded: Callable[[bytes], bool], *, own: Sequence[bytes] = ()) -> Scan:
-    """List the tree below `root` without following links.
+def scan(
+    root: bytes,
+    excluded: Callable[[bytes], bool],
+    *,
+    own: Sequence[bytes] = (),
+    known: Mapping[bytes, Found] = MappingProxyType({}),
+) -> Scan:
+    """List the tree below `root` without following links; what is as it is `known` to be is taken over from there.
 
     Guarantees: what cannot be read is listed in `errors`; sockets, pipes and devices in `skipped`; `own` folders are
     left out. Hard links are grouped by inode.
@@ -73,16 +83,16 @@ def scan(root: bytes, excluded: Callable[[bytes], bool], *, own: Sequence[bytes]
     while waiting:
         folder = waiting.pop()
         try:
-            with os.scandir(os.path.join(root, folder)) as listing:
-                names = [item.name for item in listing]
+            names = os.listdir(os.path.join(root, folder))
         except OSError as error:
             result.errors.append((folder, _reason(error)))
             continue
+        before = folder + b"/" if folder else folder
         for name in names:
-            path = folder + b"/" + name if folder else name
-            if not excluded(path) and _look(root, path, inodes_out, result):
+            path = before + name
+            if not excluded(path) and _look(root, path, known, inodes_out, result):
                 waiting.append(path)
-    result.found.sort(key=lambda found: found.entry.path)
+    result.found.sort(key=attrgetter("entry.path"))
     result.found = _grouped(result.found)
     if result.errors:
         unread = {path for path, _ in result.errors}
@@ -103,38 +113,15 @@ def open_regular(path: bytes) -> int:
     return descriptor
 
 
-def entries_with_chunks(
-    root: bytes,
-    scanned: Scan,
-    wanted: Mapping[bytes, Entry],
-    chunk_id: Callable[[bytes], bytes],
-    on_file: Callable[[int, int], None],
-) -> list[Entry]:
-    """Read every file of a scan and return the entries with their chunk ids; each inode is read once.
-
-    Guarantees: a file is cut as the wanted entry of its path is, so that equal files have equal chunks.
-    Errors: OSError for what cannot be read.
-    """
-    firsts = {found.inode: found.entry for found in reversed(scanned.found) if found.entry.kind is Kind.FILE}
-    cuts = [wanted[e.path].lengths if e.path in wanted else () for e in firsts.values()]
-    read: dict[tuple[int, ...], Entry] = {}
-    with ThreadPoolExecutor(_READERS, "read") as pool:
-        for inode, entry in zip(
-            firsts, pool.map(_hashed, repeat(root), firsts.values(), cuts, repeat(chunk_id)), strict=True
-        ):
-            read[inode] = entry
-            on_file(entry.size, len(entry.chunks))
-    return [
-        found.entry.filled(read[found.inode].chunks, read[found.inode].lengths)
-        if found.entry.kind is Kind.FILE
-        else found.entry
-        for found in scanned.found
-    ]
-
-
 def mark_of(seen: os.stat_result) -> tuple[int, ...]:
-    """Return what tells that a file is still the same; the third is its change time."""
-    return seen.st_dev, seen.st_ino, seen.st_ctime_ns, seen.st_mtime_ns, seen.st_size
+    """Return what tells that a path is still the same; see the names of its places below."""
+    return (
+        *(seen.st_dev, seen.st_ino, seen.st_ctime_ns, seen.st_mtime_ns, seen.st_size),
+        *(seen.st_mode, seen.st_uid, seen.st_gid, seen.st_nlink),
+    )
+
+
+MARK_CHANGED, MARK_MODIFIED, MARK_LINKS, MARK_NUMBERS = 2, 3, 8, 9
 
 
 def unchanged(before: os.stat_result, after: os.stat_result) -> bool:
@@ -146,25 +133,20 @@ def unchanged(before: os.stat_result, after: os.stat_result) -> bool:
     )
 
 
-def _hashed(root: bytes, entry: Entry, cuts: Sequence[int], chunk_id: Callable[[bytes], bytes]) -> Entry:
-    ids, lengths = [], []
-    with open(open_regular(os.path.join(root, entry.path)), "rb", buffering=0) as stream:
-        for length in chain(cuts, repeat(CHUNK_BYTES)):
-            raw = _read_whole(stream.read, length)
-            if raw:
-                ids.append(chunk_id(raw))
-                lengths.append(len(raw))
-            if len(raw) < length:
-                break
-    return replace(entry, size=sum(lengths), chunks=tuple(ids), lengths=tuple(lengths))
-
-
-def _look(root: bytes, path: bytes, inodes_out: set[tuple[int, ...]], result: Scan) -> bool:
+def _look(
+    root: bytes, path: bytes, known: Mapping[bytes, Found], inodes_out: set[tuple[int, ...]], result: Scan
+) -> bool:
+    """Take down a path; tell whether it is a folder to go into."""
     full = root + b"/" + path
     try:
         seen = os.lstat(full)
+        mark, before = mark_of(seen), known.get(path)
+        if before is not None and before.mark == mark:
+            result.found.append(before)
+            return before.entry.kind is Kind.FOLDER
         form = stat.S_IFMT(seen.st_mode)
         target = os.readlink(full) if form == stat.S_IFLNK else b""
+        xattrs = xattrs_of(full) if form in (stat.S_IFREG, stat.S_IFDIR) else ()
     except OSError as error:
         result.errors.append((path, _reason(error)))
         return False
@@ -172,46 +154,43 @@ def _look(root: bytes, path: bytes, inodes_out: set[tuple[int, ...]], result: Sc
     if kind is None:
         result.skipped.append(path)
         return False
-    if kind is Kind.FOLDER and (seen.st_dev, seen.st_ino) in inodes_out:
+    if kind is Kind.FOLDER and mark[:2] in inodes_out:
         return False
-    result.found.append(Found(entry_of(path, kind, seen, target), mark_of(seen)))
+    result.found.append(Found(entry_of(path, kind, seen, target, xattrs), mark))
     return kind is Kind.FOLDER
 
 
-def entry_of(path: bytes, kind: Kind, seen: os.stat_result, target: bytes = b"") -> Entry:
+def xattrs_of(path: bytes) -> Xattrs:
+    """Return a user's extended attributes, by name; none where the file system has none or they went just now."""
+    try:
+        names = os.listxattr(path, follow_symlinks=False)
+        users = sorted(name for name in map(os.fsencode, names) if name.startswith(XATTR_PREFIX))
+        return tuple((name, os.getxattr(path, name, follow_symlinks=False)) for name in users)
+    except OSError as error:
+        if error.errno not in (errno.ENOTSUP, errno.ENODATA, errno.ENOENT, errno.ELOOP):
+            raise
+        return ()
+
+
+def entry_of(path: bytes, kind: Kind, seen: os.stat_result, target: bytes = b"", xattrs: Xattrs = ()) -> Entry:
     """Return the entry for a path as `lstat` saw it, without chunks."""
     file = kind is Kind.FILE
     size = seen.st_size if file else len(target)
     sparse = file and seen.st_blocks * 512 < size
     plain = (path, kind, seen.st_mode & 0o7777, seen.st_uid, seen.st_gid, seen.st_mtime_ns)
-    return Entry(*plain, size, target, sparse=sparse)
+    return Entry(*plain, size, target, sparse=sparse, xattrs=xattrs)
 
 
 def _grouped(found: list[Found]) -> list[Found]:
     """Number the files that share an inode, by first appearance."""
-    seen = Counter(item.inode for item in found if item.entry.kind is Kind.FILE)
-    shared = {inode for inode, count in seen.items() if count > 1}
-    if not shared:
-        return found
+    linked = [(n, item) for n, item in enumerate(found) if item.mark[MARK_LINKS] > 1 and item.entry.kind is Kind.FILE]
+    counts = Counter(item.inode for _, item in linked)
     numbers: dict[tuple[int, ...], int] = {}
-    result = []
-    for item in found:
-        if item.entry.kind is Kind.FILE and item.inode in shared:
-            number = numbers.setdefault(item.inode, len(numbers) + 1)
-            item = Found(replace(item.entry, group=number), item.mark)
-        result.append(item)
-    return result
-
-
-def _read_whole(read: Callable[[int], bytes | None], length: int) -> bytes:
-    first = read(length) or b""
-    if len(first) == length or not first:
-        return first
-    parts, missing = [first], length - len(first)
-    while missing and (part := read(missing)):
-        parts.append(part)
-        missing -= len(part)
-    return b"".join(parts)
+    for place, item in linked:
+        number = numbers.setdefault(item.inode, len(numbers) + 1) if counts[item.inode] > 1 else 0
+        if item.entry.group != number:
+            found[place] = item._replace(entry=replace(item.entry, group=number))
+    return found
 
 
 def _compile(patterns: list[str]) -> "re.Pattern[str]":

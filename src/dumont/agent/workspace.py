@@ -12,12 +12,14 @@ import msgpack
 
 from dumont.agent.errors import AgentFailed
 from dumont.agent.link import AgentLink
+from dumont.agent.partial import RestorePlan
 from dumont.agent.protocol import Progress
-from dumont.agent.restore import RestorePlan, dump_plan
+from dumont.agent.restore import dump_plan
 from dumont.vault import (
     MAX_PACK_BYTES,
     PACK_ID_BYTES,
     SPAN_BYTES,
+    Entries,
     Gate,
     Location,
     Manifest,
@@ -119,7 +121,7 @@ async def save_workspace(
         created="",
         epoch=epoch,
         merkle_root=b"",
-        entries=tuple(entries),
+        entries=entries,
         exclude=tuple(exclude),
         read_errors=tuple((path, reason) for path, reason in report["errors"]),
         unstable=tuple(report["unstable"]),
@@ -256,10 +258,10 @@ def _session_args(repository: Repository) -> dict[str, Any]:
     return {"repository_id": repository.repository_id, "data_key": key}
 
 
-def _read_report(blob: bytes) -> tuple[dict[str, Any], list[Any]]:
+def _read_report(blob: bytes) -> tuple[dict[str, Any], Entries]:
     try:
         report = msgpack.unpackb(blob)
-        return report, list(unpack_columns(report["entries"]))
+        return report, unpack_columns(report["entries"])
     except RecordDamaged as error:
         raise AgentFailed("bad_message", f"The agent's list of files cannot be used: {error.detail}") from error
     except (KeyError, TypeError, ValueError, msgpack.UnpackException) as error:

@@ -18,14 +18,18 @@ from dumont.vault.gate import Gate
 from dumont.vault.keys import DataKeys, KeyRing
 from dumont.vault.manifest import (
     OWN_PREFIX,
+    XATTR_PREFIX,
+    Entries,
     Entry,
     Kind,
     Manifest,
+    Xattrs,
     bytes_of,
     check_entries,
     pack_columns,
     unpack_columns,
 )
+from dumont.vault.memory import Rooms, fresh_memory
 from dumont.vault.merkle import merkle_root
 from dumont.vault.packs import (
     MAX_GROUP_MEMBERS,
@@ -33,7 +37,6 @@ from dumont.vault.packs import (
     PACK_ID_BYTES,
     Location,
     PackBuilder,
-    fresh_memory,
     new_pack_room,
     pack_name,
 )
@@ -54,8 +57,10 @@ __all__ = [
     "OWN_PREFIX",
     "PACK_ID_BYTES",
     "SPAN_BYTES",
+    "XATTR_PREFIX",
     "BucketGate",
     "DataKeys",
+    "Entries",
     "Entry",
     "Gate",
     "KeyRing",
@@ -70,6 +75,7 @@ __all__ = [
     "Repository",
     "RepositoryDamaged",
     "RepositoryMissing",
+    "Rooms",
     "S3Place",
     "S3Store",
     "Sealer",
@@ -82,6 +88,7 @@ __all__ = [
     "Verification",
     "VerificationFailed",
     "WrongKey",
+    "Xattrs",
     "by_pack",
     "bytes_of",
     "check_entries",

@@ -8,6 +8,7 @@ from typing import Any
 import zstandard
 
 from dumont.vault.errors import RecordDamaged
+from dumont.vault.memory import Rooms
 from dumont.vault.planes import WIDTHS, Floats, entropies, join, split
 
 MAX_RAW_BYTES = 64 << 20
@@ -49,8 +50,10 @@ def encode(raw: "bytes | memoryview") -> tuple[Codec, int, Body]:
     return codec, parameter, body
 
 
-def decode(codec: int, parameter: int, body: bytes, raw_length: int) -> "bytes | bytearray":
-    """Return the chunk that `body` stands for.
+def decode(
+    codec: int, parameter: int, body: "bytes | memoryview", raw_length: int, rooms: Rooms | None = None
+) -> "bytes | bytearray | memoryview":
+    """Return the chunk that `body` stands for; where there are `rooms`, it may lie there.
 
     Guarantees: what a body claims is checked against `raw_length` before memory is asked for.
     Errors: RecordDamaged for an unknown codec, a broken body, or another length than promised.
@@ -58,13 +61,13 @@ def decode(codec: int, parameter: int, body: bytes, raw_length: int) -> "bytes |
     if raw_length > MAX_RAW_BYTES:
         raise RecordDamaged("A record claims to hold more than a chunk may.")
     if codec == Codec.RAW:
-        raw: bytes | bytearray = body
+        raw: bytes | bytearray | memoryview = body
     elif codec == Codec.ZSTD:
         raw = _unzstd(body, raw_length)
     elif codec == Codec.BITSHUFFLE:
-        raw = _unshuffled(body, raw_length)
+        raw = _unshuffled(body, raw_length, rooms)
     elif codec == Codec.SPLIT:
-        raw = join(body, parameter, raw_length)
+        raw = join(body, parameter, raw_length, rooms)
     else:
         raise RecordDamaged(f"A record uses codec {codec}, which this version does not know.")
     if len(raw) != raw_length:
@@ -108,7 +111,7 @@ def _encoded(raw: "bytes | memoryview", codec: Codec, parameter: int) -> Body:
     return [raw]
 
 
-def _unzstd(body: bytes, raw_length: int) -> bytes:
+def _unzstd(body: "bytes | memoryview", raw_length: int) -> bytes:
     try:
         if zstandard.frame_content_size(body) != raw_length:
             raise RecordDamaged("A record decodes to another length than it promises.")
@@ -118,7 +121,7 @@ def _unzstd(body: bytes, raw_length: int) -> bytes:
     return raw
 
 
-def _unshuffled(body: bytes, raw_length: int) -> bytes:
+def _unshuffled(body: "bytes | memoryview", raw_length: int, rooms: Rooms | None) -> "bytes | memoryview":
     if len(body) < _BLOSC_HEADER.size:
         raise RecordDamaged("A bitshuffled record is cut short.")
     form, _, _, _, length, _, packed = _BLOSC_HEADER.unpack_from(body)
@@ -126,10 +129,13 @@ def _unshuffled(body: bytes, raw_length: int) -> bytes:
         raise RecordDamaged("A bitshuffled record decodes to another length than it promises.")
     blosc = _blosc()
     try:
-        raw: bytes = blosc.decompress(body)
+        if rooms is None:
+            raw: bytes = blosc.decompress(body)
+            return raw
+        room = rooms.raw(raw_length)
+        return room.view[: blosc.decompress_ptr(body, room.address)]
     except blosc.blosc_extension.error:
         raise RecordDamaged("A bitshuffled record does not decompress.") from None
-    return raw
 
 
 def _shuffle(raw: "bytes | memoryview", width: int) -> bytes:

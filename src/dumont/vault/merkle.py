@@ -1,20 +1,16 @@
 """The Merkle root over a tree's entries: one number that stands for every path, mode, time, link and byte."""
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from blake3 import blake3
 
-from dumont.vault.manifest import Entry
+from dumont.vault.manifest import Entries, Entry
+from dumont.vault.records import CHUNK_ID_BYTES
 
-_LEAF = struct.Struct("<BIqQII")
-
-
-def leaf(key: bytes, entry: Entry) -> bytes:
-    """Hash one entry. Owner and sparseness are left out: they do not survive every file system and user."""
-    fixed = _LEAF.pack(entry.kind, entry.mode, entry.mtime_ns, entry.size, entry.group, len(entry.chunks))
-    sized = (struct.pack("<I", len(part)) + part for part in (entry.path, entry.target))
-    return blake3(b"".join((b"\x00", fixed, *sized, *entry.chunks)), key=key).digest()
+_LEAF = struct.Struct("<BBIqQIII")
+_LENGTH = struct.Struct("<I")
+_NO_TARGET = _LENGTH.pack(0)
 
 
 def merkle_root(key: bytes, entries: Iterable[Entry]) -> bytes:
@@ -22,7 +18,7 @@ def merkle_root(key: bytes, entries: Iterable[Entry]) -> bytes:
 
     Source: leaves and nodes are told apart by a first byte, the odd one moves up (RFC 6962, section 2.1).
     """
-    level = [leaf(key, entry) for entry in entries]
+    level = [blake3(text, key=key).digest() for text in _leaves(Entries.of(entries))]
     if not level:
         return blake3(b"\x02", key=key).digest()
     while len(level) > 1:
@@ -30,3 +26,17 @@ def merkle_root(key: bytes, entries: Iterable[Entry]) -> bytes:
         odd = level[-1:] if len(level) % 2 else []
         level = [blake3(b"\x01" + left + right, key=key).digest() for left, right in pairs] + odd
     return level[0]
+
+
+def _leaves(entries: Entries) -> Iterator[bytes]:
+    """Yield what each entry's leaf is the hash of. What does not survive every system is left out."""
+    columns = entries.columns
+    names = ("path", "kind", "mode", "mtime_ns", "size", "target", "group", "chunk_counts")
+    flat, start = columns["chunks"], 0
+    rows = zip(*(columns[name] for name in names), strict=True)
+    for path, kind, mode, mtime_ns, size, target, group, count in rows:
+        end = start + count * CHUNK_ID_BYTES
+        fixed = _LEAF.pack(0, kind, mode, mtime_ns, size, group, count, len(path))
+        sized = _LENGTH.pack(len(target)) + target if target else _NO_TARGET
+        yield fixed + path + sized + flat[start:end]
+        start = end

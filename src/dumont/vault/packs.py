@@ -7,7 +7,6 @@ import mmap
 import os
 import struct
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,6 +15,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from dumont.vault.errors import RecordDamaged
 from dumont.vault.keys import NONCE_BYTES, TAG_BYTES, DataKeys, bound
+from dumont.vault.memory import fresh_memory
 from dumont.vault.records import CHUNK_ID_BYTES, MAX_CHUNK_BYTES, RECORD_OVERHEAD, Record, record_room
 
 PACK_MAGIC = b"DMTPACK\x01"
@@ -103,14 +103,6 @@ class PackBuilder:
 def new_pack_room() -> mmap.mmap:
     """Return memory that the largest pack fits into."""
     return fresh_memory(PACK_TARGET_BYTES + record_room(MAX_CHUNK_BYTES) + TAIL_BYTES)
-
-
-def fresh_memory(length: int) -> mmap.mmap:
-    """Return memory that costs nothing until it is written to, and then as little as the system can do."""
-    memory = mmap.mmap(-1, length)
-    with suppress(OSError, AttributeError):
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    return memory
 
 
 def read_table(keys: DataKeys, repository_id: str, pack: bytes, size: int, tail: bytes) -> PackTable:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import zstandard
 
 from dumont.vault.errors import RecordDamaged
+from dumont.vault.memory import Rooms
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,8 +48,10 @@ def split(raw: "bytes | memoryview", kind: Floats) -> list["bytes | memoryview"]
     return [_LENGTH.pack(len(frame)), frame, *(plane.data for plane in rest), view[whole:]]
 
 
-def join(body: "bytes | memoryview", kind: int, raw_length: int) -> bytearray:
-    """Return the floats that a field-split body stands for.
+def join(
+    body: "bytes | memoryview", kind: int, raw_length: int, rooms: Rooms | None = None
+) -> "bytearray | memoryview":
+    """Return the floats that a field-split body stands for; where there are `rooms`, they lie there.
 
     Errors: RecordDamaged where lengths do not add up; nothing larger than `raw_length` is ever made.
     """
@@ -66,7 +69,7 @@ def join(body: "bytes | memoryview", kind: int, raw_length: int) -> bytearray:
     if len(rest) != count * (width - 1) + odd:
         raise RecordDamaged("The planes of a field-split record have impossible lengths.")
     first = np.frombuffer(_unpacked(view[_LENGTH.size : _LENGTH.size + packed], count), np.uint8)
-    raw = bytearray(raw_length)
+    raw = bytearray(raw_length) if rooms is None else rooms.raw(raw_length).view[:raw_length]
     out = np.frombuffer(raw, np.uint8)
     second = np.frombuffer(rest[:count], np.uint8)
     low = np.frombuffer(rest[count : count * (width - 1)], np.uint8)

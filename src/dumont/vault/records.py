@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from dumont.vault.codecs import decode, encode
 from dumont.vault.errors import RecordDamaged
 from dumont.vault.keys import NONCE_BYTES, TAG_BYTES, DataKeys
+from dumont.vault.memory import Rooms
 
 CHUNK_BYTES = 4 << 20
 """Where nothing better is known about a file, it is cut so; manifests of format 1 know no other cut."""
@@ -65,8 +66,10 @@ class Sealer:
         self._cipher.encrypt_into(nonce, whole, chunk_id + header + self._repository, room[start:end])
         return int(codec), end
 
-    def open(self, chunk_id: bytes, data: bytes | memoryview, *, hashed: bool = True) -> "bytes | bytearray":
-        """Return the chunk in a record, proven to be the chunk of that id.
+    def open(
+        self, chunk_id: bytes, data: bytes | memoryview, *, hashed: bool = True, rooms: Rooms | None = None
+    ) -> "bytes | bytearray | memoryview":
+        """Return the chunk in a record, proven to be the chunk of that id; with `rooms` it is good until their next.
 
         Without `hashed` the proof is the seal alone, which names the id; for who hashes the bytes himself later.
         Errors: RecordDamaged if anything at all does not fit.
@@ -79,13 +82,19 @@ class Sealer:
             raise RecordDamaged("A record was written in another format or with another key.")
         try:
             sealed = memoryview(data)[NONCE_BYTES + _HEADER.size :]
-            body = self._cipher.decrypt(nonce, sealed, chunk_id + header + self._repository)
+            body = self._opened(nonce, sealed, chunk_id + header + self._repository, rooms)
         except InvalidTag:
             raise RecordDamaged("A record does not open: it was changed, moved or relabelled.") from None
-        raw = decode(codec, parameter, body, raw_length)
+        raw = decode(codec, parameter, body, raw_length, rooms)
         if hashed and self.chunk_id(raw) != chunk_id:
             raise RecordDamaged("A record opens to other bytes than its id promises.")
         return raw
+
+    def _opened(self, nonce: bytes, sealed: memoryview, bound: bytes, rooms: Rooms | None) -> "bytes | memoryview":
+        if rooms is None:
+            return self._cipher.decrypt(nonce, sealed, bound)
+        room = rooms.body(len(sealed)).view[: len(sealed) - TAG_BYTES]
+        return room[: self._cipher.decrypt_into(nonce, sealed, bound, room)]
 
 
 def record_room(raw_length: int) -> int:

@@ -24,7 +24,7 @@ from dumont.vault.errors import (
 )
 from dumont.vault.index import Index, dump_segment, load_segment, segment_epoch, segment_name
 from dumont.vault.keys import DataKeys, KeyRing, RepositoryKeys
-from dumont.vault.manifest import Manifest, dump_manifest, load_manifest
+from dumont.vault.manifest import Manifest, check_entries, dump_manifest, load_manifest
 from dumont.vault.merkle import merkle_root
 from dumont.vault.notes import Note, dump_note, load_note
 from dumont.vault.packs import MAX_PACK_BYTES, PACK_ID_BYTES, TAIL_BYTES, Location, PackTable, pack_name, read_table
@@ -46,6 +46,7 @@ class Repository:
         self.data_keys = DataKeys.of(self.keys.data_key)
         self.sealer = Sealer(self.data_keys, repository_id)
         self._index = Index()
+        self._last: Manifest | None = None
         self._lock = threading.RLock()
 
     @property
@@ -100,11 +101,7 @@ class Repository:
 
         Errors: StoreMissing; RepositoryDamaged.
         """
-        try:
-            content = self._open(f"snap/{name}", MANIFEST_MAGIC)
-            manifest = load_manifest(name, content)
-        except RecordDamaged as error:
-            raise RepositoryDamaged(error.detail, [f"snap/{name}"]) from error
+        manifest = self._read_manifest(name)
         if not hmac.compare_digest(merkle_root(self.data_keys.merkle, manifest.entries), manifest.merkle_root):
             raise RepositoryDamaged("A manifest's Merkle root does not fit its entries.", [f"snap/{name}"])
         return manifest
@@ -156,8 +153,8 @@ class Repository:
         Errors: StaleEpoch.
         """
         newest = max((segment_epoch(name) for name, _ in self.store.list("idx/")), default=0)
-        if names := self.snapshots():
-            newest = max(newest, self.manifest(names[-1]).epoch)
+        if (last := self._newest()) is not None:
+            newest = max(newest, last.epoch)
         if epoch < newest:
             raise StaleEpoch(f"A newer writer (epoch {newest}) has taken over; epoch {epoch} may no longer write.")
 
@@ -226,11 +223,15 @@ class Repository:
             raise RepositoryDamaged(f"{len(missing)} chunks of the snapshot are in no pack.")
         now = datetime.now(timezone.utc)
         name = f"{now:%Y%m%dT%H%M%S.%fZ}-{secrets.token_hex(16)}"
-        root = merkle_root(self.data_keys.merkle, manifest.entries)
+        last = self._newest()
+        if last is not None and last.listed == manifest.listed:
+            root = last.merkle_root
+        else:
+            check_entries(manifest.entries)
+            root = merkle_root(self.data_keys.merkle, manifest.entries)
         named = replace(manifest, name=name, created=now.isoformat(), merkle_root=root)
-        content = dump_manifest(named)
-        load_manifest(name, content)
-        self._seal(f"snap/{name}", MANIFEST_MAGIC, content)
+        self._seal(f"snap/{name}", MANIFEST_MAGIC, dump_manifest(named))
+        self._last = named
         return named
 
     def verify(self, name: str, *, all_below: int = 2 << 30, sample: int = 64) -> Verification:
@@ -242,6 +243,22 @@ class Repository:
         Errors: VerificationFailed listing what is missing and damaged; StoreError where the store cannot answer.
         """
         return verify_snapshot(self, name, all_below=all_below, sample=sample)
+
+    def _newest(self) -> Manifest | None:
+        """Return the newest manifest, opened under its own name; manifests never change, so it is read once."""
+        names = self.snapshots()
+        if not names:
+            return None
+        last = self._last
+        if last is None or last.name != names[-1]:
+            self._last = last = self._read_manifest(names[-1])
+        return last
+
+    def _read_manifest(self, name: str) -> Manifest:
+        try:
+            return load_manifest(name, self._open(f"snap/{name}", MANIFEST_MAGIC))
+        except RecordDamaged as error:
+            raise RepositoryDamaged(error.detail, [f"snap/{name}"]) from error
 
     def _segment(self, name: str) -> list[PackTable]:
         try:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from dumont.vault.errors import RecordDamaged, RepositoryDamaged, StoreMissing, VerificationFailed
 from dumont.vault.manifest import Kind, Manifest
+from dumont.vault.memory import Rooms
 from dumont.vault.packs import Location, pack_name
 from dumont.vault.records import Sealer
 
@@ -189,16 +190,20 @@ def _read_pack(repository: "Repository", pack: bytes, rows: list[tuple[bytes, Lo
 class RecordReader:
     """Opens the chunks in a run of records of one pack; a group that several of them share is opened once.
 
-    Without `hashed` ids are not computed again: for who does so from what was written.
+    Without `hashed` ids are not computed again: for who does so from what was written. With `rooms` a chunk is good
+    until the next one is opened.
     """
 
-    def __init__(self, sealer: Sealer, view: memoryview, start: int, *, hashed: bool = True) -> None:
+    def __init__(
+        self, sealer: Sealer, view: memoryview, start: int, *, hashed: bool = True, rooms: Rooms | None = None
+    ) -> None:
         self._hashed = hashed
+        self._rooms = rooms
         self._sealer = sealer
         self._view = view
         self._start = start
         self._offset = -1
-        self._raw: bytes | bytearray = b""
+        self._raw: bytes | bytearray | memoryview = b""
 
     def open(self, chunk: bytes, place: Location) -> "bytes | bytearray | memoryview":
         """Return a chunk, proven to be the one of that id.
@@ -208,7 +213,7 @@ class RecordReader:
         if self._offset != place.offset:
             at = place.offset - self._start
             record = self._view[at : at + place.length]
-            self._raw = self._sealer.open(place.group or chunk, record, hashed=self._hashed)
+            self._raw = self._sealer.open(place.group or chunk, record, hashed=self._hashed, rooms=self._rooms)
             self._offset = place.offset
         if not place.group:
             return self._raw

@@ -1,0 +1,327 @@
+"""The tree that a restore makes beside the one that it will replace: written, made durable, and proven."""
+
+import ctypes
+import os
+import threading
+from collections import defaultdict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+
+from dumont.agent.errors import AgentFailed
+from dumont.agent.exchange import PARTIAL_PREFIX
+from dumont.agent.hashing import entries_with_chunks
+from dumont.agent.pipeline import keep_memory
+from dumont.agent.protocol import Progress
+from dumont.agent.transfer import Blobs
+from dumont.agent.walk import Found, open_regular, scan, xattrs_of
+from dumont.vault import (
+    Entry,
+    Kind,
+    Location,
+    RecordDamaged,
+    RecordReader,
+    Rooms,
+    Sealer,
+    by_pack,
+    bytes_of,
+    merkle_root,
+    spans,
+)
+
+_AT_ONCE = min(4, 2 * (os.cpu_count() or 1))
+Raw = bytes | bytearray | memoryview
+
+
+@dataclass(frozen=True)
+class RestorePlan:
+    """What to restore: entries, where their chunks lie, and the root that must come out."""
+
+    entries: list[Entry]
+    places: dict[bytes, Location]
+    root: bytes
+    exclude: list[str]
+
+
+@dataclass
+class RestoreCounts:
+    """The counts of a restore. Units: bytes; `bytes_fetched` as they lie in the store.
+
+    `xattrs_lost` are extended attributes that the file system there does not take.
+    """
+
+    files: int = 0
+    bytes_total: int = 0
+    bytes_written: int = 0
+    bytes_fetched: int = 0
+    chunks_reused: int = 0
+    hashes_compared: int = 0
+    xattrs_lost: int = 0
+
+
+class PartialTree:
+    """The tree as it is being made."""
+
+    def __init__(
+        self, root: bytes, name: str, plan: RestorePlan, sealer: Sealer, progress: Callable[[Progress], None]
+    ) -> None:
+        self.path = os.path.join(root, PARTIAL_PREFIX + name.encode())
+        files = [entry for entry in plan.entries if entry.kind is Kind.FILE]
+        total = bytes_of(files)
+        self.counts = RestoreCounts(files=len(files), bytes_total=total)
+        self.proven: list[Found] = []
+        """The files that this restore wrote, as they were when they were hashed."""
+        self._plan = plan
+        self._sealer = sealer
+        self._progress = progress
+        self._wanted: dict[bytes, list[tuple[Entry, int, int]]] = defaultdict(list)
+        self._done: set[bytes] = set()
+        self._plain: dict[bytes, bool] = {}
+        self._counting = threading.Lock()
+        self._local = threading.local()
+
+    def build(self, candidates: list[bytes], blobs: Blobs) -> None:
+        """Write every entry: from the candidates' files where their bytes are the right ones, else from the store.
+
+        Guarantees: links come last, so that no write can pass through one.
+        """
+        os.mkdir(self.path, 0o700)
+        leaders: dict[int, Entry] = {}
+        followers: list[tuple[Entry, Entry]] = []
+        for entry in self._plan.entries:
+            if entry.kind is Kind.FOLDER:
+                os.mkdir(self._at(entry), 0o700)
+                for candidate in candidates:
+                    self._is_plain(candidate, entry.path)
+            elif entry.kind is Kind.FILE and leaders.get(entry.group or -1):
+                followers.append((entry, leaders[entry.group]))
+            elif entry.kind is Kind.FILE:
+                leaders[entry.group] = entry
+                self._begin(entry, candidates)
+        leaders.pop(0, None)
+        self._fetch(blobs)
+        for entry, leader in followers:
+            os.link(self._at(leader), self._at(entry), follow_symlinks=False)
+        for entry in self._plan.entries:
+            if entry.kind is Kind.LINK:
+                os.symlink(entry.target, self._at(entry))
+        for entry in reversed(self._plan.entries):
+            if entry.path not in self._done:
+                self.counts.xattrs_lost += _set_metadata(self._at(entry), entry)
+
+    def prove(self) -> None:
+        """Make the tree durable, read all of it again meanwhile, and compare its Merkle root.
+
+        Errors: AgentFailed `merkle_mismatch` naming the first path that differs.
+        """
+        done = 0
+
+        def on_file(size: int, chunks: int) -> None:
+            nonlocal done
+            done += size
+            self.counts.hashes_compared += chunks
+            self._progress(Progress("verify", done, self.counts.bytes_total, self.counts.files))
+
+        with ThreadPoolExecutor(1, "sync") as pool:
+            durable = pool.submit(_sync, self.path)
+            scanned = scan(self.path, lambda _: False)
+            wanted = {entry.path: entry for entry in self._plan.entries}
+            entries = entries_with_chunks(self.path, scanned, wanted, self._sealer.chunk_id, on_file)
+            durable.result()
+        if scanned.errors:
+            path, reason = scanned.errors[0]
+            raise AgentFailed("machine_io", f"What was written cannot be read again: {_shown(path)} ({reason}).")
+        if merkle_root(self._sealer.keys.merkle, entries) != self._plan.root:
+            raise AgentFailed("merkle_mismatch", f"What was written differs from the snapshot: {self._first(entries)}.")
+        self.proven = [
+            Found(entry, found.mark, read=True)
+            for entry, found in zip(entries, scanned.found, strict=True)
+            if entry.kind is Kind.FILE and entry.path not in self._done
+        ]
+
+    def _first(self, entries: list[Entry]) -> str:
+        by_path = {entry.path: entry for entry in entries}
+        wrong = (e.path for e in self._plan.entries if not same(e, by_path.get(e.path)))
+        return _shown(next(wrong, b"times of folders, or a path too many"))
+
+    def _at(self, entry: Entry) -> bytes:
+        return self.path + b"/" + entry.path
+
+    def _begin(self, entry: Entry, candidates: list[bytes]) -> None:
+        missing = set(range(len(entry.chunks)))
+        parent = entry.path.rpartition(b"/")[0]
+        there = [c + b"/" + entry.path for c in candidates if self._is_plain(c, parent)]
+        for path in there:
+            if self._link(path, entry):
+                self._done.add(entry.path)
+                return
+        if not _at_once(entry):
+            descriptor = os.open(self._at(entry), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            try:
+                os.truncate(descriptor, entry.size)
+            finally:
+                os.close(descriptor)
+        for path in there if missing else ():
+            missing -= self._copy(path, entry, missing)
+        for position, (offset, length, chunk) in enumerate(entry.pieces()):
+            if position in missing:
+                self._wanted[chunk].append((entry, offset, length))
+
+    def _is_plain(self, candidate: bytes, folder: bytes) -> bool:
+        """Tell whether a folder is there and no link on the way leads elsewhere."""
+        if not folder:
+            return True
+        path = candidate + b"/" + folder
+        if path not in self._plain:
+            above = self._is_plain(candidate, folder.rpartition(b"/")[0])
+            self._plain[path] = above and os.path.isdir(path) and not os.path.islink(path)
+        return self._plain[path]
+
+    def _link(self, path: bytes, entry: Entry) -> bool:
+        """Take a file over whole, without copying, where bytes and metadata are already right."""
+        try:
+            seen = os.lstat(path)
+            fits = (seen.st_size, seen.st_mtime_ns, seen.st_mode & 0o7777) == (entry.size, entry.mtime_ns, entry.mode)
+            owner = os.geteuid() != 0 or (seen.st_uid, seen.st_gid) == (entry.uid, entry.gid)
+            if not (fits and owner and seen.st_nlink == 1 and entry.group == 0 and xattrs_of(path) == entry.xattrs):
+                return False
+            if len(self._matching(path, entry, set(range(len(entry.chunks))))) != len(entry.chunks):
+                return False
+            os.link(path, self._at(entry), follow_symlinks=False)
+        except OSError:
+            return False
+        self.counts.chunks_reused += len(entry.chunks)
+        self._tell(entry.size)
+        return True
+
+    def _copy(self, path: bytes, entry: Entry, missing: set[int]) -> set[int]:
+        try:
+            return self._matching(path, entry, missing, write=True) if missing else set()
+        except FileNotFoundError:
+            return set()
+
+    def _matching(self, path: bytes, entry: Entry, missing: set[int], *, write: bool = False) -> set[int]:
+        try:
+            source = open_regular(path)
+        except OSError:
+            return set()
+        found = set()
+        try:
+            for position, (offset, length, chunk) in enumerate(entry.pieces()):
+                raw = os.pread(source, length, offset) if position in missing else b""
+                if len(raw) != length or self._sealer.chunk_id(raw) != chunk:
+                    continue
+                found.add(position)
+                if write:
+                    self._write(entry, offset, raw, zeros=entry.sparse and _is_zeros(raw))
+                    self.counts.chunks_reused += 1
+        finally:
+            os.close(source)
+        return found
+
+    def _fetch(self, blobs: Blobs) -> None:
+        """Fetch, open and write what is wanted, several runs of records beside each other; `prove` hashes it all."""
+        keep_memory()
+        needed = {chunk: self._plan.places[chunk] for chunk in self._wanted}
+        runs = [(pack, run) for pack, rows in by_pack(needed).items() for run in spans(rows)]
+        with ThreadPoolExecutor(_AT_ONCE, "fetch") as pool:
+            try:
+                for done in [pool.submit(self._fetch_run, blobs, pack, run) for pack, run in runs]:
+                    done.result()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+
+    def _fetch_run(self, blobs: Blobs, pack: bytes, run: list[tuple[bytes, Location]]) -> None:
+        start = run[0][1].offset
+        length = run[-1][1].offset + run[-1][1].length - start
+        view = memoryview(blobs.get(pack, start, length))
+        with self._counting:
+            self.counts.bytes_fetched += length
+        rooms: Rooms | None = getattr(self._local, "rooms", None)
+        if rooms is None:
+            rooms = self._local.rooms = Rooms()
+        reader = RecordReader(self._sealer, view, start, hashed=False, rooms=rooms)
+        for chunk, place in run:
+            self._place(chunk, reader.open(chunk, place))
+
+    def _place(self, chunk: bytes, raw: Raw) -> None:
+        wanted = self._wanted[chunk]
+        zeros = any(entry.sparse for entry, _, _ in wanted) and _is_zeros(raw)
+        for entry, offset, length in wanted:
+            if len(raw) != length:
+                raise RecordDamaged("A chunk has another length than its file needs.")
+            self._write(entry, offset, raw, zeros=zeros and entry.sparse)
+
+    def _write(self, entry: Entry, offset: int, raw: Raw, *, zeros: bool) -> None:
+        """Write a chunk of a file; `zeros` stay a hole. A file of one chunk is made only now."""
+        if not zeros or _at_once(entry):
+            fresh = os.O_CREAT | os.O_EXCL if _at_once(entry) else 0
+            descriptor = os.open(self._at(entry), os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC | fresh, 0o600)
+            try:
+                view = memoryview(raw)
+                while len(view):
+                    written = os.pwrite(descriptor, view, offset)
+                    view, offset = view[written:], offset + written
+            finally:
+                os.close(descriptor)
+        self._tell(len(raw))
+
+    def _tell(self, length: int) -> None:
+        with self._counting:
+            self.counts.bytes_written += length
+            done = self.counts.bytes_written
+        self._progress(Progress("fetch", done, self.counts.bytes_total, self.counts.files))
+
+
+def same(wanted: Entry, found: Entry | None) -> bool:
+    """Tell whether two entries agree in everything that a restore promises; times of folders are left out."""
+    if found is None:
+        return False
+    plain = (wanted.kind, wanted.mode, wanted.size, wanted.target, wanted.chunks)
+    timed = wanted.kind is Kind.FOLDER or wanted.mtime_ns == found.mtime_ns
+    return timed and plain == (found.kind, found.mode, found.size, found.target, found.chunks)
+
+
+def _at_once(entry: Entry) -> bool:
+    """Tell whether a file comes into being with its only chunk."""
+    return len(entry.chunks) == 1 and not entry.sparse
+
+
+def _is_zeros(raw: Raw) -> bool:
+    return not any(raw[:64]) and bytes(raw) == bytes(len(raw))
+
+
+def _shown(path: bytes) -> str:
+    return path.decode("utf-8", "backslashreplace")
+
+
+def _set_metadata(path: bytes, entry: Entry) -> int:
+    """Give a path its owner, mode and time; return how many extended attributes could not be set."""
+    lost = 0
+    for name, value in entry.xattrs:
+        try:
+            os.setxattr(path, name, value, follow_symlinks=False)
+        except OSError:
+            lost += 1
+    if os.geteuid() == 0:
+        with suppress(OSError):
+            os.lchown(path, entry.uid, entry.gid)
+    if entry.kind is not Kind.LINK:
+        os.chmod(path, entry.mode)
+    os.utime(path, ns=(entry.mtime_ns, entry.mtime_ns), follow_symlinks=False)
+    return lost
+
+
+def _sync(path: bytes) -> None:
+    """Make a whole tree durable at once: one call is far cheaper than one per file. Source: syncfs(2)."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        library = ctypes.CDLL(None, use_errno=True)
+        if not hasattr(library, "syncfs"):
+            os.sync()
+        elif library.syncfs(descriptor) != 0:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    finally:
+        os.close(descriptor)

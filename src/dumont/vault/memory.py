@@ -1,0 +1,40 @@
+"""Memory that is asked of the system once and used again: fetching it anew costs as much as the work done in it."""
+
+import ctypes
+import mmap
+from contextlib import suppress
+
+_ROOM_BYTES = (8 << 20) + 4096
+
+
+def fresh_memory(length: int) -> mmap.mmap:
+    """Return memory that costs nothing until it is written to, and then as little as the system can do."""
+    memory = mmap.mmap(-1, length)
+    with suppress(OSError, AttributeError):
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return memory
+
+
+class Room:
+    """Memory with an address that a library can write to."""
+
+    def __init__(self, length: int) -> None:
+        memory = fresh_memory(length)
+        self.view = memoryview(memory)
+        self.address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+
+
+class Rooms:
+    """Where one thread opens records, one after the other: what was opened is good until the next one."""
+
+    def __init__(self) -> None:
+        self._body = Room(_ROOM_BYTES)
+        self._raw = Room(_ROOM_BYTES)
+
+    def body(self, length: int) -> Room:
+        """Return room for what was sealed."""
+        return self._body if length <= _ROOM_BYTES else Room(length)
+
+    def raw(self, length: int) -> Room:
+        """Return room for a chunk."""
+        return self._raw if length <= _ROOM_BYTES else Room(length)

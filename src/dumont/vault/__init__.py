@@ -1,5 +1,6 @@
 """The vault: a workspace's files as encrypted, deduplicated, verifiable snapshots in a store."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from dumont.vault.errors import (
@@ -43,9 +44,10 @@ from dumont.vault.packs import (
 from dumont.vault.records import CHUNK_BYTES, CHUNK_ID_BYTES, MAX_CHUNK_BYTES, Record, Sealer, record_room
 from dumont.vault.repository import Repository
 from dumont.vault.store import LocalStore, Store
-from dumont.vault.verify import SPAN_BYTES, RecordReader, Verification, by_pack, spans
+from dumont.vault.verify import SPAN_BYTES, RecordReader, Verification, by_pack, spans, touched_files
 
 if TYPE_CHECKING:
+    from dumont.vault.collecting import Authority, Collection, Limits, Named, collect
     from dumont.vault.s3 import BucketGate, S3Place, S3Store
 
 __all__ = [
@@ -58,16 +60,20 @@ __all__ = [
     "PACK_ID_BYTES",
     "SPAN_BYTES",
     "XATTR_PREFIX",
+    "Authority",
     "BucketGate",
+    "Collection",
     "DataKeys",
     "Entries",
     "Entry",
     "Gate",
     "KeyRing",
     "Kind",
+    "Limits",
     "LocalStore",
     "Location",
     "Manifest",
+    "Named",
     "PackBuilder",
     "Record",
     "RecordDamaged",
@@ -92,6 +98,7 @@ __all__ = [
     "by_pack",
     "bytes_of",
     "check_entries",
+    "collect",
     "fresh_memory",
     "merkle_root",
     "new_pack_room",
@@ -99,16 +106,18 @@ __all__ = [
     "pack_name",
     "record_room",
     "spans",
+    "touched_files",
     "unpack_columns",
 ]
 
-_BUCKETS = ("BucketGate", "S3Place", "S3Store")
+_LATER = {
+    **dict.fromkeys(("BucketGate", "S3Place", "S3Store"), "s3"),
+    **dict.fromkeys(("Authority", "Collection", "Limits", "Named", "collect"), "collecting"),
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Bring what speaks to buckets only where it is asked for: machines never do, and lack its library."""
-    if name not in _BUCKETS:
+    """Bring what speaks to buckets and what collects only where it is asked for: machines never do either."""
+    if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from dumont.vault import s3
-
-    return getattr(s3, name)
+    return getattr(import_module(f"dumont.vault.{_LATER[name]}"), name)

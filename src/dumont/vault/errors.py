@@ -1,6 +1,6 @@
 """What can go wrong in the vault, as a small tree; `detail` is a sentence for people."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 
 class VaultError(Exception):
@@ -52,10 +52,14 @@ class StaleEpoch(VaultError):
 
 
 class VerificationFailed(VaultError):
-    """A snapshot is not wholly in the store; lists the object or chunk names that are missing and damaged."""
+    """A snapshot is not wholly in the store; lists the object or chunk names that are missing and damaged.
 
-    def __init__(self, missing: Sequence[str], damaged: Sequence[str]) -> None:
+    `chunks` are the ids of those of its chunks that cannot be had; the others can.
+    """
+
+    def __init__(self, missing: Sequence[str], damaged: Sequence[str], chunks: Iterable[bytes] = ()) -> None:
         self.missing = list(missing)
         self.damaged = list(damaged)
+        self.chunks = frozenset(chunks)
         shown = ", ".join([*self.missing, *self.damaged][:3])
         super().__init__(f"{len(self.missing)} missing and {len(self.damaged)} damaged in the store: {shown}.")

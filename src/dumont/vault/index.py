@@ -1,12 +1,13 @@
 """The index of a repository: which chunk lies where, gathered from its segments."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, field
 
 import msgpack
 
 from dumont.vault.errors import RecordDamaged
+from dumont.vault.marks import Mark
 from dumont.vault.notes import Note
 from dumont.vault.packs import PACK_ID_BYTES, Location, PackTable, place_rows, table_bytes
 
@@ -16,44 +17,71 @@ _NAME = re.compile(r"^idx/(\d{10})-[0-9a-f]{32}$")
 
 @dataclass
 class Index:
-    """Chunks and packs that are known. Of several packs that hold a chunk, the first that is not damaged counts."""
+    """Chunks and packs that are known. Of several packs that hold a chunk, the first of the best ones counts: sound and
+    not marked, else sound, else damaged, and last what was deleted.
+
+    `segments` and `notes` say which packs each of them names; `blind` that a mark could not be read.
+    """
 
     chunks: dict[bytes, Location] = field(default_factory=dict)
     packs: dict[bytes, PackTable] = field(default_factory=dict)
-    segments: set[str] = field(default_factory=set)
-    notes: set[str] = field(default_factory=set)
+    segments: dict[str, frozenset[bytes]] = field(default_factory=dict)
+    notes: dict[str, Note] = field(default_factory=dict)
+    marks: dict[str, Mark | None] = field(default_factory=dict)
     read: set[bytes] = field(default_factory=set)
     damaged: set[bytes] = field(default_factory=set)
+    marked: set[bytes] = field(default_factory=set)
+    gone: set[bytes] = field(default_factory=set)
+
+    @property
+    def blind(self) -> bool:
+        """Whether a mark could not be read: then nobody knows which packs are about to be deleted."""
+        return None in self.marks.values()
 
     def add(self, segment: str, tables: Sequence[PackTable]) -> None:
         """Take in the packs of a segment."""
-        self.segments.add(segment)
+        self.segments[segment] = frozenset(table.pack for table in tables)
         for table in tables:
             self.packs[table.pack] = table
             self._place(table, self.chunks)
 
     def learn(self, name: str, note: Note) -> None:
         """Take in a note; chunks of packs that it calls damaged move to other packs where there are any."""
-        self.notes.add(name)
+        self.notes[name] = note
         self.read |= note.read
-        moved = not note.damaged.isdisjoint(self.packs.keys() - self.damaged)
-        self.damaged |= note.damaged
-        if moved:
-            chunks: dict[bytes, Location] = {}
-            for table in self.packs.values():
-                self._place(table, chunks)
-            self.chunks = chunks
+        changed = note.damaged - self.damaged
+        self.damaged |= changed
+        self._move(changed)
+
+    def heed(self, name: str, mark: Mark | None) -> None:
+        """Take in a mark (None: it cannot be read); chunks of its packs move to others where there are any."""
+        self.marks[name] = mark
+        if mark is not None:
+            changed = mark.packs - (self.gone if mark.gone else self.marked)
+            self.marked |= mark.packs
+            self.gone |= mark.packs if mark.gone else frozenset()
+            self._move(changed)
 
     def unread(self, packs: Iterable[bytes]) -> set[bytes]:
         """Return those packs of which no note says that they are whole."""
         return {pack for pack in packs if pack not in self.read or pack in self.damaged}
 
+    def _move(self, changed: Set[bytes]) -> None:
+        if changed.isdisjoint(self.packs):
+            return
+        self.chunks = {}
+        for table in self.packs.values():
+            self._place(table, self.chunks)
+
     def _place(self, table: PackTable, chunks: dict[bytes, Location]) -> None:
-        better = table.pack not in self.damaged
+        rank = self._rank(table.pack)
         for chunk, place in table.rows:
             held = chunks.setdefault(chunk, place)
-            if better and held.pack in self.damaged:
+            if held is not place and rank < self._rank(held.pack):
                 chunks[chunk] = place
+
+    def _rank(self, pack: bytes) -> int:
+        return 4 * (pack in self.gone) + 2 * (pack in self.damaged) + (pack in self.marked)
 
 
 def segment_name(epoch: int, unique: str) -> str:

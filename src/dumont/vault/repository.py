@@ -25,11 +25,12 @@ from dumont.vault.errors import (
 from dumont.vault.index import Index, dump_segment, load_segment, segment_epoch, segment_name
 from dumont.vault.keys import DataKeys, KeyRing, RepositoryKeys
 from dumont.vault.manifest import Manifest, check_entries, dump_manifest, load_manifest
+from dumont.vault.marks import Mark, dump_mark, load_mark, mark_name
 from dumont.vault.merkle import merkle_root
 from dumont.vault.notes import Note, dump_note, load_note
 from dumont.vault.packs import MAX_PACK_BYTES, PACK_ID_BYTES, TAIL_BYTES, Location, PackTable, pack_name, read_table
 from dumont.vault.records import MAX_CHUNK_BYTES, Sealer
-from dumont.vault.sealed import INDEX_MAGIC, MANIFEST_MAGIC, NOTE_MAGIC, open_object, seal_object
+from dumont.vault.sealed import INDEX_MAGIC, MANIFEST_MAGIC, MARK_MAGIC, NOTE_MAGIC, open_object, seal_object
 from dumont.vault.store import Store
 from dumont.vault.verify import Verification, read_back, verify_snapshot
 
@@ -107,12 +108,16 @@ class Repository:
         return manifest
 
     def index(self, *, fresh: bool = False) -> Index:
-        """Return the index, with segments and notes that were added since; `fresh` reads all of them again.
+        """Return the index, with segments, notes and marks that were added since; `fresh` reads all of them again.
 
+        What a list still shows and a collector has deleted is passed over: another object took its place before.
         Errors: RepositoryDamaged naming the first segment that cannot be used; StoreError.
         """
         with self._lock:
             index = Index() if fresh else self._index
+            for name, _ in self.store.list("gc/"):
+                if name not in index.marks:
+                    self._heed(index, name)
             for name, _ in self.store.list("note/"):
                 if name not in index.notes:
                     index.learn(name, self._note(name))
@@ -152,11 +157,14 @@ class Repository:
 
         Errors: StaleEpoch.
         """
-        newest = max((segment_epoch(name) for name, _ in self.store.list("idx/")), default=0)
-        if (last := self._newest()) is not None:
-            newest = max(newest, last.epoch)
+        newest = self.newest_epoch()
         if epoch < newest:
             raise StaleEpoch(f"A newer writer (epoch {newest}) has taken over; epoch {epoch} may no longer write.")
+
+    def newest_epoch(self) -> int:
+        """Return the epoch of the newest writer that has left something here, 0 where nobody has."""
+        newest = max((segment_epoch(name) for name, _ in self.store.list("idx/")), default=0)
+        return newest if (last := self._newest()) is None else max(newest, last.epoch)
 
     def adopt_packs(self, packs: Sequence[bytes], epoch: int) -> int:
         """Write an index segment for packs that are complete in the store, believing only the packs themselves.
@@ -168,30 +176,35 @@ class Repository:
             known = self.index().packs
             tables = [self.pack_table(pack) for pack in dict.fromkeys(packs) if pack not in known]
             if tables:
-                name = segment_name(epoch, secrets.token_hex(16))
-                self._seal(name, INDEX_MAGIC, dump_segment(epoch, tables))
-                self._index.add(name, tables)
+                self.write_segment(epoch, tables)
             return len(tables)
 
     def adopt_left_packs(self, epoch: int) -> int:
         """Take in complete packs that an interrupted writer left without an index segment; return how many.
 
-        Packs that do not open are left alone.
+        Packs that do not open are left alone, and so are those that a collector marked.
         """
-        left = self.packs_in_store().keys() - self.index().packs.keys()
+        index = self.index()
+        left = self.packs_in_store().keys() - index.packs.keys() - index.marked
+        if index.blind:
+            return 0
         return self.adopt_packs([pack for pack in sorted(left) if self._opens(pack)], epoch)
 
     def reusable_chunks(self, *, read_most: int = 1 << 30) -> set[bytes]:
         """Return the chunks that need not be stored again.
 
-        Guarantees: their packs are in the store with the right size and were never found damaged; packs that were
-        never read back are read now, up to about `read_most` bytes of them.
+        Guarantees: their packs are in the store with the right size, were never found damaged, and no collector marked
+        them; packs that were never read back are read now, up to about `read_most` bytes of them.
         Errors: RepositoryDamaged, StoreError.
         """
         index = self.index()
         here = self.packs_in_store()
-        sound = {pack for pack, table in index.packs.items() if here.get(pack) == table.size}
-        self.note(set(), index.packs.keys() - sound)
+        kept = index.packs.keys() - index.marked
+        sound = {pack for pack in kept if here.get(pack) == index.packs[pack].size}
+        sound |= {p for p in kept - sound if self.store.size(pack_name(p)) == index.packs[p].size}  # lists may be old
+        self.note(set(), kept - sound)
+        if index.blind:
+            return set()
         read_back(self, index.unread(sound - index.damaged), read_most)
         sound -= index.damaged
         return {chunk for chunk, place in index.chunks.items() if place.pack in sound}
@@ -206,10 +219,31 @@ class Repository:
             note = Note(frozenset(read - index.read), frozenset(damaged - index.damaged))
             if not note.read and not note.damaged:
                 return
-            name = f"note/{secrets.token_hex(16)}"
-            with suppress(StoreError):
-                self._seal(name, NOTE_MAGIC, dump_note(note))
-            index.learn(name, note)
+            self.write_note(note)
+
+    def write_note(self, note: Note) -> None:
+        """Write a note and learn from it; one that cannot be stored is learnt from all the same."""
+        name = f"note/{secrets.token_hex(16)}"
+        with suppress(StoreError):
+            self._seal(name, NOTE_MAGIC, dump_note(note))
+        with self._lock:
+            self._index.learn(name, note)
+
+    def mark(self, mark: Mark) -> str:
+        """Write a mark and heed it; returns its name."""
+        name = mark_name(mark)
+        self._seal(name, MARK_MAGIC, dump_mark(mark))
+        with self._lock:
+            self._index.heed(name, mark)
+        return name
+
+    def write_segment(self, epoch: int, tables: Sequence[PackTable]) -> str:
+        """Write an index segment over packs that are known; returns its name."""
+        name = segment_name(epoch, secrets.token_hex(16))
+        self._seal(name, INDEX_MAGIC, dump_segment(epoch, tables))
+        with self._lock:
+            self._index.add(name, tables)
+        return name
 
     def commit(self, manifest: Manifest) -> Manifest:
         """Write a manifest, which makes the snapshot exist; returns it with its name.
@@ -234,25 +268,25 @@ class Repository:
         self._last = named
         return named
 
-    def verify(self, name: str, *, all_below: int = 2 << 30, sample: int = 64) -> Verification:
+    def verify(self, name: str, *, all_below: int = 2 << 30, sample: int = 64, quick: bool = False) -> Verification:
         """Prove from the store alone that a snapshot is whole.
 
         Guarantees: everything is read again; a snapshot below `all_below` stored bytes is decoded and hashed wholly,
         a larger one in its new packs, all packs that were never read back, and `sample` further random chunks. Packs
-        found damaged are noted, so that the next save stores their chunks again.
+        found damaged are noted, so that the next save stores their chunks again. `quick` opens no chunk: config,
+        manifest, index, and that each pack is there with its size and table.
         Errors: VerificationFailed listing what is missing and damaged; StoreError where the store cannot answer.
         """
-        return verify_snapshot(self, name, all_below=all_below, sample=sample)
+        return verify_snapshot(self, name, all_below=all_below, sample=sample, quick=quick)
 
     def _newest(self) -> Manifest | None:
         """Return the newest manifest, opened under its own name; manifests never change, so it is read once."""
-        names = self.snapshots()
-        if not names:
-            return None
-        last = self._last
-        if last is None or last.name != names[-1]:
-            self._last = last = self._read_manifest(names[-1])
-        return last
+        for name in reversed(self.snapshots()):
+            with suppress(StoreMissing):  # it was forgotten, and the list is old
+                if self._last is None or self._last.name != name:
+                    self._last = self._read_manifest(name)
+                return self._last
+        return None
 
     def _read_manifest(self, name: str) -> Manifest:
         try:
@@ -263,14 +297,23 @@ class Repository:
     def _segment(self, name: str) -> list[PackTable]:
         try:
             return load_segment(name, self._open(name, INDEX_MAGIC))
+        except StoreMissing:
+            return []
         except RecordDamaged as error:
             raise RepositoryDamaged(error.detail, [name]) from error
 
     def _note(self, name: str) -> Note:
         try:
             return load_note(name, self._open(name, NOTE_MAGIC))
-        except RecordDamaged:
+        except (RecordDamaged, StoreMissing):
             return Note()
+
+    def _heed(self, index: Index, name: str) -> None:
+        with suppress(StoreMissing):  # it was carried out in this moment
+            try:
+                index.heed(name, load_mark(name, self._open(name, MARK_MAGIC)))
+            except RecordDamaged:
+                index.heed(name, None)
 
     def _opens(self, pack: bytes) -> bool:
         try:

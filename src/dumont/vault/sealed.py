@@ -1,4 +1,4 @@
-"""Sealed objects: index segments, manifests and notes, encrypted and tied to their own name and repository."""
+"""Sealed objects: index segments, manifests, notes and marks, encrypted and tied to their own name and repository."""
 
 import os
 import struct
@@ -14,6 +14,7 @@ from dumont.vault.keys import NONCE_BYTES, TAG_BYTES, RepositoryKeys, bound
 INDEX_MAGIC = b"DMTINDX\x01"
 MANIFEST_MAGIC = b"DMTSNAP\x01"
 NOTE_MAGIC = b"DMTNOTE\x01"
+MARK_MAGIC = b"DMTMARK\x01"
 SEALED_FORMAT = 1
 MAX_SEALED_BYTES = 1 << 30
 _HEADER = struct.Struct("<8sHB5x8s")

@@ -2,7 +2,7 @@
 
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -36,6 +36,7 @@ class _Findings:
     damaged: set[str] = field(default_factory=set)
     read_packs: set[bytes] = field(default_factory=set)
     bad_packs: set[bytes] = field(default_factory=set)
+    bad_chunks: set[bytes] = field(default_factory=set)
 
     def lost(self, pack: bytes) -> None:
         self.missing.add(pack_name(pack))
@@ -47,20 +48,24 @@ class _Findings:
 
     def judge(self) -> None:
         if self.missing or self.damaged:
-            raise VerificationFailed(sorted(self.missing), sorted(self.damaged))
+            raise VerificationFailed(sorted(self.missing), sorted(self.damaged), self.bad_chunks)
 
 
-def verify_snapshot(repository: "Repository", name: str, *, all_below: int, sample: int) -> Verification:
-    """Check config, manifest, index, packs and chunks of a snapshot; see `Repository.verify`."""
+def verify_snapshot(
+    repository: "Repository", name: str, *, all_below: int, sample: int, quick: bool = False
+) -> Verification:
+    """Check config, manifest, index, packs and (unless `quick`) chunks of a snapshot; see `Repository.verify`."""
     findings = _Findings()
     manifest = _read_manifest(repository, name)
     places, missing = repository.locate(manifest.chunks())
     findings.missing.update(f"chunk {chunk.hex()}" for chunk in missing)
+    findings.bad_chunks.update(missing)
     _check_lengths(manifest, places, findings)
     sound = _check_packs(repository, {place.pack for place in places.values()}, findings)
     present = {chunk: place for chunk, place in places.items() if place.pack in sound}
-    wholly = repository.index().unread(sound) | (sound & set(manifest.packs_new))
-    chosen = _choose(present, wholly, all_below, sample)
+    _try_the_rest({chunk: place for chunk, place in places.items() if place.pack not in sound}, repository, findings)
+    wholly = repository.index().unread(sound) | (sound & set(manifest.packs_new)) if not quick else set()
+    chosen = _choose(present, wholly, all_below, sample) if not quick else {}
     for pack, part in by_pack(chosen).items():
         _check_pack(repository, pack, part, pack in wholly, findings)
     repository.note(findings.read_packs - findings.bad_packs, findings.bad_packs)
@@ -68,6 +73,23 @@ def verify_snapshot(repository: "Repository", name: str, *, all_below: int, samp
     root = manifest.merkle_root.hex()
     checked = sum(place.length for place in chosen.values())
     return Verification(len(chosen), checked, len(sound), manifest.files, root)
+
+
+def touched_files(repository: "Repository", chunks: Set[bytes], names: Iterable[str]) -> dict[str, list[bytes]]:
+    """Return which files of which snapshots need one of the chunks; a snapshot that cannot be read counts as a whole.
+
+    Shapes: paths by the names of the snapshots; the empty path stands for everything.
+    """
+    found: dict[str, list[bytes]] = {}
+    for name in names:
+        try:
+            entries = repository.manifest(name).entries
+        except (RepositoryDamaged, StoreMissing):
+            found[name] = [b""]
+            continue
+        if paths := [entry.path for entry in entries if not chunks.isdisjoint(entry.chunks)]:
+            found[name] = paths
+    return found
 
 
 def read_back(repository: "Repository", packs: set[bytes], most_bytes: int) -> None:
@@ -126,6 +148,7 @@ def _check_lengths(manifest: Manifest, places: dict[bytes, Location], findings: 
             place = places.get(chunk)
             if place is not None and place.raw_length != length:
                 findings.damaged.add(f"chunk {chunk.hex()}")
+                findings.bad_chunks.add(chunk)
 
 
 def _check_packs(repository: "Repository", packs: set[bytes], findings: _Findings) -> set[bytes]:
@@ -154,13 +177,24 @@ def _check_pack(
         bad = _read_pack(repository, pack, rows)
     except StoreMissing:
         findings.lost(pack)
+        findings.bad_chunks.update(chunk for chunk, _ in wanted)
         return
     if bad:
         findings.bad_packs.add(pack)
+    findings.bad_chunks.update(bad.intersection(chunk for chunk, _ in wanted))
     if not bad.isdisjoint(chunk for chunk, _ in wanted):
         findings.broken(pack)
     if wholly:
         findings.read_packs.add(pack)
+
+
+def _try_the_rest(places: dict[bytes, Location], repository: "Repository", findings: _Findings) -> None:
+    """Tell which chunks of packs that are gone, cut or without a table cannot be had; the index leads to the rest."""
+    for pack, rows in by_pack(places).items():
+        try:
+            findings.bad_chunks.update(_read_pack(repository, pack, rows))
+        except StoreMissing:
+            findings.bad_chunks.update(chunk for chunk, _ in rows)
 
 
 def _choose(places: dict[bytes, Location], wholly: set[bytes], all_below: int, sample: int) -> dict[bytes, Location]:

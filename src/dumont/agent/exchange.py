@@ -21,7 +21,11 @@ _ID = re.compile(r"^[0-9a-f]{1,64}$")
 
 @dataclass(frozen=True)
 class Journal:
-    """What an exchange set out to do. `modes` are those of folders that had to be made writable to be moved."""
+    """What an exchange set out to do. `modes` are those of folders that had to be made writable to be moved.
+
+    States: `exchanging` while entries move, `finishing` once all have (only then may an old one be removed, for until
+    then a missing old one means that it was not moved yet), `rolling_back` when the old ones move back.
+    """
 
     restore: str
     state: str
@@ -50,6 +54,7 @@ def exchange(root: bytes, restore: str, old: list[bytes], new: list[bytes]) -> N
     try:
         _write(root, journal)
         _forward(root, journal)
+        _write(root, replace(journal, state="finishing"))
     except OSError as error:
         _undo(root, replace(journal, state="rolling_back"))
         reason = os.strerror(error.errno) if error.errno else str(error)
@@ -67,16 +72,18 @@ def recover(root: bytes) -> str:
     journal = _read(root)
     if journal is None:
         return "none"
+    if journal.state == "rolling_back":
+        _undo(root, journal)
+        return "rolled_back"
     if journal.state == "exchanging":
         try:
             _forward(root, journal)
+            _write(root, replace(journal, state="finishing"))
         except OSError:
             _undo(root, replace(journal, state="rolling_back"))
             return "rolled_back"
-        _finish(root, journal)
-        return "finished"
-    _undo(root, journal)
-    return "rolled_back"
+    _finish(root, journal)
+    return "finished"
 
 
 def remove_tree(path: bytes) -> None:

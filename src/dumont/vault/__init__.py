@@ -15,7 +15,6 @@ from dumont.vault.errors import (
     VerificationFailed,
     WrongKey,
 )
-from dumont.vault.gate import Gate
 from dumont.vault.keys import DataKeys, KeyRing
 from dumont.vault.manifest import (
     OWN_PREFIX,
@@ -48,6 +47,7 @@ from dumont.vault.verify import SPAN_BYTES, RecordReader, Verification, by_pack,
 
 if TYPE_CHECKING:
     from dumont.vault.collecting import Authority, Collection, Limits, Named, collect
+    from dumont.vault.gate import Gate
     from dumont.vault.s3 import BucketGate, S3Place, S3Store
 
 __all__ = [
@@ -111,13 +111,14 @@ __all__ = [
 ]
 
 _LATER = {
+    "Gate": "gate",
     **dict.fromkeys(("BucketGate", "S3Place", "S3Store"), "s3"),
     **dict.fromkeys(("Authority", "Collection", "Limits", "Named", "collect"), "collecting"),
 }
 
 
 def __getattr__(name: str) -> Any:
-    """Bring what speaks to buckets and what collects only where it is asked for: machines never do either."""
+    """Bring what serves packs, speaks to buckets or collects only where it is asked for: machines never do."""
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"dumont.vault.{_LATER[name]}"), name)

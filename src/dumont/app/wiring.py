@@ -7,7 +7,7 @@ from fastapi import FastAPI
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from dumont import billing, bookkeeping, hibernation, identity, instances, market, operations, snapshots
+from dumont import billing, bookkeeping, hibernation, identity, instances, market, operations, snapshots, sync
 from dumont.app.home import StartError
 from dumont.app.storing import build_vaults
 from dumont.core import Settings, derive_key
@@ -88,6 +88,7 @@ def build_api(
             instances.stray_router,
             instances.keys_router,
             hibernation.router,
+            sync.router,
             *bookkeeping.routers,
         ],
     )

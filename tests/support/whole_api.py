@@ -210,6 +210,7 @@ async def furnish(api: WholeApi) -> Furnished:
     )
     assert kept.status_code == 201, kept.text
     await _add_snapshot(api, person, launched)
+    await _add_point(api, person, launched, word)
     account_id = await _keep_books(api, person, word)
     await _add_hold(api, person, word)
     return Furnished(person, word, await api.offer_id(person), str(launched["id"]), account_id)
@@ -254,6 +255,18 @@ async def _add_snapshot(api: WholeApi, person: Person, launched: dict[str, Any])
         "VALUES (%s, %s, %s, %s, %s, 'manual', 'ready', 'm', 3, 300, 300, 100, 0.5, %s, %s, %s)",
         *(new_id("snp"), person.team_id, launched["workspace_id"], launched["id"], launched["operation_id"]),
         *(now, now, now),
+    )
+
+
+async def _add_point(api: WholeApi, person: Person, launched: dict[str, Any], word: str) -> None:
+    """Give an instance a history of one point, in which a file's name holds the word."""
+    now = datetime.now(timezone.utc)
+    await api.write(
+        "INSERT INTO sync_run (id, team_id, workspace_id, instance_id, kind, status, snapshot_id, paths, exclude, "
+        "unreadable, started_at, finished_at) "
+        "VALUES (%s, %s, %s, %s, 'sync', 'ready', %s, '[\".\"]', '[]', jsonb_build_array(%s::text), %s, %s)",
+        *(new_id("syn"), person.team_id, launched["workspace_id"], launched["id"]),
+        *(secrets.token_hex(32), f"{word} file", now, now),
     )
 
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from fastapi import Depends, Query, Request, Response
+from fastapi import Depends, Request, Response
 
 from dumont.http import Caller, CallerDep, Page, Router, list_document, page_params, permit, problems, raises
 from dumont.instances import Instance, InstanceNotFound, OperationInProgress, read_instance
@@ -11,6 +11,7 @@ from dumont.sync.documents import (
     CheckBody,
     HistoryDocument,
     Kind,
+    PointsDocument,
     PolicyBody,
     PolicyDocument,
     ReleaseBody,
@@ -116,11 +117,10 @@ async def show_history(
     caller: CallerDep,
     page: Annotated[Page, Depends(page_params("started_at", default="-started_at"))],
     kind: Kind | None = None,
-    points: Annotated[bool, Query(description="Only points in time that are kept.")] = False,
 ) -> HistoryDocument:
     """List the work on an instance's history, newest first, with what the first sync took and the later ones."""
     instance = await read_instance(caller.session, instance_id)
-    rows = await queries.history(caller.session, page, instance.id, kind=kind, points_only=points)
+    rows = await queries.history(caller.session, page, instance.id, kind=kind, points_only=False)
     found = await queries.measured(caller.session, instance.id)
     summary = SummaryDocument(
         first_full_seconds=found.first_seconds,
@@ -129,6 +129,18 @@ async def show_history(
         dedup_ratio=found.read / found.uploaded if found.uploaded else None,
     )
     return HistoryDocument(**list_document("runs", rows, page, run_document), summary=summary)
+
+
+@router.get("/points", **permit("gpu.view"), responses=raises(InstanceNotFound))
+async def list_points(
+    instance_id: str,
+    caller: CallerDep,
+    page: Annotated[Page, Depends(page_params("started_at", default="-started_at"))],
+) -> PointsDocument:
+    """List the points in time that can be brought back, newest first."""
+    instance = await read_instance(caller.session, instance_id)
+    rows = await queries.history(caller.session, page, instance.id, kind="sync", points_only=True)
+    return PointsDocument(**list_document("points", rows, page, run_document))
 
 
 @router.post("/stop", **permit("gpu.provision"), responses=_BUSY)

@@ -96,6 +96,15 @@ class HistoryDocument(BaseModel):
     next_cursor: str | None
 
 
+class PointsDocument(BaseModel):
+    """A page of points in time."""
+
+    points: list[RunDocument]
+    count: int
+    total: int | None
+    next_cursor: str | None
+
+
 class SyncDocument(BaseModel):
     """How the sync of an instance stands; `lag_seconds` since the last one that succeeded."""
 

@@ -227,7 +227,7 @@ def _coalesced(in_flight: int, *, hot: bool) -> Work:
 
 
 def _batches(size: int) -> Work:
-    """One connection that posts batch after batch."""
+    """One connection that posts batch after batch; one is made ready while the one before it is under way."""
 
     async def work(books: _Books, watch: _Watch) -> int:
         async with AsyncExitStack() as stack:
@@ -235,10 +235,14 @@ def _batches(size: int) -> Work:
             stack.push_async_callback(lane.close)
             _stood(await lane.post([books.posting() for _ in range(size)]))
             watch.start()
-            posted = 0
-            while watch.runs():
-                posted += _stood(await lane.post([books.posting() for _ in range(size)]))
-            return posted
+
+            async def hand() -> int:
+                posted = 0
+                while watch.runs():
+                    posted += _stood(await lane.post([books.posting() for _ in range(size)]))
+                return posted
+
+            return sum(await asyncio.gather(hand(), hand()))
 
     return work
 

@@ -74,6 +74,17 @@ def two_batches_of_eighty(books: Books) -> None:
     _one_of_two(books, problems(answers), one, two, got=79)
 
 
+def two_plain_batches_of_eighty(books: Books) -> None:
+    """The same in batches of plain transfers, each with a transfer on the same account beside it."""
+    team, one, two = books.pair()
+    asked = [[move(team, one, two, 80), move(team, two, one, amount)] for amount in (1, 2)]
+    answers = at_once(books, [one], asked)
+    said = problems(answers)
+    assert sorted(said) == ["balance-too-low", *["posted"] * 3], said
+    assert (books.balance(one), books.balance(two)) == (23, 77)
+    assert len(books.entries(one)) == 1 + 3 and len(books.entries(two)) == 3
+
+
 def two_sessions_of_eighty(books: Books) -> None:
     """The same in sessions of two requests."""
     team, one, two = books.pair()
@@ -102,6 +113,26 @@ def opposite_batches(books: Books) -> None:
     assert [books.balance(account) for account in (first, middle, last)] == [-1, 5, -4]
 
 
+def many_plain_on_one_account(books: Books) -> None:
+    """Ten batches of two plain transfers on one hot account at once: each stands, at the first try."""
+    team, one, two = books.pair()
+    third = books.account(team)
+    answers = at_once(books, [one], [[move(team, one, two, 2), move(team, one, third, 1)] for _ in range(TEN)])
+    assert problems(answers) == ["posted"] * 2 * TEN
+    assert (books.balance(one), books.balance(two), books.balance(third)) == (70, 20, 10)
+
+
+def opposite_plain_batches(books: Books) -> None:
+    """Two batches of plain transfers name three accounts in opposite order, the middle one held: both stand."""
+    team = books.team()
+    first, middle, last = sorted(books.account(team, floor=None) for _ in range(3))
+    forth = [move(team, first, middle, 2), move(team, middle, last, 3)]
+    back = [move(team, last, middle, 7), move(team, middle, first, 4)]
+    answers = at_once(books, [middle], [forth, back])
+    assert problems(answers) == ["posted"] * 4
+    assert [books.balance(account) for account in (first, middle, last)] == [2, 2, -4]
+
+
 def opposite_transfers(books: Books) -> None:
     """Two plain transfers in opposite directions, one of whose callers names the accounts the other way round."""
     team = books.team()
@@ -115,24 +146,32 @@ def failure_between_the_legs(books: Books) -> None:
     """The writing of the second entry fails: neither entry, transfer nor balance is there."""
     team, one, two = books.pair()
     third = books.account(team)
-    plain = move(team, one, two, 10)
-    three = posting(team, [Leg(one, -10), Leg(two, 4), Leg(third, 6)])
+    shapes = _shapes(team, one, two, third)
     before = books.total(team)
-    for asked in (plain, three):
-        with trapped(books, max(leg.account_id for leg in asked.legs), raising("XX000")):
-            answers = all_at_once(books, [], [lambda asked=asked: through_lane(books, [asked])])
+    for asked in shapes:
+        with trapped(books, max(leg.account_id for leg in asked[-1].legs), raising("XX000")):
+            answers = all_at_once(books, [], [lambda asked=asked: through_lane(books, asked)])
         assert problems(answers) == ["InternalError_"]
         assert books.total(team) == before
         assert [books.balance(account) for account in (one, two, third)] == [100, 0, 0]
-    for asked in (plain, three):
-        assert problems([through_lane(books, [asked])]) == ["posted"]
+    for asked in shapes:
+        assert problems([through_lane(books, asked)]) == ["posted"] * len(asked)
+
+
+def _shapes(team: str, one: str, two: str, third: str) -> list[list[Posting]]:
+    """Return what each of the functions that post takes: one plain transfer, one of three legs, many plain ones."""
+    return [
+        [move(team, one, two, 10)],
+        [posting(team, [Leg(one, -10), Leg(two, 4), Leg(third, 6)])],
+        [move(team, one, two, 10), move(team, one, third, 11)],
+    ]
 
 
 def time_is_taken_after_the_lock(books: Books) -> None:
     """Who waits for an account is entered at the time when he has it: the past, once read, does not change."""
-    for amounts in ((10,), (10, 11)):
+    for shape in range(3):
         team, one, two = books.pair()
-        asked = [move(team, one, two, amount) for amount in amounts]
+        asked = _shapes(team, one, two, books.account(team))[shape]
         moments: list[Any] = []
 
         def post_slowly(asked: Sequence[Posting] = asked) -> Any:

@@ -22,6 +22,7 @@ from dumont.ledger import audit
 pytestmark = pytest.mark.requires_postgres
 
 LOCK = " FOR NO KEY UPDATE"
+LOCK_OF = f"{LOCK} OF a"
 NO_CHAIN = (
     "DROP TRIGGER ledger_entry_chain ON ledger_entry",
     "ALTER TABLE ledger_entry DROP CONSTRAINT pk_ledger_entry",
@@ -29,6 +30,7 @@ NO_CHAIN = (
 NO_HEAD = ("DROP TRIGGER ledger_account_moved ON ledger_account",)
 NO_WHOLE = ("DROP TRIGGER ledger_transfer_whole ON ledger_transfer",)
 NO_FLOOR = ("ALTER TABLE ledger_account DROP CONSTRAINT ck_ledger_account_floor",)
+NO_FLOOR_LOOK = tuple(("ledger_post", f"{one}.floor IS NULL OR", "true OR") for one in "ab")
 NO_KEY = ("ALTER TABLE ledger_transfer DROP CONSTRAINT pk_ledger_transfer",)
 SWALLOWED = """FOR v_leg IN SELECT * FROM (VALUES (p_first, v_one_seq, p_amount, v_one),
     (p_second, v_two_seq, -p_amount, v_two)) AS n(id, seq, amount, after) LOOP
@@ -81,6 +83,15 @@ MUTATIONS = {
         (("ledger_post_batch", LOCK, ""),),
         (*NO_CHAIN, *NO_HEAD, *NO_WHOLE, *NO_FLOOR),
     ),
+    "no lock in plain batches": Mutation(
+        checks.many_plain_on_one_account, "'UniqueViolation' != 'posted'", (("ledger_post_many", LOCK_OF, ""),)
+    ),
+    "no lock in plain batches and no chain": Mutation(
+        checks.two_plain_batches_of_eighty,
+        "'posted' != 'balance-too-low'",
+        (("ledger_post_many", LOCK_OF, ""),),
+        (*NO_CHAIN, *NO_HEAD, *NO_WHOLE, *NO_FLOOR),
+    ),
     "wrong lock order": Mutation(
         checks.opposite_transfers, "DeadlockDetected", (("ledger_post", "IF p_first < p_second THEN", "IF true THEN"),)
     ),
@@ -89,10 +100,15 @@ MUTATIONS = {
         "DeadlockDetected",
         (("ledger_post_batch", "ORDER BY a.id FOR", "ORDER BY array_position(p_accounts, a.id) FOR"),),
     ),
+    "wrong lock order in plain batches": Mutation(
+        checks.opposite_plain_batches,
+        "DeadlockDetected",
+        (("ledger_post_many", "ORDER BY a.id FOR", "ORDER BY i.place FOR"),),
+    ),
     "no floor check": Mutation(
         checks.two_of_eighty,
         "'posted' != 'balance-too-low'",
-        (("ledger_post", "a.floor IS NULL OR", "true OR"),),
+        NO_FLOOR_LOOK,
         NO_FLOOR,
     ),
     "no floor check in batches": Mutation(
@@ -101,18 +117,33 @@ MUTATIONS = {
         (("ledger_run", "r.amount < 0 AND", "false AND"),),
         NO_FLOOR,
     ),
+    "no floor check in plain batches": Mutation(
+        checks.two_plain_batches_of_eighty,
+        "'posted' != 'balance-too-low'",
+        (("ledger_post_many", "coalesce(n.floor + n.held, -1", "coalesce(NULL::bigint, -1"),),
+        NO_FLOOR,
+    ),
     "no floor but the table's": Mutation(
         checks.two_of_eighty,
         "'CheckViolation' != 'balance-too-low'",
-        (("ledger_post", "a.floor IS NULL OR", "true OR"),),
+        NO_FLOOR_LOOK,
     ),
     "holds are not counted": Mutation(
-        checks.held_money_is_not_spent, "'posted' != 'balance-too-low'", (("ledger_post", "- a.held", ""),), NO_FLOOR
+        checks.held_money_is_not_spent,
+        "'posted' != 'balance-too-low'",
+        (("ledger_post", "- a.held", ""), ("ledger_post", "- b.held", "")),
+        NO_FLOOR,
     ),
     "holds are not counted in batches": Mutation(
         checks.held_money_is_not_spent,
         "'posted' != 'balance-too-low'",
         (("ledger_run", "a.held - coalesce", "0 - coalesce"),),
+        NO_FLOOR,
+    ),
+    "holds are not counted in plain batches": Mutation(
+        checks.held_money_is_not_spent,
+        "'posted' != 'balance-too-low'",
+        (("ledger_post_many", "n.floor + n.held", "n.floor"),),
         NO_FLOOR,
     ),
     "no zero-sum": Mutation(checks.nothing_out_of_balance, "None == '23000'", (), NO_WHOLE),
@@ -160,6 +191,9 @@ MUTATIONS = {
     ),
     "now() in batches": Mutation(
         checks.time_is_taken_after_the_lock, "somebody else's", (("ledger_post_batch", "clock_timestamp()", "now()"),)
+    ),
+    "now() in plain batches": Mutation(
+        checks.time_is_taken_after_the_lock, "somebody else's", (("ledger_post_many", "clock_timestamp()", "now()"),)
     ),
     "a key means any request": Mutation(
         checks.same_key_other_request,

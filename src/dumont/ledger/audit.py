@@ -98,6 +98,7 @@ GUARDS = (
     "ledger_entry_chain",
     "ledger_account_opened",
     "ledger_account_moved",
+    "ledger_account_held",
     "ledger_account_fixed",
     "ledger_hold_begun",
     "ledger_hold_ended",

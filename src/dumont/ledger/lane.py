@@ -12,10 +12,12 @@ from dumont.ledger.model import Outcome, Posting
 from dumont.ledger.queries import (
     BATCH,
     BUSY,
+    MANY,
     PLAIN,
     account_values,
     batch_values,
     is_plain,
+    many_values,
     outcome_of,
     outcomes_of,
     plain_values,
@@ -26,13 +28,16 @@ LOST = (psycopg.Error, OSError, TimeoutError)
 
 _SETTINGS = (
     "-c lock_timeout={lock} -c statement_timeout={statement} -c jit=off "
-    "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off"
+    "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off"
 )
 """Plans are kept and rest on keys, as in the functions that say so themselves, which costs a tenth of a posting."""
 
 
 class Lane:
-    """A connection that posts what it is given, each call a transaction of its own in one round trip."""
+    """A connection that posts what it is given, each call a transaction of its own in one round trip.
+
+    Calls at once take turns; what one has to send is made ready while another is under way.
+    """
 
     def __init__(
         self, url: str, *, lock_timeout_ms: int = 250, statement_timeout_ms: int = 5_000, silence_seconds: float = 8.0
@@ -41,17 +46,20 @@ class Lane:
         self._options = _SETTINGS.format(lock=lock_timeout_ms, statement=statement_timeout_ms)
         self._silence = silence_seconds
         self._wire: Wire | None = None
+        self._turn = asyncio.Lock()
 
     async def post(self, postings: Sequence[Posting]) -> list[Outcome]:
         """Post a batch, whose keys must differ, and commit it.
 
         Errors: psycopg's, OSError and TimeoutError, for `faults.classify`; the next call has another connection.
         """
-        if len(postings) == 1 and is_plain(postings[0]):
+        if not all(map(is_plain, postings)):
+            return outcomes_of(postings, await self._send(BATCH, batch_values(postings)))
+        if len(postings) == 1:
             rows = await self._send(PLAIN, plain_values(postings[0]))
             told = rows[0][0]
             return [Outcome(postings[0].id) if told is None else outcome_of(postings[0].id, **told)]
-        return outcomes_of(postings, await self._send(BATCH, batch_values(postings)))
+        return outcomes_of(postings, await self._send(MANY, many_values(postings)))
 
     async def busy(self, accounts: Iterable[str]) -> set[str]:
         """Return which of the accounts somebody has locked, without waiting for any; one that is not there is not.
@@ -67,11 +75,12 @@ class Lane:
             await wire.close()
 
     async def _send(self, statement: bytes, values: Sequence[str | None]) -> Sequence[Any]:
-        if self._wire is None or self._wire.has_ended():
-            await self.close()
-            self._wire = await self._open()
-        async with asyncio.timeout(self._silence):
-            return await self._wire.send((statement, values))
+        async with self._turn:
+            if self._wire is None or self._wire.has_ended():
+                await self.close()
+                self._wire = await self._open()
+            async with asyncio.timeout(self._silence):
+                return await self._wire.send((statement, values))
 
     async def _open(self) -> Wire:
         try:

@@ -22,6 +22,14 @@ BATCH = (
     f"SELECT item, outcome, code, detail FROM ledger_post_batch("
     f"{_BATCH_ARGUMENTS.format(*(f'${n}' for n in range(1, 12)))})"
 ).encode()
+_MANY_ARGUMENTS = (
+    "{}::text[], {}::uuid[], {}::bytea[], {}::text[], {}::date[], {}::text[], {}::text[], {}::integer[], "
+    "{}::integer[], {}::bigint[]"
+)
+MANY = (
+    f"SELECT item, outcome, code, detail FROM ledger_post_many("
+    f"{_MANY_ARGUMENTS.format(*(f'${n}' for n in range(1, 11)))})"
+).encode()
 BUSY = b"SELECT ledger_busy($1::text[])"
 _NAMES = [f"v{n}" for n in range(11)]
 
@@ -69,6 +77,20 @@ def plain_values(posting: Posting) -> list[str | None]:
     ]
 
 
+def many_values(postings: Sequence[Posting]) -> list[str | None]:
+    """Return the arguments of `MANY` for plain postings: each account once, and of each posting where its two stand."""
+    places: dict[str, int] = {}
+    firsts: list[str] = []
+    seconds: list[str] = []
+    amounts: list[str] = []
+    for posting in postings:
+        one, two = posting.legs
+        firsts.append(str(places.setdefault(one.account_id, len(places) + 1)))
+        seconds.append(str(places.setdefault(two.account_id, len(places) + 1)))
+        amounts.append(str(one.amount))
+    return [*_common_values(postings), _quoted(list(places)), _plain(firsts), _plain(seconds), _plain(amounts)]
+
+
 def batch_values(postings: Sequence[Posting]) -> list[str | None]:
     """Return the arguments of `BATCH`, as text that PostgreSQL reads by itself."""
     items: list[str] = []
@@ -80,17 +102,23 @@ def batch_values(postings: Sequence[Posting]) -> list[str | None]:
             accounts.append(leg.account_id)
             amounts.append(str(leg.amount))
     return [
+        *_common_values(postings),
+        _references([posting.reverses for posting in postings]),
+        _references([posting.settles for posting in postings]),
+        _plain(items),
+        _quoted(accounts),
+        _plain(amounts),
+    ]
+
+
+def _common_values(postings: Sequence[Posting]) -> list[str | None]:
+    return [
         _quoted([posting.team_id for posting in postings]),
         _plain([posting.id for posting in postings]),
         _plain([f'"\\\\x{posting.fingerprint}"' for posting in postings]),
         _quoted([posting.kind for posting in postings]),
         _plain([posting.date.isoformat() for posting in postings]),
         _quoted([posting.memo for posting in postings]),
-        _references([posting.reverses for posting in postings]),
-        _references([posting.settles for posting in postings]),
-        _plain(items),
-        _quoted(accounts),
-        _plain(amounts),
     ]
 
 

@@ -4,6 +4,27 @@ The postings' functions write accounts, transfer and entries in one statement, s
 sub-query for one row by its key stays an index look-up in whatever plan the session keeps.
 """
 
+_PROOF = """
+CREATE FUNCTION {name} RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    v_wrong {kind};
+BEGIN
+{query};
+    IF v_wrong IS NOT NULL THEN
+        RAISE EXCEPTION '{says}', v_wrong
+            USING ERRCODE = 'integrity_constraint_violation';
+    END IF;
+    RETURN NULL;
+END
+$$
+"""
+"""A guard of a statement: `query` finds the first row that is wrong, and `says` what is wrong with it."""
+
+
+def _proof(name: str, kind: str, says: str, query: str) -> dict[str, str]:
+    return {name: _PROOF.format(name=name, kind=kind, says=says, query=query)}
+
+
 GUARDS = {
     "ledger_refuse()": """
 CREATE FUNCTION ledger_refuse() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -13,12 +34,11 @@ BEGIN
 END
 $$
 """,
-    "ledger_guard_transfers()": """
-CREATE FUNCTION ledger_guard_transfers() RETURNS trigger LANGUAGE plpgsql AS $$
-DECLARE
-    v_wrong uuid;
-BEGIN
-    SELECT t.id INTO v_wrong FROM fresh t
+    **_proof(
+        "ledger_guard_transfers()",
+        "uuid",
+        "the entries of transfer % are not all there, or do not sum to zero",
+        """    SELECT t.id INTO v_wrong FROM fresh t
      WHERE cardinality(t.seqs) <> cardinality(t.accounts) OR length(t.memo) > 500 OR length(t.kind) NOT BETWEEN 1 AND 32
         OR t.date NOT BETWEEN '1900-01-01' AND '2199-12-31'
         OR CASE WHEN t.refusal IS NOT NULL THEN cardinality(t.accounts) <> 0
@@ -26,21 +46,13 @@ BEGIN
            ELSE (SELECT count(e.amount) = cardinality(t.accounts) AND sum(e.amount) = 0 FROM (
                     SELECT (SELECT n.amount FROM public.ledger_entry n
                              WHERE n.account_id = l.account_id AND n.seq = l.seq AND n.transfer_id = t.id) AS amount
-                      FROM unnest(t.accounts, t.seqs) AS l(account_id, seq)) e) IS NOT TRUE END LIMIT 1;
-    IF v_wrong IS NOT NULL THEN
-        RAISE EXCEPTION 'the entries of transfer % are not all there, or do not sum to zero', v_wrong
-            USING ERRCODE = 'integrity_constraint_violation';
-    END IF;
-    RETURN NULL;
-END
-$$
-""",
-    "ledger_guard_entries()": """
-CREATE FUNCTION ledger_guard_entries() RETURNS trigger LANGUAGE plpgsql AS $$
-DECLARE
-    v_wrong text;
-BEGIN
-    SELECT f.account_id INTO v_wrong FROM fresh f
+                      FROM unnest(t.accounts, t.seqs) AS l(account_id, seq)) e) IS NOT TRUE END LIMIT 1""",
+    ),
+    **_proof(
+        "ledger_guard_entries()",
+        "text",
+        "an entry of account % does not chain, or is not what its account and transfer say",
+        """    SELECT f.account_id INTO v_wrong FROM fresh f
      WHERE (f.amount <> 0 AND f.amount BETWEEN -1000000000000000 AND 1000000000000000
             AND (SELECT t.currency FROM public.ledger_transfer t
                   WHERE t.id = f.transfer_id AND t.team_id = f.team_id
@@ -51,35 +63,20 @@ BEGIN
             AND CASE f.seq WHEN 1 THEN f.balance_after = f.amount
                 ELSE (SELECT e.balance_after + f.amount = f.balance_after AND e.created_at <= f.created_at
                         FROM public.ledger_entry e WHERE e.account_id = f.account_id AND e.seq = f.seq - 1) END
-           ) IS NOT TRUE LIMIT 1;
-    IF v_wrong IS NOT NULL THEN
-        RAISE EXCEPTION 'an entry of account % does not chain, or is not what its account and transfer say', v_wrong
-            USING ERRCODE = 'integrity_constraint_violation';
-    END IF;
-    RETURN NULL;
-END
-$$
-""",
-    "ledger_guard_accounts()": """
-CREATE FUNCTION ledger_guard_accounts() RETURNS trigger LANGUAGE plpgsql AS $$
-DECLARE
-    v_wrong text;
-BEGIN
-    SELECT f.id INTO v_wrong FROM fresh f
+           ) IS NOT TRUE LIMIT 1""",
+    ),
+    **_proof(
+        "ledger_guard_accounts()",
+        "text",
+        "account % would have a balance without an entry, or hold what no hold says",
+        """    SELECT f.id INTO v_wrong FROM fresh f
      WHERE f.balance IS DISTINCT FROM CASE f.version WHEN 0 THEN 0 ELSE
                (SELECT e.balance_after FROM public.ledger_entry e WHERE e.account_id = f.id AND e.seq = f.version) END
         OR (SELECT true FROM public.ledger_entry e WHERE e.account_id = f.id AND e.seq = f.version + 1)
         OR f.closed_at IS NOT NULL AND (f.balance <> 0 OR f.held <> 0)
         OR f.held <> coalesce((SELECT sum(h.amount) FROM public.ledger_hold h
-                                WHERE h.account_id = f.id AND h.status = 'open'), 0) LIMIT 1;
-    IF v_wrong IS NOT NULL THEN
-        RAISE EXCEPTION 'account % would have a balance without an entry, or hold what no hold says', v_wrong
-            USING ERRCODE = 'integrity_constraint_violation';
-    END IF;
-    RETURN NULL;
-END
-$$
-""",
+                                WHERE h.account_id = f.id AND h.status = 'open'), 0) LIMIT 1""",
+    ),
     "ledger_guard_holds()": """
 CREATE FUNCTION ledger_guard_holds() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE

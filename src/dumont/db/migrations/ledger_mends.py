@@ -6,6 +6,7 @@ the batch did; the plain form knows the greatest balance; the end of holds is lo
 
 from dumont.db.migrations.ledger_functions import POST, POST_BATCH
 from dumont.db.migrations.ledger_verbs import VERBS
+from dumont.db.migrations.rewriting import again
 
 PARTS_NAME = "ledger_parts(uuid[], uuid[], uuid[])"
 PARTS = """
@@ -48,31 +49,22 @@ _DECLARED = "    v_at timestamptz;\n    v_plain"
 _FITS = ">= a.floor)\n           AND abs(a.balance {} p_amount) <= 1000000000000000000 FOR NO KEY UPDATE"
 
 
-def _again(definition: str, *changes: tuple[str, str]) -> str:
-    """Return a definition that replaces the function of its name, with what has changed in it."""
-    for old, new in (("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION"), *changes):
-        if definition.count(old) != 1:
-            raise ValueError(f"{old!r} is not what the definition has once")
-        definition = definition.replace(old, new)
-    return definition
-
-
 EXPIRE_NAME = "ledger_expire(timestamptz, integer)"
 
 BEFORE = {
-    "ledger_post": _again(POST),
-    "ledger_post_batch": _again(POST_BATCH),
-    "ledger_expire": _again(VERBS[EXPIRE_NAME]),
+    "ledger_post": again(POST),
+    "ledger_post_batch": again(POST_BATCH),
+    "ledger_expire": again(VERBS[EXPIRE_NAME]),
 }
 
 MENDED = {
-    "ledger_post": _again(
+    "ledger_post": again(
         POST,
         ("+ p_amount >= a.floor) FOR NO KEY UPDATE", "+ p_amount " + _FITS.format("+")),
         ("- p_amount >= a.floor) FOR NO KEY UPDATE", "- p_amount " + _FITS.format("-")),
     ),
-    "ledger_post_batch": _again(POST_BATCH, (_DECLARED, f"    v_part record;\n{_DECLARED}"), (_LOOP, _CUT + _LOOP)),
-    "ledger_expire": _again(
+    "ledger_post_batch": again(POST_BATCH, (_DECLARED, f"    v_part record;\n{_DECLARED}"), (_LOOP, _CUT + _LOOP)),
+    "ledger_expire": again(
         VERBS[EXPIRE_NAME],
         (
             "AND h.expires_at <= p_now",

@@ -5,14 +5,15 @@ says at once that there is one for its version, that its balance is right, and t
 """
 
 from dumont.db.migrations.ledger_guards import GUARDS
+from dumont.db.migrations.rewriting import again
 
-_LEG = (
+LEG = (
     "(SELECT n.amount FROM public.ledger_entry n WHERE n.account_id = t.accounts[{0}] AND n.seq = t.seqs[{0}] "
     "AND n.transfer_id = t.id)"
 )
 _PAIR = (
     "           WHEN cardinality(t.accounts) = 2 THEN\n"
-    f"               ({_LEG.format(1)}\n                + {_LEG.format(2)} = 0) IS NOT TRUE\n"
+    f"               ({LEG.format(1)}\n                + {LEG.format(2)} = 0) IS NOT TRUE\n"
 )
 _MANY = "           WHEN cardinality(t.accounts) NOT BETWEEN 2 AND 100 THEN true\n"
 _HEAD = """     WHERE CASE f.version WHEN 0 THEN
@@ -26,18 +27,6 @@ _TWO_LOOKS = """     WHERE f.balance IS DISTINCT FROM CASE f.version WHEN 0 THEN
 """
 
 
-def _again(name: str, *changes: tuple[str, str]) -> str:
-    """Return a guard that replaces the one of its name, with what has changed in it."""
-    definition = GUARDS[name]
-    for old, new in (("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION"), *changes):
-        if definition.count(old) != 1:
-            raise ValueError(f"{old!r} is not what the guard has once")
-        definition = definition.replace(old, new)
-    return definition
-
-
-BEFORE = tuple(_again(name) for name in ("ledger_guard_transfers()", "ledger_guard_accounts()"))
-FASTER = (
-    _again("ledger_guard_transfers()", (_MANY, _PAIR + _MANY)),
-    _again("ledger_guard_accounts()", (_TWO_LOOKS, _HEAD)),
-)
+_TRANSFERS, _ACCOUNTS = GUARDS["ledger_guard_transfers()"], GUARDS["ledger_guard_accounts()"]
+BEFORE = (again(_TRANSFERS), again(_ACCOUNTS))
+FASTER = (again(_TRANSFERS, (_MANY, _PAIR + _MANY)), again(_ACCOUNTS, (_TWO_LOOKS, _HEAD)))

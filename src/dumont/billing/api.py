@@ -11,7 +11,6 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Str
 from dumont.billing import queries, service
 from dumont.billing.changing import change_wallet
 from dumont.billing.documents import (
-    HoldDocument,
     HoldsDocument,
     StatementDocument,
     UsageDocument,
@@ -25,7 +24,7 @@ from dumont.billing.service import period_starts
 from dumont.billing.wallets import ensure_wallet
 from dumont.http import CallerDep, Page, Router, list_document, page_params, permit, problems, raises
 from dumont.identity import is_operator
-from dumont.ledger import MOST_AMOUNT, HoldNotFound
+from dumont.ledger import MOST_AMOUNT, HoldDocument, HoldNotFound
 
 wallet_routes = Router(prefix="/api/v1/wallet", tags=["wallet"])
 usage_routes = Router(prefix="/api/v1/usage", tags=["wallet"])

@@ -9,7 +9,7 @@ from dumont.billing.model import MICRO_NANO, Mode, Wallet
 from dumont.billing.queries import Accruing, HoldRow
 from dumont.core import money_document
 from dumont.http import MoneyDocument, money
-from dumont.ledger import SCALES, LedgerAccount
+from dumont.ledger import SCALES, HoldDocument, LedgerAccount
 
 Decimals = str
 
@@ -56,21 +56,6 @@ class UsageDocument(BaseModel):
     usage: list[UsageLine]
     total: MoneyDocument
     unconfirmed: MoneyDocument = Field(description="Of it, what the provider's own bill was not compared with.")
-
-
-class HoldDocument(BaseModel):
-    """An amount kept aside."""
-
-    id: str
-    account_id: str
-    amount: MoneyDocument
-    status: Literal["open", "settled", "voided", "expired"]
-    settled_amount: MoneyDocument | None
-    reason: str
-    subject: str | None
-    expires_at: datetime | None
-    created_at: datetime
-    ended_at: datetime | None
 
 
 class HoldsDocument(BaseModel):

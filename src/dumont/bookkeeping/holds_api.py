@@ -1,11 +1,11 @@
 """The routes by which people keep amounts aside on their own accounts, and let them go or spend them."""
 
 import re
-from datetime import datetime, timedelta
-from typing import Annotated, Any, Literal
+from datetime import timedelta
+from typing import Annotated, Any
 
 from fastapi import Request, Response
-from pydantic import BaseModel, Field
+from pydantic import Field
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dumont.bookkeeping import accounts, holds, service
@@ -20,13 +20,14 @@ from dumont.bookkeeping.model import (
     wrong_field,
 )
 from dumont.core import Problem
-from dumont.http import CallerDep, MoneyDocument, Router, permit, problem_response, raises
+from dumont.http import CallerDep, Router, permit, problem_response, raises
 from dumont.ledger import (
     SCALES,
     AccountClosed,
     AccountNotFound,
     BalanceTooLow,
     CurrencyMismatch,
+    HoldDocument,
     HoldEnded,
     HoldNotFound,
     HoldRequest,
@@ -63,23 +64,8 @@ class VoidBody(Body):
     reason: Reason | None = None
 
 
-class KeptDocument(BaseModel):
-    """An amount kept aside on an own account."""
-
-    id: str
-    account_id: str
-    amount: MoneyDocument
-    status: Literal["open", "settled", "voided", "expired"]
-    settled_amount: MoneyDocument | None
-    reason: str
-    subject: str | None
-    expires_at: datetime | None
-    created_at: datetime
-    ended_at: datetime | None
-
-
 @router.post("", status_code=201, **permit("ledger.post", keyed=True), responses=raises(*_NAMED, BalanceTooLow))
-async def open_hold(request: Request, body: HoldBody, caller: CallerDep) -> KeptDocument | Response:
+async def open_hold(request: Request, body: HoldBody, caller: CallerDep) -> HoldDocument | Response:
     """Keep an amount aside at once, until it is settled, voided or its time is over; no entry is made."""
     account = await accounts.postable_account(caller.session, body.account_id)
     key, now = key_of(request, caller), who(request, caller).now
@@ -105,7 +91,7 @@ async def open_hold(request: Request, body: HoldBody, caller: CallerDep) -> Kept
     **permit("ledger.post", keyed=True),
     responses=raises(*_NAMED, HoldNotFound, HoldEnded, CategoryNotFound, CategoryClosed, CurrencyMismatch),
 )
-async def settle_hold(hold_id: str, request: Request, body: SettleBody, caller: CallerDep) -> KeptDocument:
+async def settle_hold(hold_id: str, request: Request, body: SettleBody, caller: CallerDep) -> HoldDocument:
     """Spend a hold, or a part of it, on an own account or under a category of expenses; the rest is free again."""
     found = await _own_hold(caller.session, hold_id)
     await holds.expire(caller.session, who(request, caller).now)
@@ -133,7 +119,7 @@ async def settle_hold(hold_id: str, request: Request, body: SettleBody, caller: 
 
 
 @router.post("/{hold_id}/void", **permit("ledger.post", keyed=True), responses=raises(HoldNotFound, HoldEnded))
-async def void_hold(hold_id: str, caller: CallerDep, body: VoidBody | None = None) -> KeptDocument:
+async def void_hold(hold_id: str, caller: CallerDep, body: VoidBody | None = None) -> HoldDocument:
     """Let a hold go: all of it is free again."""
     found = await _own_hold(caller.session, hold_id)
     await void(caller.session, caller.team_id, found.id, body.reason if body else None)
@@ -149,10 +135,10 @@ async def _own_hold(session: AsyncSession, hold_id: str) -> Any:
     return found
 
 
-async def _show(session: AsyncSession, hold_id: str) -> KeptDocument:
+async def _show(session: AsyncSession, hold_id: str) -> HoldDocument:
     row: Any = await holds.find(session, hold_id)
     settled = row.settled_amount
-    return KeptDocument(
+    return HoldDocument(
         id=row.id,
         account_id=row.account_id,
         amount=money_of(row.amount, row.currency),

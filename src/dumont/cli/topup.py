@@ -8,10 +8,11 @@ from pathlib import Path
 import click
 
 from dumont.cli import options as o
+from dumont.cli.amounts import is_brazilian
 from dumont.cli.exit import CliError, Interrupted, ends_well
 from dumont.cli.session import sign_in
 from dumont.cli.tables import Column, show_facts, show_json, show_table
-from dumont.cli.wallet import in_portuguese, show_money
+from dumont.cli.wallet import show_money
 from dumont.cli.words import UNKNOWN, moment, now, span, text
 from dumont.client import ApiUnreachable, Client, Topup
 from dumont.core import plain_amount, read_amount, to_units
@@ -113,7 +114,7 @@ def simulate_payment(topup_id: str, as_json: bool) -> None:
 
 def _reais(amount: str) -> str:
     try:
-        return plain_amount(to_units(read_amount(amount, comma=in_portuguese() or None), 2), 2)
+        return plain_amount(to_units(read_amount(amount, comma=is_brazilian() or None), 2), 2)
     except ValueError as error:
         raise CliError(f"{error} Write it as 1234.56 or R$ 1.234,56.") from error
 

@@ -1,19 +1,18 @@
 """Commands about money for machines: the wallet, how it may be spent, its statement, what was used."""
 
-import os
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
 import click
 
 from dumont.cli import options as o
+from dumont.cli.amounts import shown
 from dumont.cli.exit import CliError, ends_well
 from dumont.cli.session import sign_in
 from dumont.cli.tables import Column, show_facts, show_json, show_table
 from dumont.cli.words import UNKNOWN, moment, text
 from dumont.client import Money, Wallet
 
-_SIGNS = {"USD": {"pt": "US$ ", "en": "$"}, "BRL": {"pt": "R$ ", "en": "R$ "}}
 _USAGE = (Column("FOR"), Column("HOURS", figures=True), Column("AMOUNT", figures=True))
 _ENTRIES = (
     Column("DATE"),
@@ -94,21 +93,11 @@ def show_money(money: Money | None, decimals: int = 2) -> str:
     """Show an amount as people write it here: `US$ 1.234,56` under a Brazilian locale, else `$1,234.56`."""
     if money is None:
         return UNKNOWN
-    signs = _SIGNS.get(money.currency, {})
-    sign = signs.get("pt" if in_portuguese() else "en", f"{money.currency} ")
-    minus = "-" if money.amount < 0 else ""
-    return f"{minus}{sign}{_figure(abs(money.amount), decimals)}"
+    return shown(f"{money.amount:.{decimals}f}", money.currency)
 
 
 def _figure(value: Decimal, decimals: int) -> str:
-    number = f"{value:,.{decimals}f}"
-    return number.translate(str.maketrans(",.", ".,")) if in_portuguese() else number
-
-
-def in_portuguese() -> bool:
-    """Tell whether the reader's locale writes money as Brazil does."""
-    named = next((os.environ[name] for name in ("LC_ALL", "LC_MONETARY", "LANG") if os.environ.get(name)), "")
-    return named.replace("-", "_").startswith("pt_BR")
+    return shown(f"{value:.{decimals}f}", "")
 
 
 def _show(found: Wallet, *, as_json: bool) -> None:

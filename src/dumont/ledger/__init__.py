@@ -1,6 +1,7 @@
 """The ledger: accounts and entries that sum to zero, written in one way only, and proved by the database itself."""
 
 from dumont.ledger.audit import Audit, Check, audit
+from dumont.ledger.documents import HoldDocument
 from dumont.ledger.faults import Fault, classify, problem_for
 from dumont.ledger.lane import Lane
 from dumont.ledger.model import (
@@ -63,6 +64,7 @@ __all__ = [
     "Check",
     "CurrencyMismatch",
     "Fault",
+    "HoldDocument",
     "HoldEnded",
     "HoldNotFound",
     "HoldRequest",

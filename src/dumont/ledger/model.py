@@ -130,12 +130,10 @@ class LedgerAccount:
         return None if self.floor is None else self.balance - self.held - self.floor
 
 
-class AccountNotFound(Problem):
+class AccountNotFound(problems.NotFound):
     """The team has no such account."""
 
     code = "account-not-found"
-    status = 404
-    act = Act.FIX
     title = "There is no such account"
 
 
@@ -199,12 +197,10 @@ class BadPosting(Problem):
     title = "The ledger cannot take this posting"
 
 
-class TransferNotFound(Problem):
+class TransferNotFound(problems.NotFound):
     """The team has no such transfer."""
 
     code = "transfer-not-found"
-    status = 404
-    act = Act.FIX
     title = "There is no such transfer"
 
 
@@ -215,12 +211,10 @@ class AlreadyReversed(problems.Conflict):
     title = "This transfer was reversed already"
 
 
-class HoldNotFound(Problem):
+class HoldNotFound(problems.NotFound):
     """The team has no such hold."""
 
     code = "hold-not-found"
-    status = 404
-    act = Act.FIX
     title = "There is no such hold"
 
 

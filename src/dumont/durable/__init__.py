@@ -4,6 +4,7 @@ from dumont.durable.history import forget_history
 from dumont.durable.model import (
     Cancelled,
     DeadlineExceeded,
+    InstanceBusy,
     NotCancellable,
     Operation,
     OperationFinished,
@@ -23,6 +24,7 @@ __all__ = [
     "DeadlineExceeded",
     "Definition",
     "Engine",
+    "InstanceBusy",
     "NotCancellable",
     "Operation",
     "OperationFinished",

@@ -5,13 +5,12 @@ from functools import partial
 from typing import Any
 
 import structlog
-from sqlalchemy import func
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dumont.core import Problem
-from dumont.db import Database, DatabaseUnavailable, publish
+from dumont.db import Database, DatabaseUnavailable
 from dumont.durable import queries
-from dumont.durable.model import OperationStatus, StepFailed
+from dumont.durable.model import StepFailed
 from dumont.durable.registry import Definition, Result
 from dumont.durable.run import Engine, Run, final_status, new_run
 
@@ -65,34 +64,15 @@ async def _succeed(run: Run, result: Result, session: AsyncSession) -> None:
 
 async def _finished(session: AsyncSession, run: Run, problem: Problem | None, result: dict[str, Any] | None) -> None:
     status = final_status(problem)
-    values: dict[str, Any] = {
-        "status": status.value,
-        "current_step": None,
-        "steps": run.steps,
-        "finished_at": func.clock_timestamp(),
-        "result": result,
-        "problem": problem.document(run.operation_id) if problem else None,
-    }
-    if status is OperationStatus.SUCCEEDED:
-        values["percent"] = 100
-    await queries.mark(session, run.operation_id, **values)
-    for news in run.take_news():
-        await _publish(session, run, news["topic"], news["data"])
-    await _publish(
+    said = problem.document(run.operation_id) if problem else None
+    data = {"status": status.value, "problem": said, "result": result}
+    await queries.end(
         session,
-        run,
-        f"operation.{status.value}",
-        {"status": status.value, "problem": values["problem"], "result": result},
-    )
-
-
-async def _publish(session: AsyncSession, run: Run, topic: str, data: dict[str, Any]) -> None:
-    await publish(
-        session,
-        topic=topic,
-        resource_type="instance",
-        resource_id=run.instance_id or "",
-        team_id=run.team_id,
-        operation_id=run.operation_id,
-        data=data,
+        run.operation_id,
+        status,
+        steps=run.steps,
+        result=result,
+        problem=said,
+        news=[*run.take_news(), {"topic": f"operation.{status.value}", "data": data}],
+        about=(run.team_id, run.instance_id or ""),
     )

@@ -57,6 +57,10 @@ class Operation(Base):
     alarmed_at: Mapped[datetime | None]
 
 
+class InstanceBusy(Exception):
+    """Another operation works on the instance."""
+
+
 class DeadlineExceeded(Problem):
     """The operation did not end in the time that it was given, and was undone."""
 

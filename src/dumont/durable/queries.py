@@ -31,6 +31,23 @@ _BEGIN = Question(
         "RETURNING id, team_id, instance_id, input, steps, percent"
     )
 )
+_OWN = (
+    *("id", "team_id", "kind", "workflow", "resource_type", "resource_id", "instance_id", "status", "percent"),
+    *("steps", "input", "cancellable", "cancel_requested", "requested_by", "created_at", "deadline_at"),
+)
+_ADD = text(
+    f"WITH made AS (INSERT INTO operation ({', '.join(_OWN)}) VALUES ({', '.join(f':{name}' for name in _OWN)}) "
+    "ON CONFLICT DO NOTHING RETURNING id) "
+    "INSERT INTO outbox_event (team_id, topic, resource_type, resource_id, operation_id, data) "
+    "SELECT :team_id, 'operation.queued', :resource_type, :resource_id, id, :news FROM made RETURNING id"
+)
+_END = text(
+    "WITH told AS (INSERT INTO outbox_event (team_id, topic, resource_type, resource_id, operation_id, data) "
+    "SELECT :team, entry->>'topic', 'instance', :instance, :id, entry->'data' "
+    "FROM jsonb_array_elements(:news) AS entry) "
+    "UPDATE operation SET status = :status, percent = coalesce(:percent, percent), current_step = NULL, "
+    "steps = :steps, finished_at = clock_timestamp(), result = :result, problem = :problem WHERE id = :id"
+)
 _LIVE = [OperationStatus.QUEUED.value, OperationStatus.RUNNING.value, OperationStatus.CANCELLING.value]
 
 
@@ -46,10 +63,14 @@ class Begun:
     percent: int | None
 
 
-async def add(session: AsyncSession, operation: Operation) -> None:
-    """Write a new operation."""
-    session.add(operation)
-    await session.flush()
+async def add(session: AsyncSession, operation: Operation) -> bool:
+    """Write a new operation and its first news; False where another operation works on the same instance.
+
+    Guarantees: it waits for a transaction that writes another one, and the session stays usable whatever comes.
+    """
+    values = {column: getattr(operation, column) for column in _OWN}
+    json = {"steps": Jsonb(operation.steps), "input": Jsonb(operation.input), "news": Jsonb({"kind": operation.kind})}
+    return (await session.execute(_ADD, {**values, **json})).first() is not None
 
 
 async def get(session: AsyncSession, operation_id: str) -> Operation | None:
@@ -117,9 +138,33 @@ async def ask_to_cancel(session: AsyncSession, operation_id: str) -> bool:
     return changed.first() is not None
 
 
-async def mark(session: AsyncSession, operation_id: str, **values: Any) -> None:
-    """Update columns of an operation."""
-    await session.execute(update(Operation).where(Operation.id == operation_id).values(**values))
+async def end(
+    session: AsyncSession,
+    operation_id: str,
+    status: OperationStatus,
+    *,
+    steps: list[dict[str, Any]],
+    result: dict[str, Any] | None,
+    problem: dict[str, Any] | None,
+    news: list[dict[str, Any]],
+    about: tuple[str, str],
+) -> None:
+    """Write how an operation ended, and the news that are left to be told.
+
+    Shapes: `news` holds topic and data; `about` is (team, instance).
+    """
+    values = {
+        "id": operation_id,
+        "status": status.value,
+        "percent": 100 if status is OperationStatus.SUCCEEDED else None,
+        "steps": Jsonb(steps),
+        "result": None if result is None else Jsonb(result),
+        "problem": None if problem is None else Jsonb(problem),
+        "news": Jsonb(news),
+        "team": about[0],
+        "instance": about[1],
+    }
+    await session.execute(_END, values)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from dumont.core import new_id
 from dumont.db import publish
 from dumont.durable import queries
-from dumont.durable.model import NotCancellable, Operation, OperationFinished, OperationStatus
+from dumont.durable.model import InstanceBusy, NotCancellable, Operation, OperationFinished, OperationStatus
 from dumont.durable.registry import REGISTRY
 
 log = structlog.get_logger()
@@ -32,6 +32,7 @@ async def begin_operation(
 
     Shapes: `inputs` holds ids and wishes, never secrets.
     Guarantees: either the row, the news and the queued workflow are all committed, or none is.
+    Errors: InstanceBusy, after which nothing is written and the session goes on.
     """
     definition = REGISTRY.definitions[workflow]
     now = datetime.now(timezone.utc)
@@ -56,8 +57,8 @@ async def begin_operation(
         created_at=now,
         deadline_at=now + deadline,
     )
-    await queries.add(session, operation)
-    await announce(session, operation, "operation.queued", {"kind": definition.kind})
+    if not await queries.add(session, operation):
+        raise InstanceBusy(instance_id)
     await queries.enqueue(session, operation.id)
     return operation
 

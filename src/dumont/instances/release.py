@@ -66,25 +66,19 @@ async def _destroy_twins(provider: Provider, rental: Rental, twins: Sequence[Mac
 
 
 async def _destroy_and_see(run: Run, world: World, provider: Provider, rental: Rental, machine_id: str) -> datetime:
-    """Destroy until the machine is seen gone twice; returns the product time at which it stopped costing."""
+    """Destroy until the machine is seen gone twice: by its number, and later in the listing of its label.
+
+    Twins with the label end with it. Returns the product time at which it stopped costing.
+    """
     patience = world.patience_with(rental.provider)
-    await provider.destroy(machine_id)
-    ended = world.clock.now()
-    absent_since: float | None = None
     while True:
-        machine = await provider.get(machine_id)
-        now = time.monotonic()
-        if machine is not None:
-            absent_since = None
-            await provider.destroy(machine_id)
-            ended = world.clock.now()
-        elif absent_since is None:
-            absent_since = now
-        elif now - absent_since >= patience.absence_seconds:
-            twins = await provider.find_by_label(rental.label)
-            if not twins:
-                return ended
-            absent_since = None
-            await _destroy_twins(provider, rental, twins)
+        await provider.destroy(machine_id)
+        ended = world.clock.now()
+        gone = await provider.get(machine_id) is None
         await run.check()
-        await asyncio.sleep(patience.poll_seconds if absent_since is None else patience.absence_seconds)
+        await asyncio.sleep(patience.absence_seconds if gone else patience.poll_seconds)
+        if gone:
+            left = await provider.find_by_label(rental.label)
+            if not left:
+                return ended
+            await _destroy_twins(provider, rental, [machine for machine in left if machine.id != machine_id])

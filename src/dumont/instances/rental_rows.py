@@ -5,7 +5,8 @@ from datetime import datetime
 from typing import Any
 
 from psycopg.types.json import Jsonb
-from sqlalchemy import bindparam, select, text
+from sqlalchemy import bindparam, func, select, text
+from sqlalchemy.dialects.postgresql import aggregate_order_by
 
 from dumont.billing import following_stretches
 from dumont.core import new_id
@@ -16,9 +17,14 @@ from dumont.instances.world import World
 
 _TEAM = Question(text("SELECT set_config('dumont.team_id', :team, true)"))
 _READ = Question(select(Rental.__table__).where(Rental.__table__.c.id == bindparam("id")))
-_BUSY = Question(select(live_operation_id(bindparam("instance"))))
-_OPEN = Question(
-    text("SELECT array_agg(id ORDER BY id) FROM rental WHERE instance_id = :instance AND state <> 'released'")
+_LEFT = Question(
+    select(
+        live_operation_id(bindparam("instance")).label("operation"),
+        select(func.array_agg(aggregate_order_by(Rental.id, Rental.id)))
+        .where(Rental.instance_id == bindparam("instance"), Rental.state != "released")
+        .scalar_subquery()
+        .label("rentals"),
+    )
 )
 _ASKED = Question(
     text("UPDATE rental SET state = 'asked', offer = :offer WHERE id = :id AND state <> 'released' RETURNING id")
@@ -88,15 +94,10 @@ async def read_rental(world: World, team_id: str, rental_id: str) -> Rental:
     return Rental(**row._asdict())
 
 
-async def live_operation_on(world: World, team_id: str, instance_id: str) -> str | None:
-    """Read the id of the oldest operation on an instance that has not ended."""
-    found: str | None = (await _ask(world, team_id, _BUSY, instance=instance_id))[0]
-    return found
-
-
-async def open_rentals(world: World, team_id: str, instance_id: str) -> list[str]:
-    """List the rentals of an instance that are not seen to be released, oldest first."""
-    return list((await _ask(world, team_id, _OPEN, instance=instance_id))[0] or ())
+async def what_is_left(world: World, team_id: str, instance_id: str) -> tuple[str | None, list[str]]:
+    """Read which operation on an instance has not ended, the oldest, and which rentals are not seen to be released."""
+    row = await _ask(world, team_id, _LEFT, instance=instance_id)
+    return row.operation, list(row.rentals or ())
 
 
 async def write_asked(world: World, rental: Rental, offer: dict[str, Any]) -> bool:

@@ -4,13 +4,19 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dumont.billing import admit
 from dumont.core import money_document, new_id
 from dumont.db import publish
-from dumont.durable import Operation, OperationFinished, begin_operation, cancel_operation, live_of_instance
+from dumont.durable import (
+    InstanceBusy,
+    Operation,
+    OperationFinished,
+    begin_operation,
+    cancel_operation,
+    live_of_instance,
+)
 from dumont.http import problems
 from dumont.instances import queries
 from dumont.instances.model import (
@@ -120,7 +126,7 @@ async def launch(
         "retry_price_hour_nano": round(offer.price_hour_nano * RETRY_RISE),
     }
     deadline = timedelta(minutes=attempts * start_timeout_minutes + 10)
-    return instance, await start(session, instance, "instances.launch", inputs, deadline=deadline, requested_by=user_id)
+    return instance, await _begin(session, instance, "instances.launch", inputs, deadline, user_id)
 
 
 def check_price(offer: Offer, limit: int | None, bid: int | None) -> Offer:
@@ -162,20 +168,31 @@ async def start(
     running = await live_of_instance(session, instance.id)
     if running is not None and running.status != "cancelling":
         raise _busy(running.id)
+    return await _begin(session, instance, workflow, inputs, deadline, requested_by, cancellable)
+
+
+async def _begin(
+    session: AsyncSession,
+    instance: Instance,
+    workflow: str,
+    inputs: dict[str, Any],
+    deadline: timedelta,
+    requested_by: str | None,
+    cancellable: bool = True,
+) -> Operation:
     try:
-        async with session.begin_nested():
-            return await begin_operation(
-                session,
-                workflow,
-                team_id=instance.team_id,
-                resource=("instance", instance.id),
-                instance_id=instance.id,
-                inputs=inputs,
-                deadline=deadline,
-                requested_by=requested_by,
-                cancellable=cancellable,
-            )
-    except IntegrityError as error:
+        return await begin_operation(
+            session,
+            workflow,
+            team_id=instance.team_id,
+            resource=("instance", instance.id),
+            instance_id=instance.id,
+            inputs=inputs,
+            deadline=deadline,
+            requested_by=requested_by,
+            cancellable=cancellable,
+        )
+    except InstanceBusy as error:
         raise _busy(None) from error
 
 
@@ -334,12 +351,5 @@ async def start_destroying(session: AsyncSession, instance: Instance, *, reason:
 
     Errors: OperationInProgress.
     """
-    return await start(
-        session,
-        instance,
-        "instances.destroy",
-        {"reason": reason},
-        deadline=DESTROY_DEADLINE,
-        requested_by=user_id,
-        cancellable=False,
-    )
+    inputs = {"reason": reason}
+    return await _begin(session, instance, "instances.destroy", inputs, DESTROY_DEADLINE, user_id, cancellable=False)

@@ -74,13 +74,13 @@ async def take_machine(run: Run, world: World, rental_id: str, session: AsyncSes
     """Make a rental the instance's machine and the instance running."""
     instance = await service.find_instance(session, run.instance_id or "", lock=True)
     rental = await queries.get_rental(session, rental_id)
-    await service.move(session, instance, Status.RUNNING)
     instance.rental_id = rental_id
     instance.started_at = world.clock.now()
     instance.paused_at = instance.hibernated_at = None
     instance.disk_newer = False
     for name in service.FROM_OFFER:
         setattr(instance, name, rental.offer[name])
+    await service.move(session, instance, Status.RUNNING)
     return {"instance_id": instance.id, "rental_id": rental_id, "label": rental.label}
 
 
@@ -105,16 +105,16 @@ async def destroy(run: Run, world: World) -> Result:
 async def _wait_for_others(run: Run, world: World) -> dict[str, Any]:
     """Wait until nothing else works on the instance, and list the machines that it then has."""
     while True:
-        other = await rental_rows.live_operation_on(world, run.team_id, run.instance_id or "")
+        other, rentals = await rental_rows.what_is_left(world, run.team_id, run.instance_id or "")
         if other is None or other == run.operation_id:
-            return {"rentals": await rental_rows.open_rentals(world, run.team_id, run.instance_id or "")}
+            return {"rentals": rentals}
         await run.check()
         await asyncio.sleep(0.3)
 
 
 async def _gone(run: Run, world: World, rentals: list[str], session: AsyncSession) -> dict[str, Any]:
     instance = await service.find_instance(session, run.instance_id or "", lock=True)
-    await service.move(session, instance, Status.DESTROYED)
     instance.rental_id = None
     instance.destroyed_at = world.clock.now()
+    await service.move(session, instance, Status.DESTROYED)
     return {"instance_id": instance.id, "machines_given_back": len(rentals)}

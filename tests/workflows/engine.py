@@ -1,7 +1,7 @@
 """A durable engine for trials: it keeps the record of one operation and dies or fails wherever a test says so."""
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -111,6 +111,9 @@ class Trial:
     async def sleep(self, seconds: float) -> None:
         """No workflow sleeps so far."""
         raise AssertionError("a workflow sleeps: let the trial's engine record it")
+
+    def remember(self, recorded: Sequence[tuple[int, str, str]]) -> None:
+        """Leave it: this engine keeps a record of its own, beside that of the durable engine."""
 
     def own(self, owner: str | None) -> None:
         """A trial has one execution at a time, which owns its workflow."""

@@ -28,7 +28,10 @@ _BEGIN = Question(
     text(
         "UPDATE operation SET started_at = coalesce(started_at, clock_timestamp()), "
         "status = CASE status WHEN 'queued' THEN 'running' ELSE status END WHERE id = :id "
-        "RETURNING id, team_id, instance_id, input, steps, percent"
+        "RETURNING id, team_id, instance_id, input, steps, percent, "
+        "(SELECT owner_xid FROM dbos.workflow_status WHERE workflow_uuid = operation.id) AS owner, "
+        "(SELECT jsonb_agg(jsonb_build_array(s.function_id, s.function_name, s.output)) "
+        "FROM dbos.operation_outputs s WHERE s.workflow_uuid = operation.id AND s.output IS NOT NULL) AS recorded"
     )
 )
 _OWN = (
@@ -53,7 +56,7 @@ _LIVE = [OperationStatus.QUEUED.value, OperationStatus.RUNNING.value, OperationS
 
 @dataclass(frozen=True)
 class Begun:
-    """An operation as its run needs it."""
+    """An operation as its run needs it, with its owner and what its workflow has recorded: number, name, output."""
 
     id: str
     team_id: str
@@ -61,6 +64,8 @@ class Begun:
     input: dict[str, Any]
     steps: list[dict[str, Any]]
     percent: int | None
+    owner: str | None
+    recorded: list[tuple[int, str, str]] | None
 
 
 async def add(session: AsyncSession, operation: Operation) -> bool:

@@ -7,7 +7,7 @@ beyond the transaction that they are part of. See docs/decisions/0018-steps-reco
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import structlog
@@ -84,6 +84,10 @@ class StepRecord:
 
         await asyncio.sleep(max(0.0, await self.step("sleep", wake_at) - time.time()))
 
+    def remember(self, recorded: Sequence[tuple[int, str, str]]) -> None:
+        """Take what is recorded as this execution begins: number, name and output of each step."""
+        self._known = {int(number): (name, output) for number, name, output in recorded}
+
     def own(self, owner: str | None) -> None:
         """Compare the owner that the database names with this execution."""
         if owner != self._owner:
@@ -118,7 +122,7 @@ class StepRecord:
         async with self._database.glance() as glance:
             rows = await glance.enter_and_ask(_NO_TEAM, _RECORDED, values={"id": self._id})
         self.own(rows[0].owner_xid if rows else None)
-        self._known = {int(number): (name, output) for number, name, output in rows[0].steps or ()}
+        self.remember(rows[0].steps or ())
 
     async def _until_certain(self, number: int, name: str, keep: Callable[[], Awaitable[Any]]) -> Any:
         """Keep a step, again after every fault of the database; after a lost commit, see whether it is recorded."""

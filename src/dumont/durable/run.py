@@ -6,7 +6,7 @@ exceptions, so that a replay raises the same problem on any version of the code.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import partial
@@ -46,6 +46,9 @@ class Engine(Protocol):
 
     async def sleep(self, seconds: float) -> None:
         """Sleep across restarts."""
+
+    def remember(self, recorded: Sequence[tuple[int, str, str]]) -> None:
+        """Take what is recorded as this execution begins: number, name and output of each step."""
 
     def own(self, owner: str | None) -> None:
         """Compare the owner that the database names with this execution.
@@ -262,7 +265,12 @@ def final_status(problem: Problem | None) -> OperationStatus:
 
 
 def new_run(operation: queries.Begun, database: Database, engine: Engine) -> Run:
-    """Make the run of an operation as it stands in the database."""
+    """Make the run of an operation as it stands in the database.
+
+    Errors: the engine's conflict, where the workflow was given to another worker meanwhile.
+    """
+    engine.own(operation.owner)
+    engine.remember(operation.recorded or ())
     return Run(
         operation_id=operation.id,
         team_id=operation.team_id,

@@ -75,10 +75,10 @@ async def _destroy_and_see(run: Run, world: World, provider: Provider, rental: R
         await provider.destroy(machine_id)
         ended = world.clock.now()
         gone = await provider.get(machine_id) is None
-        await run.check()
         await asyncio.sleep(patience.absence_seconds if gone else patience.poll_seconds)
         if gone:
             left = await provider.find_by_label(rental.label)
             if not left:
                 return ended
             await _destroy_twins(provider, rental, [machine for machine in left if machine.id != machine_id])
+        await run.check()

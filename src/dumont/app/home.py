@@ -49,7 +49,12 @@ def check_provider(settings: Settings) -> None:
     """
     if settings.provider == "sandbox" or (settings.provider == "vast" and settings.vast_key is not None):
         return
-    raise StartError(
+    raise no_key(settings)
+
+
+def no_key(settings: Settings) -> StartError:
+    """Say that the default provider has no key in this installation, and what to set."""
+    return StartError(
         f"DUMONT_PROVIDER is {settings.provider!r}, which has no key here. "
         "Set DUMONT_VAST_KEY for vast, or use sandbox."
     )

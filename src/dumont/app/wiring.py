@@ -8,7 +8,7 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dumont import billing, bookkeeping, hibernation, identity, instances, market, operations, snapshots, sync
-from dumont.app.home import StartError
+from dumont.app.home import no_key
 from dumont.app.storing import build_vaults
 from dumont.core import Settings, derive_key
 from dumont.db import Database, Listener
@@ -34,10 +34,7 @@ def build_providers(settings: Settings, sandbox: tuple[str, str] | None) -> dict
     if settings.vast_key is not None:
         found["vast"] = VastProvider("vast", settings.vast_url or VAST_URL, settings.vast_key)
     if settings.provider not in found:
-        raise StartError(
-            f"DUMONT_PROVIDER is {settings.provider!r}, which has no key here. "
-            "Set DUMONT_VAST_KEY for vast, or use sandbox."
-        )
+        raise no_key(settings)
     return found
 
 

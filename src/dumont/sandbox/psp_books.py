@@ -1,10 +1,11 @@
 """What the simulated payment service remembers, in SQLite: charges, payments, returns, notices that are due."""
 
-import sqlite3
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+
+from dumont.sandbox.sqlite import open_file, transaction
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS charge (
@@ -71,21 +72,11 @@ class PspBooks:
     """The only place of the payment service that speaks SQL; used from one thread."""
 
     def __init__(self, path: Path) -> None:
-        self._db = sqlite3.connect(path, isolation_level=None)
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=NORMAL")
-        self._db.executescript(_SCHEMA)
+        self._db = open_file(path, _SCHEMA)
 
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
+    def transaction(self) -> AbstractContextManager[None]:
         """Commit all of the block or nothing of it."""
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
+        return transaction(self._db)
 
     def add_charge(self, charge: PspCharge) -> bool:
         """Write a charge; False where its txid is taken."""

@@ -3,14 +3,15 @@
 import json
 import secrets
 import sqlite3
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from dumont.sandbox.bids import Claim
+from dumont.sandbox.sqlite import open_file, transaction
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -99,12 +100,8 @@ class Store:
     """The only place that speaks SQL; used from one thread."""
 
     def __init__(self, path: Path) -> None:
-        self._db = sqlite3.connect(path, isolation_level=None)
+        self._db = open_file(path, _SCHEMA)
         self._db.row_factory = sqlite3.Row
-        self._db.execute("PRAGMA journal_mode=WAL")
-        # A killed sandbox loses nothing so; only a computer that loses its power may lose the last moments.
-        self._db.execute("PRAGMA synchronous=NORMAL")
-        self._db.executescript(_SCHEMA)
         if self.meta("marker") is None:
             self._begin()
 
@@ -116,16 +113,9 @@ class Store:
             self.set_meta("first", str(first))
             self._db.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('rental', ?)", (first,))
 
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
+    def transaction(self) -> AbstractContextManager[None]:
         """Commit all of the block or nothing of it."""
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
+        return transaction(self._db)
 
     def close(self) -> None:
         """Close the file; nothing may be called afterwards."""

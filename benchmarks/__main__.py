@@ -34,7 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.add_argument("--quick", action="store_true", help="a tiny form that shows that everything can be measured")
     parser.add_argument("--seed", type=int, help="faults: replay this seed alone, and say where its log is")
-    parser.add_argument("--seeds", type=int, default=faults.SEEDS, metavar="N", help="faults: run seeds 1 to N")
+    parser.add_argument("--seeds", type=int, default=faults.SEEDS, metavar="N", help="faults: run N seeds")
+    parser.add_argument("--first", type=int, default=1, metavar="SEED", help="faults: begin with this seed")
     parser.add_argument("--short", action="store_true", help="faults: the short plans that ./test runs")
     parser.add_argument(
         "--megabytes", type=int, default=vault.MEGABYTES, metavar="N", help="vault: size of the workspace"
@@ -47,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     report = Report(sys.stdout, as_json=options.json)
     report.note(load_note())
     measures: dict[Measure, None] = dict.fromkeys(m for name in options.names or ["start", "api"] for m in NAMES[name])
-    wish = faults.Wish(options.seed, options.seeds, options.short)
+    wish = faults.Wish(options.seed, options.seeds, options.short, options.first)
     wished: dict[Measure, Measure] = {
         faults.measure: partial(faults.measure, wish=wish),
         vault.measure: partial(vault.measure, megabytes=options.megabytes),

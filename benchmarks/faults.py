@@ -2,14 +2,16 @@
 
 import asyncio
 import shutil
+import signal
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 from benchmarks.installation import BenchmarkError, Laboratory, new_home, prepared_database
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 SEEDS = 1000
 QUICK_SEEDS = 2
+_TELL_EVERY = 25
 ARENAS = 3
 """How many run at once: seeds wait more than they work."""
 
@@ -31,12 +34,46 @@ class Wish:
     seed: int | None = None
     count: int = SEEDS
     short: bool = False
+    first: int = 1
 
     def seeds(self, *, quick: bool) -> list[int]:
         """Return the seeds in order."""
         if self.seed is not None:
             return [self.seed]
-        return list(range(1, 1 + (min(self.count, QUICK_SEEDS) if quick else self.count)))
+        count = min(self.count, QUICK_SEEDS) if quick else self.count
+        return list(range(self.first, self.first + count))
+
+
+class _Course:
+    """How far a long run is, told on standard error; an interrupt lets the seeds that run come to their end."""
+
+    def __init__(self, seeds: list[int]) -> None:
+        self._waiting: SimpleQueue[int] = SimpleQueue()
+        for seed in seeds:
+            self._waiting.put(seed)
+        self._all, self._done, self._wrong = len(seeds), 0, 0
+        self._began = time.monotonic()
+
+    def next(self) -> int | None:
+        """Take a seed; None where none is left."""
+        try:
+            return self._waiting.get_nowait()
+        except Empty:
+            return None
+
+    def drop_the_rest(self, *_: object) -> None:
+        """Leave the seeds out that nobody has begun."""
+        while self.next() is not None:
+            pass
+
+    def tell(self, outcome: "Outcome") -> None:
+        """Count a seed, and say every twenty-fifth time how far we are and how long it will take."""
+        self._done += 1
+        self._wrong += bool(outcome.complaints)
+        if self._done % _TELL_EVERY == 0:
+            left = (time.monotonic() - self._began) / self._done * (self._all - self._done) / 60
+            sys.stderr.write(f"{self._done} of {self._all} seeds, {self._wrong} wrong, {left:.0f} min left\n")
+            sys.stderr.flush()
 
 
 def measure(laboratory: Laboratory, quick: bool, wish: Wish = Wish()) -> Iterator[Metric]:
@@ -45,23 +82,25 @@ def measure(laboratory: Laboratory, quick: bool, wish: Wish = Wish()) -> Iterato
     Errors: BenchmarkError where anything that must hold did not; what, stands on standard error, with the log's place.
     """
     seeds = wish.seeds(quick=quick)
-    waiting: SimpleQueue[int] = SimpleQueue()
-    for seed in seeds:
-        waiting.put(seed)
+    course = _Course(seeds)
+    before = signal.signal(signal.SIGINT, course.drop_the_rest)
     arenas = min(ARENAS, len(seeds))
     kept = Path(tempfile.mkdtemp(prefix="dumont-faults-"))
-    with ThreadPoolExecutor(arenas) as lanes:
-        done = [lane.result() for lane in [lanes.submit(_lane, waiting, wish, kept) for _ in range(arenas)]]
+    try:
+        with ThreadPoolExecutor(arenas) as lanes:
+            done = [lane.result() for lane in [lanes.submit(_lane, course, wish, kept) for _ in range(arenas)]]
+    finally:
+        signal.signal(signal.SIGINT, before)
     outcomes = [outcome for lane in done for outcome in lane]
     yield from _summary(outcomes)
     bad = sorted(outcome.plan.seed for outcome in outcomes if outcome.complaints)
     if not bad and wish.seed is None:
         kept.rmdir()
     if bad:
-        raise BenchmarkError(f"{len(bad)} of {len(seeds)} seeds: {bad}. Replay one by ./bench faults --seed N")
+        raise BenchmarkError(f"{len(bad)} of {len(outcomes)} seeds: {bad}. Replay one by ./bench faults --seed N")
 
 
-def _lane(waiting: "SimpleQueue[int]", wish: Wish, kept: Path) -> "list[Outcome]":
+def _lane(course: _Course, wish: Wish, kept: Path) -> "list[Outcome]":
     """Run seeds in an arena until there are none; an arena that broke leaves the rest to the others."""
     from tests.simulation.arena import open_arena
     from tests.simulation.plan import plan_of
@@ -69,10 +108,10 @@ def _lane(waiting: "SimpleQueue[int]", wish: Wish, kept: Path) -> "list[Outcome]
 
     found = []
     with new_home() as home, prepared_database(home) as (urls, _), open_arena(urls, home.path / "arena") as arena:
-        while not waiting.empty():
-            seed = waiting.get_nowait()
+        while (seed := course.next()) is not None:
             outcome = asyncio.run(simulate(arena, plan_of(seed, full=not wish.short)))
             found.append(outcome)
+            course.tell(outcome)
             if outcome.complaints or wish.seed is not None:
                 outcome.log = Path(shutil.copy(outcome.log, kept))
                 sys.stderr.write(f"{outcome}\n")

@@ -9,9 +9,11 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from benchmarks.installation import BenchmarkError, Laboratory, new_home, prepared_database
@@ -42,6 +44,10 @@ class Wish:
             return [self.seed]
         count = min(self.count, QUICK_SEEDS) if quick else self.count
         return list(range(self.first, self.first + count))
+
+
+_PREPARING = Lock()
+"""Migrations run one at a time in a process: their library keeps what it works on in globals."""
 
 
 class _Course:
@@ -107,7 +113,11 @@ def _lane(course: _Course, wish: Wish, kept: Path) -> "list[Outcome]":
     from tests.simulation.simulate import simulate
 
     found = []
-    with new_home() as home, prepared_database(home) as (urls, _), open_arena(urls, home.path / "arena") as arena:
+    with ExitStack() as parts:
+        home = parts.enter_context(new_home())
+        with _PREPARING:
+            urls, _ = parts.enter_context(prepared_database(home))
+        arena = parts.enter_context(open_arena(urls, home.path / "arena"))
         while (seed := course.next()) is not None:
             outcome = asyncio.run(simulate(arena, plan_of(seed, full=not wish.short)))
             found.append(outcome)

@@ -115,6 +115,28 @@ async def test_a_reboot_ends_processes_and_keeps_files(stage: Stage) -> None:
     (await stage.bills(case.instance_id)).agree()
 
 
+async def test_a_machine_that_somebody_stops_costs_no_gpu_while_its_reboot_waits(stage: Stage) -> None:
+    """The marketplace bills no GPU from then on, and neither do our books, long before the reboot is given up."""
+    case = await new_instance(stage)
+    stage.sandbox.control.add_fault("outside_change", {"action": "stop"}, times=1)
+    stage.sandbox.control.add_fault("ssh_auth_refused", {"for_s": 60.0}, times=1)
+    operation_id = await reboot(stage, case)
+    rebooting = asyncio.create_task(Trial(stage, operation_id).run())
+    try:
+        async with asyncio.timeout(20):
+            while (await stage.bills(case.instance_id)).gpu_spans:
+                await asyncio.sleep(0.1)
+        assert not (await stage.bills(case.instance_id)).running
+        assert not rebooting.done(), "the reboot ended before its time"
+    finally:
+        await stage.write(CANCEL, operation_id)
+        done = await rebooting
+    assert done.status == "cancelled", done.problem
+    bills = await stage.bills(case.instance_id)
+    assert (bills.gpu_spans, bills.running) == ([], set())
+    bills.agree()
+
+
 def _words(pid: int) -> str:
     from pathlib import Path
 

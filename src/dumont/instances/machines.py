@@ -53,15 +53,16 @@ async def boot(
     patience = world.patience_with(rental.provider)
     started = time.monotonic()
     watch = _Watch(patience.lost_seconds, patience.doubt_seconds, started)
-    keys_given = counted = False
+    keys_given = False
+    counted: bool | None = None
     most = world.settings.start_timeout_minutes if minutes is None else minutes
     while time.monotonic() - started < most * 60:
         await run.check()
         machine = await watch.look(provider, rental.provider_machine_id or "")
         if machine is not None:
             _check_price(machine, highest_hour_nano)
+        counted = await _count(world, rental, watch.seen, counted)
         if machine is not None and machine.state is MachineState.RUNNING and machine.addresses:
-            counted = counted or await _runs(world, rental, machine)
             keys_given = keys_given or await _give_keys(provider, machine.id, [world.ssh.public_key, *public_keys])
             login = await knock(world, machine.addresses, rental.host_key)
             if login is not None:
@@ -77,12 +78,25 @@ def _check_price(machine: Machine, highest_hour_nano: int | None) -> None:
         raise too_dear(price, highest_hour_nano)
 
 
-async def _runs(world: World, rental: Rental, machine: Machine) -> bool:
-    """Begin to count the GPU: it costs from the moment at which the machine runs, whether it lets us in or not."""
-    offer = offer_from_json(rental.offer)
-    rate = machine.gpu_hour_nano if machine.gpu_hour_nano is not None else offer.gpu_hour_nano
-    await rental_rows.open_gpu(world, rental, rate, world.clock.now())
-    return True
+async def _count(world: World, rental: Rental, machine: Machine | None, counted: bool | None) -> bool | None:
+    """Count the GPU while the machine runs, whether it lets us in or not.
+
+    Somebody may stop a machine that we wait for, or bid more for it: from then on its GPU costs nothing.
+    Returns whether it is counted now; None while that is not known, as at the beginning.
+    """
+    if machine is None:
+        return counted
+    if machine.state is MachineState.RUNNING and machine.addresses and counted is not True:
+        rate = machine.gpu_hour_nano
+        if rate is None:
+            rate = offer_from_json(rental.offer).gpu_hour_nano
+        await rental_rows.open_gpu(world, rental, rate, world.clock.now())
+        return True
+    if machine.state in (MachineState.STOPPED, MachineState.PREEMPTED) and counted is not False:
+        async with world.session(rental.team_id) as session:
+            await queries.close_spans(session, rental.id, ["gpu"], world.clock.now())
+        return False
+    return counted
 
 
 async def _give_keys(provider: Provider, machine_id: str, public_keys: list[str]) -> bool:
@@ -96,17 +110,19 @@ async def _give_keys(provider: Provider, machine_id: str, public_keys: list[str]
 
 
 class _Watch:
-    """Looks at a machine again and again and decides when it is failed or lost."""
+    """Looks at a machine again and again and decides when it is failed or lost; `seen` is what the last look showed."""
 
     def __init__(self, lost_seconds: float, doubt_seconds: float, started: float) -> None:
         self._lost, self._doubt, self._started = lost_seconds, doubt_seconds, started
         self._cut_since: float | None = None
         self._absent = 0
         self._failed = 0
+        self.seen: Machine | None = None
 
     async def look(self, provider: Provider, machine_id: str) -> Machine | None:
+        self.seen = None
         try:
-            machine = await provider.get(machine_id)
+            machine = self.seen = await provider.get(machine_id)
         except ProviderError as error:
             log.info("provider gave no certain answer", machine=machine_id, error=str(error))
             return None

@@ -182,7 +182,7 @@ def _metric(name: str, seconds: float, count: int, used: dict[str, float]) -> Me
     """State the control plane's time: the wall's, less the part for which the sandbox's processes held the cores."""
     cores = len(os.sched_getaffinity(0))
     own = sum(used.values()) - used["sandbox_cpu"]
-    more = {"count": float(count), "wall_s": seconds, "cores": float(cores), "own_cpu_s": own, **used}
+    more: dict[str, float | str] = {"count": count, "wall_s": seconds, "cores": cores, "own_cpu_s": own, **used}
     return Metric(name, seconds - used["sandbox_cpu"] / cores, "s", more=more)
 
 

@@ -5,7 +5,7 @@ import shutil
 import sys
 import uuid
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +38,8 @@ class Machine:
 
     stage: Stage
     instance_id: str
+    workspace_id: str
     workspace: Path
-    more: dict[str, Any] = field(default_factory=dict)
 
     def write(self, name: str, content: bytes | str) -> Path:
         """Write a file of the workspace."""
@@ -78,7 +78,7 @@ class Machine:
     async def sync(self) -> SyncRun:
         """Sync, and see it become a point in time."""
         run, done = await self.ended()
-        assert done.status == "succeeded", done.problem
+        assert done.status == "succeeded", (done.problem or {}).get("detail")
         return run
 
     async def restore(self, point: SyncRun, *paths: str, to: str = ".") -> Operation:
@@ -99,8 +99,7 @@ class Machine:
 
     def store(self) -> Path:
         """Where the repository lies."""
-        (found,) = (self.stage.world.vaults.root / "restic").iterdir()
-        return found
+        return self.stage.world.vaults.root / "restic" / self.workspace_id
 
 
 @pytest.fixture(scope="module")
@@ -137,9 +136,10 @@ async def new_machine(stage: Stage) -> Machine:
     """Launch an instance and see it run."""
     instance_id, operation_id = await stage.begin_launch(label=uuid.uuid4().hex[:8])
     done = await Trial(stage, operation_id).run()
-    assert done.status == "succeeded", done.problem
+    assert done.status == "succeeded", (done.problem or {}).get("detail")
     rental = await stage.rental(instance_id)
-    return Machine(stage, instance_id, Path(rental.workspace_root or ""))
+    workspace_id = (await stage.instance(instance_id)).workspace_id
+    return Machine(stage, instance_id, workspace_id, Path(rental.workspace_root or ""))
 
 
 async def poll(probe: Any, *, seconds: float = 30, what: str = "it") -> Any:

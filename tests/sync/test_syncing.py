@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dumont.durable import Operation
+from dumont.sync.model import SyncGuarded
 from dumont.sync.restic import password_of
 
 from .conftest import Machine, poll
@@ -23,7 +23,7 @@ def noise(size: int, seed: int = 1) -> bytes:
 async def listed(machine: Machine, point: Any, path: str = ".") -> dict[str, Any]:
     """List a folder of a point: path to size."""
     _, done = await machine.ended("list", snapshot_id=point.snapshot_id, path=path, limit=1000)
-    assert done.status == "succeeded", done.problem
+    assert done.status == "succeeded", (done.problem or {}).get("detail")
     assert done.result is not None
     return {entry["path"]: entry["size"] for entry in done.result["entries"]}
 
@@ -66,11 +66,11 @@ async def test_every_point_can_be_seen_and_brought_back(machine: Machine) -> Non
         assert found["notes/état [1]*.txt"] == size, found
     path, other = machine.workspace / "notes/état [1]*.txt", machine.workspace / "notes/other.txt"
     done = await machine.restore(shown[1], "notes/état [1]*.txt")
-    assert done.status == "succeeded", done.problem
+    assert done.status == "succeeded", (done.problem or {}).get("detail")
     assert path.read_text() == "two words" and other.read_text() == "beside three", "more than was chosen came back"
     path.unlink()
     done = await machine.restore(shown[0], "notes", to="found again")
-    assert done.status == "succeeded", done.problem
+    assert done.status == "succeeded", (done.problem or {}).get("detail")
     back = machine.workspace / "found again/notes"
     assert {p.name: p.read_text() for p in back.iterdir()} == {path.name: "one", "other.txt": "beside one"}
     assert not path.exists() and not list(machine.workspace.glob(".dumont-restore*"))
@@ -86,7 +86,7 @@ async def test_a_whole_point_comes_back(machine: Machine) -> None:
     machine.write("later", "later")
     (machine.workspace / ".hidden").unlink()
     done = await machine.restore(point, ".")
-    assert done.status == "succeeded", done.problem
+    assert done.status == "succeeded", (done.problem or {}).get("detail")
     assert (machine.workspace / "whole/a").read_text() == "a"
     assert (machine.workspace / "whole/link").readlink() == Path("a")
     assert (machine.workspace / ".hidden").read_text() == "hidden"
@@ -164,7 +164,7 @@ async def test_retention_is_ours(machine: Machine) -> None:
     last = await machine.sync()
     await machine.configure(keep_last=10)
     _, done = await machine.ended("prune")
-    assert done.status == "succeeded", done.problem
+    assert done.status == "succeeded", (done.problem or {}).get("detail")
     assert done.result is not None and done.result["bytes_freed"] > 5 * MB, done.result
     snapshots = [path.name for path in (machine.store() / "snapshots").iterdir()]
     assert len(snapshots) == 2 and last.snapshot_id in snapshots
@@ -185,8 +185,6 @@ async def test_the_guard_stops_when_files_vanish(machine: Machine) -> None:
     assert held.status == "held" and held.files_vanished is not None and held.files_vanished >= 40
     told = await machine.stage.rows("SELECT data FROM outbox_event WHERE topic = 'sync.guarded'")
     assert [row["files_vanished"] for (row,) in told] == [held.files_vanished]
-    from dumont.sync.model import SyncGuarded
-
     with pytest.raises(SyncGuarded):
         await machine.begin()
     done = await machine.restore(good, "many")
@@ -195,7 +193,3 @@ async def test_the_guard_stops_when_files_vanish(machine: Machine) -> None:
     after = await machine.sync()
     assert after.status == "ready" and after.files_total == good.files_total
     await machine.configure(deletion_guard_percent=50)
-
-
-def expect_problem(done: Operation, code: str) -> None:
-    assert done.problem is not None and done.problem["code"] == code, done.problem

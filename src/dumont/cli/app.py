@@ -24,6 +24,7 @@ COMMANDS = {
     "resume": Entry("dumont.cli.verbs:resume", _SLEEP),
     "hibernate": Entry("dumont.cli.verbs:hibernate", _SLEEP),
     "wake": Entry("dumont.cli.verbs:wake", _SLEEP),
+    "sync": Entry("dumont.cli.sync:sync", _HISTORY),
     "snapshots": Entry("dumont.cli.history:snapshots", _HISTORY),
     "operations": Entry("dumont.cli.history:operations", _HISTORY),
     "cancel": Entry("dumont.cli.history:cancel", _HISTORY),

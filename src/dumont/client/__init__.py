@@ -19,8 +19,10 @@ from dumont.client.model import (
     Step,
     Wallet,
     read,
+    read_moment,
 )
 from dumont.client.problems import ApiError, ApiProblem, ApiUnreachable, ApiUnreadable
+from dumont.client.syncs import Syncs
 from dumont.client.topups import Topup, Topups
 
 __all__ = [
@@ -44,8 +46,10 @@ __all__ = [
     "SshAccess",
     "SshKey",
     "Step",
+    "Syncs",
     "Topup",
     "Topups",
     "Wallet",
     "read",
+    "read_moment",
 ]

@@ -22,6 +22,7 @@ from dumont.client.model import (
     read,
 )
 from dumont.client.problems import ApiProblem, ApiUnreadable
+from dumont.client.syncs import Syncs
 from dumont.client.topups import Topups
 from dumont.client.watch import Watch
 from dumont.client.wire import Request, Wire
@@ -275,6 +276,11 @@ class Client:
     def topups(self) -> Topups:
         """The calls about charges that fill the wallet."""
         return Topups(self._get, self._post, self._all)
+
+    @property
+    def syncs(self) -> Syncs:
+        """The histories of workspaces."""
+        return Syncs(_API, self._send, _new_key)
 
     @property
     def books(self) -> Books:

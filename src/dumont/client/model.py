@@ -62,7 +62,8 @@ def _money(value: Any) -> Money | None:
     return Money(amount, str(value.get("currency") or "USD")) if amount.is_finite() else None
 
 
-def _moment(value: Any) -> datetime | None:
+def read_moment(value: Any) -> datetime | None:
+    """Read a point in time, None where there is none to be read."""
     try:
         moment = datetime.fromisoformat(value) if isinstance(value, str) else None
     except ValueError:
@@ -83,7 +84,7 @@ def _record(value: Any) -> dict[str, Any] | None:
 
 _READERS: dict[Any, Callable[[Any], Any]] = {
     Money | None: _money,
-    datetime | None: _moment,
+    datetime | None: read_moment,
     ApiProblem | None: _problem,
     dict[str, Any] | None: _record,
 }

@@ -87,6 +87,13 @@ class SyncFailed(Problem):
     title = "The sync failed"
 
 
+class SyncEmpty(Problem):
+    """The chosen paths hold no files, so there is no point to make; where there were some before, the guard trips."""
+
+    code, status, act = "sync-empty", 409, Act.FIX
+    title = "There is nothing to sync"
+
+
 class SyncRestoreFailed(Problem):
     """Nothing was put in place on the machine; its files are as they were."""
 

@@ -13,8 +13,9 @@ from dumont.durable import Operation, begin_operation, cancel_operation, get_ope
 from dumont.http import problems
 from dumont.instances import Instance, OperationInProgress, Status, expect, start_operation
 from dumont.sync import queries
-from dumont.sync.model import SyncGuarded, SyncPathNotAllowed, SyncPointNotFound, SyncPolicy, SyncRun
+from dumont.sync.model import SyncEmpty, SyncGuarded, SyncPathNotAllowed, SyncPointNotFound, SyncPolicy, SyncRun
 
+_NO_FAILURES = ("cancelled", problems.WrongState.code, SyncEmpty.code)
 ROOT = "/workspace"
 """What people call the workspace, wherever it lies on a machine."""
 LEAST_GAP = timedelta(seconds=30)
@@ -236,7 +237,8 @@ async def release_guard(session: AsyncSession, instance: Instance, now: datetime
     if found.guard_run_id is None:
         raise problems.WrongState("idle", ["guarded"], "The deletion guard has not tripped, so there is nothing to do.")
     held = await queries.get_run(session, found.guard_run_id)
-    held.status = "ready"
+    if held.snapshot_id is not None:
+        held.status = "ready"
     found.guard_run_id = None
     found.next_run_at = now if found.enabled else None
     await session.flush()
@@ -312,12 +314,17 @@ async def end_work(session: AsyncSession, run_id: str, now: datetime, **values: 
 async def fail(session: AsyncSession, run_id: str, operation_id: str, problem: Problem, now: datetime) -> None:
     """Write that a piece of work failed or was stopped; after a failed sync the next one waits longer."""
     run = await queries.get_run(session, run_id)
-    run.status = "stopped" if problem.code in ("cancelled", problems.WrongState.code) else "failed"
+    run.status = "stopped" if problem.code in _NO_FAILURES else "failed"
     run.finished_at, run.problem = now, problem.document(operation_id)
     found = await queries.policy_of(session, run.instance_id, lock=True)
     if found is None or run.kind != "sync":
         return
     if run.status == "failed":
         found.consecutive_failures += 1
+    before = await queries.newest(session, run.workspace_id, "ready")
+    if problem.code == SyncEmpty.code and before is not None and before.files_total:
+        run.files_vanished = before.files_total
+        found.guard_run_id = run.id
+        await _tell_guard(session, run, before)
     if found.enabled:
         found.next_run_at = now + queries.pause_after(found.interval_seconds, found.consecutive_failures)

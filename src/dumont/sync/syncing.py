@@ -11,12 +11,14 @@ from dumont.instances import World, get_rental
 from dumont.snapshots import StorageUnreachable, Vaults
 from dumont.sync.endpoint import Endpoint, host_rights
 from dumont.sync.machine import Bench, Said, at_machine, backup_words
-from dumont.sync.model import SyncFailed
-from dumont.sync.restic import Ran, find_restic, owning, store_of
+from dumont.sync.model import SyncEmpty, SyncFailed
+from dumont.sync.restic import Ran, find_restic, owning, password_of, store_of
+from dumont.sync.stretching import lighten
 from dumont.vault import Store, StoreError
 
 INCOMPLETE = 3
 """restic's exit code where it could not read some files; the snapshot holds all others."""
+_EMPTY = ("snapshot is empty", "all target directories/files do not exist", "all source directories/files do not")
 _SPARE_BYTES = 2 << 30
 
 
@@ -43,6 +45,7 @@ async def prepare(world: World, facts: dict[str, Any]) -> dict[str, Any]:
     if not with_repository:
         async with owning(world.vaults, program, workspace_id) as (restic, endpoint):
             expect_done(await restic.run("init"), endpoint, "The repository could not be made")
+    await storing(lighten, store, password_of(world.vaults, workspace_id))
     known = facts["repository_bytes"]
     if not facts["rescue"]:
         return {"repository_bytes": known, "bytes_resumed": 0}
@@ -148,6 +151,8 @@ def _expect_point(said: Said, bench: Bench) -> None:
         return
     if bench.endpoint.failure is not None:
         raise unreachable(bench.endpoint.failure)
+    if any(words in said.reason for words in _EMPTY):
+        raise SyncEmpty("The chosen paths of the workspace hold no files, so no point was made. Earlier ones stay.")
     killed = "It was killed on the machine. " if said.code is not None and said.code > 128 else ""
     raise SyncFailed(f"restic on the machine ended with {said.code}. {killed}It said: {said.reason}")
 

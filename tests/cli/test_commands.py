@@ -107,6 +107,7 @@ def test_the_whole_life_of_an_instance(dumont: Dumont, api: Api) -> None:
     slept = dumont("hibernate", "box", "--destroy")
     assert slept.code == 0
     assert "given back" in slept.out and "dumont wake box" in slept.out
+    assert "Saved 3.0 GiB in 8,500 files, 1.0 GiB of it new in the storage." in slept.out
     assert "processes are not" in slept.err
     assert api.asked("POST", ".*/hibernate")[0].body == {"then": "destroy"}
     assert dumont("wake", "box", "--elsewhere", "--max-price", "0.5").code == 0
@@ -155,6 +156,7 @@ def test_progress_on_a_terminal_is_a_bar_with_bytes(dumont: Dumont, api: Api) ->
     os.close(ours)
     shown = told.decode()
     assert "━" * 12 + "╌" * 12 + "  50% save files 2.0 MiB of 4.0 MiB" in shown
+    assert ", 1 min 25 s left" in shown
     assert "\r\x1b[K" in shown
 
 

@@ -133,6 +133,7 @@ class Api:
             "steps": [],
             "problem": self.problem,
             "will_be": self.will_be,
+            "result": {"files": 8500, "bytes_total": 3 << 30, "bytes_stored": 1 << 30},
         }
         times = {"started_at": "2026-07-01T10:00:00Z", "finished_at": "2026-07-01T10:00:02.500000Z"}
         news = [
@@ -142,7 +143,12 @@ class Api:
             ("progress", {"step": {"name": "save_files", "bytes_done": 0, "bytes_total": 4194304}, "percent": 20}),
             (
                 "progress",
-                {"step": {"name": "save_files", "bytes_done": 2097152, "bytes_total": 4194304}},
+                {
+                    "step": {
+                        **{"name": "save_files", "bytes_done": 2097152, "bytes_total": 4194304},
+                        **{"bytes_second": 24672, "seconds_left": 85.0, "ratio": 1.5},
+                    }
+                },
             ),
             ("step", {"step": {"name": "save_files", "status": "done", "bytes_done": 4194304, **times}, "percent": 90}),
         ]

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 from dumont.agent.errors import AgentFailed, AgentLost
 from dumont.agent.protocol import PROTOCOL, Message, Progress, data_messages, dump, join_data, load
 
+_GIVE_UP_SECONDS = 5.0
+
 OnProgress = Callable[[Progress], None]
 OnAsk = Callable[[str, dict[str, Any]], Awaitable[Any]]
 
@@ -123,8 +125,8 @@ class AgentLink:
     ) -> tuple[dict[str, Any], bytes]:
         """Ask for one operation and return its result and data.
 
-        Guarantees: operations run one after the other. A cancelled one stops at the agent's next
-        question; close the link to stop it at once.
+        Guarantees: operations run one after the other. A cancelled one is given up by the agent too, which takes back
+        what it had begun; this waits for that a moment.
         Errors: AgentFailed as the agent says; AgentLost; what `on_ask` raised, unchanged.
         """
         if self._lost is not None:
@@ -137,11 +139,19 @@ class AgentLink:
             for part in data_messages(number, data):
                 await self._send(part)
             await self._send({"id": number, "op": op, "args": args})
-            return await request.done
+            return await asyncio.shield(request.done)
+        except asyncio.CancelledError:
+            await self._give_up(number, request)
+            raise
         finally:
             self._requests.pop(number, None)
             if request.done.done() and not request.done.cancelled():
                 request.done.exception()
+
+    async def _give_up(self, number: int, request: _Request) -> None:
+        with suppress(AgentLost):
+            await self._send({"cancel": number})
+            await asyncio.wait([request.done], timeout=_GIVE_UP_SECONDS)
 
     async def _send(self, message: Message) -> None:
         try:

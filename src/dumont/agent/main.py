@@ -48,6 +48,8 @@ class Session:
         self._asked = 0
         self._answers: dict[int, queue.SimpleQueue[Message]] = {}
         self._parts: dict[int, list[str]] = {}
+        self._given_up: set[int] = set()
+        self._asking_for: dict[int, int] = {}
         self._work: queue.SimpleQueue[tuple[Message, bytes]] = queue.SimpleQueue()
 
     def run(self) -> None:
@@ -85,18 +87,41 @@ class Session:
             self._asked += 1
             mine = self._asked
             self._answers[mine] = answer
+            self._asking_for[mine] = number
+        self.heed(number)
         self.emit({"id": number, "ask": mine, "what": what, "args": args})
         message = answer.get()
         if "error" in message:
             raise AgentFailed("ask_failed", str(message["error"]))
         return message.get("value")
 
+    def heed(self, number: int) -> None:
+        """End a request that was given up.
+
+        Errors: AgentFailed `cancelled`.
+        """
+        if number in self._given_up:
+            raise AgentFailed("cancelled", "The work was given up.")
+
+    def _give_up(self, number: int) -> None:
+        self._given_up.add(number)
+        with self._asking:
+            asked = [mine for mine, about in self._asking_for.items() if about == number]
+        for mine in asked:
+            self._answer({"answer": mine, "error": "cancelled"})
+
+    def _answer(self, message: Message) -> None:
+        with self._asking:
+            waiting = self._answers.pop(int(message["answer"]), None)
+            self._asking_for.pop(int(message["answer"]), None)
+        if waiting is not None:
+            waiting.put(message)
+
     def _sort(self, message: Message) -> None:
         if "answer" in message:
-            with self._asking:
-                waiting = self._answers.pop(int(message["answer"]), None)
-            if waiting is not None:
-                waiting.put(message)
+            self._answer(message)
+        elif "cancel" in message:
+            self._give_up(int(message["cancel"]))
         elif "data" in message:
             self._parts.setdefault(int(message["id"]), []).append(message["data"])
         else:
@@ -116,6 +141,7 @@ class Session:
                 self.emit({"id": number, "error": {"code": code, "detail": detail}})
 
     def _carry_out(self, number: int, op: str, args: dict[str, Any], data: bytes) -> Result:
+        self.heed(number)
         verb = _VERBS.get(op)
         if verb is None:
             raise AgentFailed("unknown_op", f"This agent does not know how to {op}.")
@@ -127,12 +153,13 @@ class Session:
             self.emit({"beat": 1})
 
     def progress(self, number: int) -> Callable[[Progress], None]:
-        """Return what reports progress of a request, a few times a second."""
+        """Return what reports progress of a request, a few times a second, and ends it once it was given up."""
         last = 0.0
         phase = ""
 
         def report(now: Progress) -> None:
             nonlocal last, phase
+            self.heed(number)
             if now.phase != phase or time.monotonic() - last >= _PROGRESS_SECONDS or now.bytes_done == now.bytes_total:
                 last, phase = time.monotonic(), now.phase
                 self.emit({"id": number, "progress": asdict(now)})

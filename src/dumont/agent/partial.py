@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dumont.agent.errors import AgentFailed
 from dumont.agent.exchange import PARTIAL_PREFIX
@@ -55,6 +55,7 @@ class RestoreCounts:
     bytes_total: int = 0
     bytes_written: int = 0
     bytes_fetched: int = 0
+    bytes_opened: int = 0
     chunks_reused: int = 0
     hashes_compared: int = 0
     xattrs_lost: int = 0
@@ -244,7 +245,10 @@ class PartialTree:
             rooms = self._local.rooms = Rooms()
         reader = RecordReader(self._sealer, view, start, hashed=False, rooms=rooms)
         for chunk, place in run:
-            self._place(chunk, reader.open(chunk, place))
+            raw = reader.open(chunk, place)
+            with self._counting:
+                self.counts.bytes_opened += len(raw)
+            self._place(chunk, raw)
 
     def _place(self, chunk: bytes, raw: Raw) -> None:
         wanted = self._wanted[chunk]
@@ -271,8 +275,9 @@ class PartialTree:
     def _tell(self, length: int) -> None:
         with self._counting:
             self.counts.bytes_written += length
-            done = self.counts.bytes_written
-        self._progress(Progress("fetch", done, self.counts.bytes_total, self.counts.files))
+            counts = self.counts
+            told = Progress("fetch", counts.bytes_written, counts.bytes_total, counts.files)
+        self._progress(replace(told, bytes_new=counts.bytes_opened, bytes_stored=counts.bytes_fetched))
 
 
 def same(wanted: Entry, found: Entry | None) -> bool:

@@ -192,6 +192,7 @@ class Packer:
         """Begin a pack as soon as there is room for one more."""
         room = self._rooms.get()
         if self._failed is not None:
+            self._rooms.put(room)
             raise self._failed
         room = new_pack_room() if room is None else room
         self._builder = PackBuilder(self._sealer.keys, self._sealer.repository_id, room)

@@ -1,6 +1,7 @@
 """The messages between the control plane and the agent: JSON lines, one object each.
 
-Down: `{"id", "op", "args"}` asks for an operation, `{"answer", "value"}` or `{"answer", "error"}` answers the agent.
+Down: `{"id", "op", "args"}` asks for an operation, `{"cancel": id}` gives one up, `{"answer", "value"}` or
+`{"answer", "error"}` answers the agent.
 Up: `{"id", "progress"}`, `{"id", "ask", "what", "args"}`, `{"beat"}`, and last `{"id", "result"}` or `{"id", "error"}`.
 Both ways: `{"id", "data"}` lines carry bytes that belong to the request or result that follows.
 """
@@ -25,12 +26,17 @@ Message = dict[str, Any]
 
 @dataclass(frozen=True)
 class Progress:
-    """How far an operation is. Units: bytes; `bytes_total` is None while it is unknown."""
+    """How far an operation is. Units: bytes; `bytes_total` is None while it is unknown.
+
+    `bytes_new` of those done had to be stored or fetched, and take `bytes_stored` in the store.
+    """
 
     phase: str
     bytes_done: int
     bytes_total: int | None
     files_done: int
+    bytes_new: int = 0
+    bytes_stored: int = 0
 
 
 def dump(message: Message) -> bytes:

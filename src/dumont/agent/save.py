@@ -214,8 +214,11 @@ class _Tree:
         self._tell()
 
     def _tell(self) -> None:
-        done = self._packer.counts.bytes_read + self._kept
-        self._progress(Progress("save", done, max(self._total, done), self._done))
+        counts = self._packer.counts
+        done = counts.bytes_read + self._kept
+        self._progress(
+            Progress("save", done, max(self._total, done), self._done, counts.bytes_new, counts.bytes_stored)
+        )
 
     def fail(self, place: int, found: Found, error: OSError) -> None:
         """Leave a file out that vanished or cannot be read, and say so."""

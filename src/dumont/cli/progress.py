@@ -6,14 +6,17 @@ import time
 from typing import Any
 
 from dumont.cli.exit import CliError, Interrupted
-from dumont.cli.words import UNKNOWN, seconds_between, size, text
+from dumont.cli.words import UNKNOWN, seconds_between, size, span, text
 from dumont.client import ApiProblem, Client, Event, Operation, Step, read
 from dumont.core import Act
 
 _BAR = 24
 _SOONEST_RATE = 0.2
 _OVER = {"done": "done", "failed": "failed", "undone": "undone", "skipped": "skipped"}
-_FIGURES = ("bytes_done", "bytes_total", "attempts", "detail", "started_at", "finished_at")
+_FIGURES = (
+    *("bytes_done", "bytes_total", "bytes_second", "seconds_left", "ratio"),
+    *("attempts", "detail", "started_at", "finished_at"),
+)
 
 
 def follow(client: Client, operation_id: str, *, quiet: bool = False) -> Operation:
@@ -143,7 +146,14 @@ class View:
         elapsed = time.monotonic() - began
         moved = step.bytes_done - at_first
         rate = f", {size(moved / elapsed)}/s" if elapsed > _SOONEST_RATE and moved > 0 else ""
-        return f"{size(step.bytes_done)}{total}{rate}"
+        return f"{size(step.bytes_done)}{total}{rate}{_more(step)}"
+
+
+def _more(step: Step) -> str:
+    """Say how long a transfer still takes and what compression makes of it, where that is known."""
+    left, ratio = step.raw.get("seconds_left"), step.raw.get("ratio")
+    told = f", {span(left)} left" if isinstance(left, (int, float)) else ""
+    return told + (f", {ratio:.2f}x smaller" if isinstance(ratio, (int, float)) and ratio > 1 else "")
 
 
 def _name(step: Step) -> str:

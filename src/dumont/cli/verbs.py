@@ -1,6 +1,7 @@
 """Commands that change an instance's life, from pause to destroy, and how each of them is waited for."""
 
 import sys
+from typing import Any
 
 import click
 
@@ -10,7 +11,7 @@ from dumont.cli.find import find_instance, find_offer
 from dumont.cli.progress import follow
 from dumont.cli.session import sign_in
 from dumont.cli.tables import show_json
-from dumont.cli.words import amount, gpus, price, short, text
+from dumont.cli.words import amount, gpus, number, price, short, size, text
 from dumont.client import Client, Instance, Operation
 from dumont.core import is_id
 
@@ -136,9 +137,26 @@ def settle(client: Client, instance: Instance, outcome: str, *, no_wait: bool, a
         print(f"  dumont operations {instance.operation_id} --follow")
         return
     print(f"{_called(instance)} {outcome}.{_afterwards(instance)}")
-    unlike = (operation.result or {}).get("differing") if operation is not None else None
+    result = (operation.result or {}) if operation is not None else {}
+    if instance.status == "hibernated" and (saved := _saved(result)):
+        print(saved)
+    unlike = result.get("differing")
     if unlike:
         print(f"The kept disk was left as it is; unlike the snapshot are: {', '.join(text(name) for name in unlike)}.")
+
+
+def _saved(result: dict[str, Any]) -> str:
+    """Say what a save stored, from the operation's result."""
+    total, stored, files = (result.get(name) for name in ("bytes_total", "bytes_stored", "files"))
+    if total is None or files is None:
+        return ""
+    new = f", {size(stored)} of it new in the storage" if stored else ", none of it new"
+    return f"Saved {size(total)} in {number(files)} files{new}."
+
+
+def _price_of_keeping(instance: Instance) -> str:
+    """Say what a machine that only keeps its disk costs; a snapshot costs its place in the storage and no more."""
+    return f", its disk for {price(instance.paused_cost_hour)}" if instance.paused_cost_hour else ""
 
 
 def _called(instance: Instance) -> str:
@@ -156,7 +174,7 @@ def _afterwards(instance: Instance) -> str:
         return f"{kept} Start it again with `dumont resume {name}`."
     if instance.status == "hibernated":
         kept = "" if instance.machine_kept is None else " The machine was given back."
-        kept = " The machine is kept." if instance.machine_kept else kept
+        kept = f" The machine is kept{_price_of_keeping(instance)}." if instance.machine_kept else kept
         return f"{kept} Bring it back with `dumont wake {name}`."
     if instance.status == "destroyed" and instance.cost_to_date is not None:
         return f" It cost {amount(instance.cost_to_date)} in all."

@@ -155,10 +155,18 @@ class Run:
         if wishes.late:
             raise DeadlineExceeded()
 
-    async def progress(self, step: str, *, done: int, total: int | None, detail: str | None = None) -> None:
-        """Show how far a step is, at most about three times a second. Units: bytes."""
+    async def progress(
+        self,
+        step: str,
+        *,
+        done: int,
+        total: int | None,
+        detail: str | None = None,
+        figures: dict[str, Any] | None = None,
+    ) -> None:
+        """Show how far a step is, at most about three times a second, with further `figures`. Units: bytes."""
         entry = self._entry(step)
-        entry.update(bytes_done=done, bytes_total=total, detail=detail)
+        entry.update(bytes_done=done, bytes_total=total, detail=detail, **(figures or {}))
         if time.monotonic() - self._told_at < 0.3:
             return
         self._told_at = time.monotonic()

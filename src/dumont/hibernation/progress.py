@@ -1,30 +1,91 @@
-"""Tell people how far a save or restore is, from callbacks that must not wait."""
+"""Tell people how far a save or restore is, from callbacks that must not wait, and end it when they cancel."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 from dumont.agent import Progress
-from dumont.durable import Run
+from dumont.durable import Cancelled, DeadlineExceeded, Run
+
+_EVERY_SECONDS = 0.35
+_ASK_EVERY = 3
+_SURE_SECONDS = 1.0
+
+
+class Pace:
+    """How quickly a phase goes, from what was told of it."""
+
+    def __init__(self) -> None:
+        self._phase = ""
+        self._began = 0.0
+        self._first = 0
+
+    def take(self, told: Progress, now: float) -> dict[str, Any]:
+        """Return the rate, the time left and the ratio; None where they are not known yet.
+
+        Units: bytes in a second, seconds; `ratio` is what was new to what it takes in the store.
+        """
+        if told.phase != self._phase:
+            self._phase, self._began, self._first = told.phase, now, told.bytes_done
+        elapsed, moved = now - self._began, told.bytes_done - self._first
+        rate = moved / elapsed if elapsed >= _SURE_SECONDS and moved > 0 else None
+        left = None
+        if rate is not None and told.bytes_total is not None:
+            left = max(0.0, told.bytes_total - told.bytes_done) / rate
+        ratio = told.bytes_new / told.bytes_stored if told.bytes_stored else None
+        return {
+            "bytes_second": rate and round(rate),
+            "seconds_left": None if left is None else round(left, 1),
+            "ratio": ratio and round(ratio, 3),
+        }
 
 
 @asynccontextmanager
 async def telling(run: Run, step: str) -> AsyncIterator[Callable[[Progress], None]]:
-    """Yield a callback that remembers the newest progress; it is written about three times a second."""
+    """Yield a callback that remembers the newest progress; it is written about three times a second.
+
+    Guarantees: somebody who cancels, or a deadline that passes, ends what is done within.
+    Errors: Cancelled, DeadlineExceeded.
+    """
     newest: list[Progress] = []
+    work = asyncio.current_task()
+    ended: list[Cancelled | DeadlineExceeded] = []
 
     async def write() -> None:
         told: Progress | None = None
+        pace = Pace()
+        rounds = 0
         while True:
-            await asyncio.sleep(0.35)
+            await asyncio.sleep(_EVERY_SECONDS)
             if newest and newest[-1] is not told:
                 told = newest[-1]
                 newest[:] = [told]
-                await run.progress(step, done=told.bytes_done, total=told.bytes_total, detail=told.phase)
+                figures = pace.take(told, time.monotonic())
+                await run.progress(
+                    step, done=told.bytes_done, total=told.bytes_total, detail=told.phase, figures=figures
+                )
+            rounds += 1
+            if rounds % _ASK_EVERY == 0:
+                await run.check()
+
+    def over(task: "asyncio.Task[None]") -> None:
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, (Cancelled, DeadlineExceeded)) and work is not None:
+            ended.append(error)
+            work.cancel()
 
     task = asyncio.create_task(write())
+    task.add_done_callback(over)
     try:
-        yield newest.append
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        try:
+            yield newest.append
+        finally:
+            task.remove_done_callback(over)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+    except asyncio.CancelledError:
+        if not ended or work is None or work.uncancel():
+            raise
+        raise ended[0] from None

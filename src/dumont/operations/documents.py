@@ -26,6 +26,9 @@ class StepDocument(TypedDict):
     detail: NotRequired[str | None]
     bytes_done: NotRequired[int]
     bytes_total: NotRequired[int | None]
+    bytes_second: NotRequired[int | None]
+    seconds_left: NotRequired[float | None]
+    ratio: NotRequired[float | None]
 
 
 class ResourceDocument(BaseModel):

@@ -22,7 +22,7 @@ from dumont.instances import Held, Instance, Patience, Rental, World, find_insta
 from dumont.instances import service as instances
 from dumont.providers import Address, Offer, OfferQuery, VastProvider
 from dumont.remote import Hands, SshIdentity, connect
-from dumont.snapshots import Vaults
+from dumont.snapshots import Leases, Vaults
 from dumont.vault import KeyRing
 
 SECRET = b"a secret for worlds of tests, 32"
@@ -231,13 +231,14 @@ def worker_world(home: Path, worker_url: str, sandbox_url: str, sandbox_key: str
     root = home / "vault"
     root.mkdir(parents=True, exist_ok=True, mode=0o700)
     provider = VastProvider("sandbox", sandbox_url, sandbox_key, doubt_delays=DOUBT_DELAYS, enforce_gaps=False)
+    database = Database(worker_url, pool_size=4, application_name="test-worker")
     return World(
-        database=Database(worker_url, pool_size=4, application_name="test-worker"),
+        database=database,
         clock=settings.clock,
         settings=settings,
         providers={"sandbox": provider},
         ssh=SshIdentity.load_or_create(home / "ssh" / "control_ed25519"),
-        vaults=Vaults(root, KeyRing(derive_key(SECRET, "vault")), derive_key(SECRET, "gate")),
+        vaults=Vaults(root, KeyRing(derive_key(SECRET, "vault")), derive_key(SECRET, "gate"), leases=Leases(database)),
         agent_cache=home / "agent",
         patience={"sandbox": IMPATIENT},
     )

@@ -1,5 +1,6 @@
 """Wires the rooms together: providers, the worker's world, the API application."""
 
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 
@@ -43,7 +44,7 @@ def build_world(settings: Settings, secret: bytes, database: Database, providers
 
     Errors: StartError where the store cannot be used.
     """
-    vaults = build_vaults(settings, secret)
+    vaults = replace(build_vaults(settings, secret), leases=snapshots.Leases(database))
     return World(
         database=database,
         clock=settings.clock,
@@ -79,7 +80,7 @@ def build_api(
             *identity.routers,
             operations.router,
             market.router,
-            snapshots.router,
+            *snapshots.routers,
             *billing.routers,
             instances.router,
             instances.stray_router,

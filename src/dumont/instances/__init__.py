@@ -15,6 +15,7 @@ from dumont.instances.model import (
     SshUnreachable,
     Status,
 )
+from dumont.instances.needed import needed_snapshots
 from dumont.instances.power import pause as pause_workflow
 from dumont.instances.power import reboot as reboot_workflow
 from dumont.instances.power import resume as resume_workflow
@@ -62,6 +63,7 @@ __all__ = [
     "keys_router",
     "move",
     "named",
+    "needed_snapshots",
     "pause_workflow",
     "read_instance",
     "reboot_workflow",

@@ -18,7 +18,7 @@ class SnapshotDocument(BaseModel):
     """A saved state of a workspace; counters are null until known, sizes are in bytes."""
 
     id: str
-    status: Literal["creating", "ready", "failed"]
+    status: Literal["creating", "ready", "failed", "deleting"]
     kind: str
     instance_id: str
     workspace_id: str
@@ -37,6 +37,10 @@ class SnapshotDocument(BaseModel):
     created_at: datetime
     completed_at: datetime | None
     verified_at: datetime | None
+    name: str | None
+    keep_forever: bool
+    restore_point: bool
+    damaged_at: datetime | None = Field(description="Since when files of it cannot be had as they were saved.")
     problem: ProblemDocument | None
 
 
@@ -73,6 +77,6 @@ async def list_snapshots(
 async def show_snapshot(snapshot_id: str, caller: CallerDep) -> SnapshotDocument:
     """Show one snapshot."""
     snapshot = await queries.get(caller.session, snapshot_id) if is_id(snapshot_id, "snp") else None
-    if snapshot is None:
+    if snapshot is None or snapshot.status == "deleted":
         raise SnapshotNotFound("No snapshot has this id. List the snapshots and choose one of them.")
     return snapshot_document(snapshot)

@@ -37,8 +37,8 @@ async def newest_ready(session: AsyncSession, workspace_id: str) -> Snapshot | N
 
 
 async def listing(session: AsyncSession, page: Page, *, instance_id: str | None) -> Sequence[Snapshot]:
-    """Read a page of snapshots, and one more to know whether there is a next."""
-    statement = select(Snapshot)
+    """Read a page of snapshots, and one more to know whether there is a next; deleted ones are not shown."""
+    statement = select(Snapshot).where(Snapshot.status != "deleted")
     if instance_id is not None:
         statement = statement.where(Snapshot.instance_id == instance_id)
     return (await session.scalars(page.select(statement, {"id": Snapshot.id, "created_at": Snapshot.created_at}))).all()

@@ -1,7 +1,8 @@
 """The verbs of snapshots: begin, complete or fail a row; and the work with the vault between those."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -22,6 +23,7 @@ from dumont.agent import (
 )
 from dumont.core import Problem, derive_key, new_id
 from dumont.snapshots import queries
+from dumont.snapshots.leases import Leases, begin_writing, end_writing, refuse_fenced
 from dumont.snapshots.model import (
     RestoreProblem,
     Snapshot,
@@ -54,13 +56,15 @@ OnProgress = Callable[[Progress], None]
 class Vaults:
     """Where snapshots are kept: a folder or a bucket with a repository per workspace, and the installation's keys.
 
-    `gate_secret` signs the addresses at which one machine may put and get the objects of its own workspace.
+    `gate_secret` signs the addresses at which one machine may put and get the objects of its own workspace. Without
+    `leases` nobody collects beside whoever uses it.
     """
 
     root: Path
     keyring: KeyRing
     gate_secret: bytes
     bucket: S3Place | None = None
+    leases: Leases | None = None
 
     def store(self, workspace_id: str) -> Store:
         """Return the store that holds one workspace's repository and nothing else."""
@@ -68,6 +72,15 @@ class Vaults:
             return LocalStore(self.root / workspace_id)
         prefix = f"{self.bucket.prefix}/{workspace_id}".lstrip("/")
         return S3Store(replace(self.bucket, prefix=prefix))
+
+    @asynccontextmanager
+    async def reading(self, workspace_id: str, manifest: str) -> AsyncIterator[None]:
+        """Keep what a snapshot needs from being collected while it is read.
+
+        Errors: SnapshotNotFound when it was forgotten.
+        """
+        async with self.leases.reading(workspace_id, manifest) if self.leases else nullcontext():
+            yield
 
     def gate(self, workspace_id: str) -> Gate:
         """Make the gate to one workspace's objects; it serves from `start` to `stop`.
@@ -137,19 +150,26 @@ async def begin_snapshot(
         unstable=[],
         read_errors=[],
         created_at=now,
+        epoch=epoch,
     )
     session.add(snapshot)
     await session.flush()
+    await begin_writing(session, workspace_id, snapshot.id, epoch)
     return {"snapshot_id": snapshot.id, "epoch": epoch, "parent": parent.manifest if parent else None}
 
 
 async def complete_snapshot(
     session: AsyncSession, snapshot_id: str, saved: dict[str, Any], verified: dict[str, Any], now: datetime
 ) -> None:
-    """Mark a snapshot ready with what was saved and what was read back."""
+    """Mark a snapshot ready with what was saved and what was read back.
+
+    Errors: SnapshotFailed where the save was overdue and was fenced off.
+    """
     snapshot = await queries.get(session, snapshot_id)
     if snapshot is None:
         raise LookupError(f"snapshot {snapshot_id} has no row")
+    await refuse_fenced(session, snapshot.workspace_id, snapshot.epoch)
+    await end_writing(session, snapshot_id)
     snapshot.status = "ready"
     snapshot.manifest = saved["name"]
     for name in ("merkle_root", "files", "bytes_total", "bytes_new", "bytes_stored", "seconds"):
@@ -163,6 +183,7 @@ async def complete_snapshot(
 async def fail_snapshot(session: AsyncSession, snapshot_id: str, problem: Problem) -> None:
     """Mark a snapshot that did not become ready as failed; a ready one stays ready."""
     snapshot = await queries.get(session, snapshot_id)
+    await end_writing(session, snapshot_id)
     if snapshot is not None and snapshot.status == "creating":
         snapshot.status, snapshot.problem = "failed", problem.document()
 
@@ -226,11 +247,12 @@ async def restore(
 ) -> Restored:
     """Restore a snapshot into the workspace of a machine, every hash compared before the exchange.
 
-    Errors: RestoreProblem (the target is as before), StorageUnreachable; AgentLost (unknown).
+    Errors: RestoreProblem (the target is as before), StorageUnreachable, SnapshotNotFound; AgentLost (unknown).
     """
     repository = await asyncio.to_thread(vaults.repository, workspace_id)
     try:
-        return await restore_workspace(link, repository, gate, gate_url, manifest, on_progress=on_progress)
+        async with vaults.reading(workspace_id, manifest):
+            return await restore_workspace(link, repository, gate, gate_url, manifest, on_progress=on_progress)
     except VaultError as error:
         raise explain_vault(error) from error
     except AgentFailed as error:

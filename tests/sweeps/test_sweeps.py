@@ -10,7 +10,7 @@ from sqlalchemy import text
 from tests.support.api import running_api
 from tests.support.world import Stage
 from tests.workflows.engine import Trial
-from tests.workflows.scenarios import BY_NAME, check_asleep, kept
+from tests.workflows.scenarios import BY_NAME, check_asleep, destroy, kept
 
 from dumont.db import Database, set_sweep
 from dumont.instances import Losses, Sweep, keep_watch, stray_router, watch_queries, watch_report
@@ -156,6 +156,25 @@ async def test_a_machine_that_was_started_behind_our_back(stage: Stage, watch: W
     assert done.status == "succeeded", done.problem
     assert (await check_asleep(stage, case, keeps=True)).disk_newer
     assert [one["what"] for one in await watch.news("instance.changed_outside", case.instance_id)] == ["started"]
+
+
+async def test_a_person_destroys_what_is_being_stopped_again(stage: Stage, watch: Watch) -> None:
+    """Nobody waits for a stop that he did not ask for: it gives way, and the machine goes."""
+    case = await kept(stage, None)
+    machine = await machine_of(stage, case)
+    watch.change(machine, "running")
+    await asyncio.to_thread(stage.sandbox.wait_for, int(machine), "running")
+    await watch.rounds(2)
+    [(stopping,)] = await stage.rows(
+        "SELECT id FROM operation WHERE instance_id = %s AND workflow = 'instances.stop_unasked'", case.instance_id
+    )
+    begun = await destroy(stage, case)
+    gave_way, done = await asyncio.gather(Trial(stage, stopping).run(), Trial(stage, begun).run())
+    assert (gave_way.status, done.status) == ("cancelled", "succeeded"), (gave_way.problem, done.problem)
+    assert (await stage.instance(case.instance_id)).status == "destroyed"
+    bills = await stage.bills(case.instance_id)
+    bills.agree()
+    assert (bills.billed, bills.gpu_spans, bills.disk_spans) == (set(), [], [])
 
 
 class SweptAtEachDeath:

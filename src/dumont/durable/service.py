@@ -63,14 +63,15 @@ async def begin_operation(
     return operation
 
 
-async def cancel_operation(session: AsyncSession, operation: Operation) -> None:
+async def cancel_operation(session: AsyncSession, operation: Operation, *, insist: bool = False) -> None:
     """Ask a running operation to undo itself; it reads the wish between its steps.
 
+    Who takes over all of its work may `insist`: then also one that else goes on to its end.
     Errors: OperationFinished, NotCancellable.
     """
     if OperationStatus(operation.status).final:
         raise OperationFinished("The operation has ended already; look at its result instead.")
-    if not operation.cancellable:
+    if not operation.cancellable and not insist:
         raise NotCancellable("This operation goes on to its end; wait for it.")
     if not await queries.ask_to_cancel(session, operation.id):
         raise OperationFinished("The operation has ended in this moment; look at its result instead.")

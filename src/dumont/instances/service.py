@@ -341,7 +341,7 @@ async def destroy(
         raise _busy(running.id)
     if running is not None and running.status != "cancelling":
         with suppress(OperationFinished):  # it ended in this moment, so there is nothing to cancel
-            await cancel_operation(session, running)
+            await cancel_operation(session, running, insist=True)
     await move(session, instance, Status.DESTROYING)
     return await start_destroying(session, instance, reason=reason, user_id=user_id)
 

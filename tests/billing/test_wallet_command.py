@@ -70,6 +70,11 @@ async def test_the_wallet_is_shown_and_set(till: Till, address: str, tmp_path: P
     assert gpu.instance_id in table and "$0.824691" in table
     statement = (await dumont("wallet", "statement")).stdout
     assert "topup" in statement and "closing" in statement
+    await till.write("UPDATE user_account SET is_operator = true WHERE id = %(id)s", {"id": person.user_id})
+    refunded = (
+        await dumont("wallet", "refund", gpu.instance_id, "0,50", "--reason", "slow disk", LC_ALL="pt_BR")
+    ).stdout
+    assert "US$ 0,500000" in refunded and "US$ 0,324691" in refunded
 
 
 async def test_amounts_that_are_none_are_refused_before_anybody_is_asked(tmp_path: Path) -> None:

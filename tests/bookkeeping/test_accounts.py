@@ -2,12 +2,15 @@
 
 import asyncio
 from datetime import timedelta
+from functools import partial
+from pathlib import Path
 
 import pytest
 from tests.bookkeeping.household import Household
 
-from dumont.bookkeeping import expire_all
-from dumont.core import Clock
+from dumont.app.wiring import give_categories
+from dumont.bookkeeping import DEFAULT_CATEGORIES, expire_all
+from dumont.core import Clock, Settings
 from dumont.db import Database
 
 pytestmark = pytest.mark.requires_postgres
@@ -89,6 +92,20 @@ async def test_categories_have_one_name_each_and_may_be_renamed(home: Household)
     names = [one["name"] for one in (await home.ask("GET", "/categories")).json()["categories"]]
     assert names == ["Food", "Salary"]
     assert (await home.ask("GET", "/categories/cat_0")).json()["code"] == "category-not-found"
+
+
+async def test_a_new_team_begins_with_categories(home: Household) -> None:
+    """They come with the team, in its transaction, are its own, and are used like any other; again changes nothing."""
+    given = partial(give_categories, Settings(home=Path("/nonexistent")))
+    home.api.identity.on_team_created(given)
+    async with home.api.database.begin() as session:
+        team_id = await home.api.identity.create_team(session, home.person.user_id, "Second")
+        await given(session, team_id)
+    listed = (await home.ask("GET", "/categories", headers={"X-Team-Id": team_id})).json()["categories"]
+    assert {(one["type"], one["name"], one["color"]) for one in listed} == set(DEFAULT_CATEGORIES)
+    assert len(listed) == len(DEFAULT_CATEGORIES)
+    mine = (await home.ask("GET", "/categories")).json()["categories"]
+    assert {one["name"] for one in mine} == {"Food", "Salary"}
 
 
 async def test_a_hold_keeps_an_amount_aside_until_it_is_settled(home: Household) -> None:

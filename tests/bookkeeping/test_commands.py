@@ -165,3 +165,23 @@ def test_insights_are_shown_ignored_and_budgets_set(typist: Typist, account: str
     assert "30 days" in typist.type("insights", "ignore", risks[0]["insight_hash"][:10]).stdout
     assert [one for one in typist.json("insights")["budgets_at_risk"] if one["name"] == name] == []
     assert "no budget" in typist.type("insights", "budget", name).stdout
+
+
+def test_notifications_are_shown_and_marked_as_read(typist: Typist) -> None:
+    home = typist.served.home
+    typist.json("notifications", "read", "--all")
+    for number in (1, 2):
+        home.books.run(
+            "INSERT INTO notification (id, team_id, user_id, type, subject, period, title, body, metadata, created_at) "
+            "VALUES (%s, %s, %s, 'wallet_running_dry', %s, '2026-03-01', 'The wallet runs dry', %s, '{}', now())",
+            f"ntf_{number:026d}", home.person.team_id, home.person.user_id, str(number), f"in {number} h",
+        )  # fmt: skip
+    shown = typist.type("notifications").stdout
+    assert "The wallet runs dry in 1 h" in shown and "The wallet runs dry in 2 h" in shown
+    read = typist.json("notifications", "read", f"ntf_{1:026d}")
+    assert read["read_at"] is not None
+    assert [one["body"] for one in typist.json("notifications", "--unread")["notifications"]] == ["in 2 h"]
+    assert "Marked as read: 1" in typist.type("notifications", "read", "--all").stdout
+    assert "Nothing new." in typist.type("notifications", "--unread").stdout
+    assert typist.type("notifications", "read").exit_code == 2
+    assert home.books.rows("SELECT count(*) FROM notification WHERE read_at IS NULL") == [(0,)]

@@ -70,6 +70,7 @@ def build_api(
     """Build the API of all rooms."""
     authenticator.may_close_team(_keep_what_lives)
     authenticator.on_team_created(partial(give_wallet, settings))
+    authenticator.on_team_created(partial(give_categories, settings))
     bookkeeping.also_ask(find_dry_wallet)
     app = create_app(
         database=database,
@@ -116,6 +117,11 @@ async def find_dry_wallet(session: AsyncSession, team_id: str, now: datetime) ->
 async def give_wallet(settings: Settings, session: AsyncSession, team_id: str) -> None:
     """Make the wallet of a new team, in the transaction that makes the team."""
     await billing.ensure_wallet(session, team_id, settings.clock.now())
+
+
+async def give_categories(settings: Settings, session: AsyncSession, team_id: str) -> None:
+    """Make the categories that a new team begins with, in the same transaction."""
+    await bookkeeping.give_categories(session, team_id, settings.clock.now())
 
 
 async def _keep_what_lives(session: AsyncSession, team_id: str) -> None:

@@ -8,23 +8,25 @@ from typing import Annotated, Any, Literal
 from fastapi import Depends, Query, Request
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, StringConstraints
 
-from dumont.billing import queries, service
+from dumont.billing import queries, service, usage_refunds
 from dumont.billing.changing import change_wallet
 from dumont.billing.documents import (
     HoldsDocument,
     StatementDocument,
     UsageDocument,
     UsageLine,
+    UsageRefundDocument,
     WalletDocument,
     hold_document,
     micro_money,
 )
 from dumont.billing.model import Mode, WalletInUse
 from dumont.billing.service import period_starts
+from dumont.billing.usage_refunds import UsageNotFound
 from dumont.billing.wallets import ensure_wallet
-from dumont.http import CallerDep, Page, Router, list_document, page_params, permit, problems, raises
+from dumont.http import CallerDep, Page, Router, list_document, page_params, permit, problems, raises, read_key
 from dumont.identity import is_operator
-from dumont.ledger import MOST_AMOUNT, HoldDocument, HoldNotFound
+from dumont.ledger import MOST_AMOUNT, BalanceTooLow, HoldDocument, HoldNotFound
 
 wallet_routes = Router(prefix="/api/v1/wallet", tags=["wallet"])
 usage_routes = Router(prefix="/api/v1/usage", tags=["wallet"])
@@ -89,6 +91,16 @@ class WalletBody(BaseModel):
                 continue
             found[_COLUMNS.get(name, name)] = _plain(value)
         return found
+
+
+class UsageRefundBody(BaseModel):
+    """What to give back of a machine's charges, in dollars; without an amount all that remains."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    instance_id: Annotated[str, StringConstraints(pattern=r"^[!-~]{1,64}$")]
+    amount: AmountText | None = None
+    reason: Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
 
 _COLUMNS = {"auto_hibernate_at_zero": "auto_hibernate"}
@@ -163,6 +175,33 @@ async def show_usage(
     unconfirmed = await queries.unconfirmed(caller.session, caller.team_id, begin, end)
     total = micro_money(sum(row.amount for row in rows))
     return UsageDocument(usage=lines, total=total, unconfirmed=micro_money(unconfirmed))
+
+
+@usage_routes.post(
+    "/refunds", status_code=201, **permit("wallet.manage", keyed=True), responses=raises(UsageNotFound, BalanceTooLow)
+)
+async def refund_usage(request: Request, body: UsageRefundBody, caller: CallerDep) -> UsageRefundDocument:
+    """Give back what a machine was charged, to where it was paid from: at most what remains. For the operator."""
+    if not await usage_refunds.has_usage(caller.session, caller.team_id, body.instance_id):
+        raise UsageNotFound("This team was charged for no such machine. `GET /usage` names them.")
+    if not await is_operator(caller.session, caller.user_id):
+        raise problems.Forbidden("operator")
+    done = await usage_refunds.refund_usage(
+        caller.session,
+        caller.team_id,
+        body.instance_id,
+        None if body.amount is None else _plain(body.amount),
+        key=f"{caller.user_id} {read_key(request)}",
+        reason=body.reason,
+        now=request.app.state.clock.now(),
+    )
+    return UsageRefundDocument(
+        id=done.id,
+        instance_id=done.instance_id,
+        amount=micro_money(done.amount),
+        remaining=micro_money(done.remaining),
+        reason=body.reason,
+    )
 
 
 @hold_routes.get("", **permit("ledger.view"))

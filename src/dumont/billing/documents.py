@@ -58,6 +58,16 @@ class UsageDocument(BaseModel):
     unconfirmed: MoneyDocument = Field(description="Of it, what the provider's own bill was not compared with.")
 
 
+class UsageRefundDocument(BaseModel):
+    """What was given back of a machine's charges, and what of them remains."""
+
+    id: str
+    instance_id: str
+    amount: MoneyDocument
+    remaining: MoneyDocument
+    reason: str
+
+
 class HoldsDocument(BaseModel):
     """A page of holds."""
 

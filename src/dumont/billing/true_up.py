@@ -19,7 +19,9 @@ _STATE = text(
     "(SELECT t.at FROM true_up t WHERE t.rental_id = :rental) AS done_at, "
     f"EXISTS (SELECT FROM meter m WHERE m.rental_id = :rental AND {UNFINISHED}) AS unfinished"
 )
-_CHARGED = text("SELECT kind, sum(amount)::bigint FROM usage_charge WHERE rental_id = :rental GROUP BY kind")
+_CHARGED = text(
+    "SELECT kind, sum(amount)::bigint FROM usage_charge WHERE rental_id = :rental AND kind <> 'refund' GROUP BY kind"
+)
 _LINE = text(
     "INSERT INTO usage_charge (id, team_id, instance_id, rental_id, kind, amount, from_at, to_at) "
     "VALUES (:id, :team, :instance, :rental, :kind, :amount, :now, :now)"

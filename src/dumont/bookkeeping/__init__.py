@@ -1,5 +1,6 @@
 """What people do with money: accounts, categories, transactions, and their corrections, all posted to the ledger."""
 
+from dumont.bookkeeping.accounts import DEFAULT_CATEGORIES, give_categories
 from dumont.bookkeeping.api import router as accounts_router
 from dumont.bookkeeping.holds_api import router as holds_router
 from dumont.bookkeeping.imports_api import router as imports_router
@@ -16,6 +17,7 @@ routers = (accounts_router, transactions_router, reports_router, holds_router, i
 """The routers of this room, for `http.create_app`."""
 
 __all__ = [
+    "DEFAULT_CATEGORIES",
     "AccountType",
     "Category",
     "Change",
@@ -29,6 +31,7 @@ __all__ = [
     "also_ask",
     "edit",
     "expire_all",
+    "give_categories",
     "record",
     "refresh_insights",
     "reverse",

@@ -1,6 +1,7 @@
 """The verbs of accounts and categories: open, change, close."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy.exc import IntegrityError
@@ -44,6 +45,32 @@ class Wish:
     currency: str
     opening: int = 0
     overdraft: int = 0
+
+
+DEFAULT_CATEGORIES = (
+    ("income", "Salary", "#2e7d32"),
+    ("income", "Sales", "#388e3c"),
+    ("income", "Other income", "#66bb6a"),
+    ("expense", "Housing", "#6d4c41"),
+    ("expense", "Food", "#ef6c00"),
+    ("expense", "Transport", "#1565c0"),
+    ("expense", "Health", "#c62828"),
+    ("expense", "Education", "#6a1b9a"),
+    ("expense", "Leisure", "#00838f"),
+    ("expense", "Services and software", "#4527a0"),
+    ("expense", "Taxes and fees", "#37474f"),
+    ("expense", "Other expenses", "#888888"),
+)
+"""What a new team's income and expenses are sorted by at first: type, name and colour."""
+
+
+async def give_categories(session: AsyncSession, team_id: str, now: datetime) -> None:
+    """Make the categories of a new team, in the transaction that makes the team; again changes nothing."""
+    rows = [
+        {"id": new_id("cat"), "team_id": team_id, "type": kind, "name": name, "color": color, "created_at": now}
+        for kind, name, color in DEFAULT_CATEGORIES
+    ]
+    await queries.insert_categories(session, rows)
 
 
 async def open_own(session: AsyncSession, who: Who, wish: Wish, key: Key) -> str:

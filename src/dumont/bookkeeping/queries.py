@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import exists, select, text, update
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dumont.bookkeeping.model import (
@@ -199,6 +200,11 @@ async def insert_category(session: AsyncSession, who: Who, **values: Any) -> Cat
     session.add(row)
     await session.flush()
     return row
+
+
+async def insert_categories(session: AsyncSession, rows: Sequence[dict[str, Any]]) -> None:
+    """Write new categories, without those of a name that an open one of the type has."""
+    await session.execute(insert(Category).values(list(rows)).on_conflict_do_nothing())
 
 
 async def close_category(session: AsyncSession, category_id: str, now: datetime) -> None:

@@ -37,6 +37,7 @@ COMMANDS = {
     "transfer": Entry("dumont.cli.transfers:transfer", _MONEY),
     "statement": Entry("dumont.cli.statement:statement", _MONEY),
     "insights": Entry("dumont.cli.insights:insights", _MONEY),
+    "notifications": Entry("dumont.cli.notifications:notifications", _MONEY),
     "login": Entry("dumont.cli.account:login", _ACCOUNT),
     "logout": Entry("dumont.cli.account:logout", _ACCOUNT),
     "whoami": Entry("dumont.cli.account:whoami", _ACCOUNT),

@@ -89,6 +89,22 @@ def usage(by: str, first: str | None, last: str | None, as_json: bool) -> None:
     show_facts([("total", _document(found["total"]))])
 
 
+@wallet.command()
+@click.argument("instance_id", metavar="INSTANCE")
+@click.argument("amount", required=False)
+@click.option("--reason", required=True, help="Why, in a few words; it stands in the statement.")
+@o.as_json
+@ends_well
+def refund(instance_id: str, amount: str | None, reason: str, as_json: bool) -> None:
+    """Give back what a machine was charged: an amount, or all that remains. For the operator."""
+    given = None if amount is None else _number("amount", amount)
+    found = sign_in().client.refund_usage(instance_id, given, reason)
+    if as_json:
+        show_json(found)
+    else:
+        show_facts([("given back", _document(found["amount"])), ("remaining", _document(found["remaining"]))])
+
+
 def show_money(money: Money | None, decimals: int = 2) -> str:
     """Show an amount as people write it here: `US$ 1.234,56` under a Brazilian locale, else `$1,234.56`."""
     if money is None:

@@ -106,6 +106,18 @@ class Books:
         said = {"insight_type": kind, "insight_hash": insight_hash, "status": "ignored"}
         self._send(Request("POST", f"{self._api}/insights/feedback", body=said, key=self._new_key()))
 
+    def notifications(self, *, unread_only: bool = False, limit: int = 50) -> Document:
+        """Return what the caller was told, latest first."""
+        return _object(self._get("/notifications", {"unread_only": "true" if unread_only else None, "limit": limit}))
+
+    def read_notification(self, notification_id: str) -> Document:
+        """Mark something that the caller was told as read."""
+        return self._call("PATCH", f"/notifications/{_part(notification_id)}/read")
+
+    def read_notifications(self) -> Document:
+        """Mark everything that the caller was told as read."""
+        return self._call("POST", "/notifications/mark-all-read")
+
     def set_budget(self, category_id: str, amount: str, currency: str) -> Document:
         """Set what may be spent in a month under a category."""
         return self._call("PUT", f"/categories/{_part(category_id)}/budget", {"amount": amount, "currency": currency})

@@ -272,6 +272,11 @@ class Client:
         """Return what was charged for use, by instance, kind or day."""
         return _object(self._get("/usage", {"group_by": group_by, "from": first, "to": last}))
 
+    def refund_usage(self, instance_id: str, amount: str | None, reason: str) -> dict[str, Any]:
+        """Give back what a machine was charged, all that remains without an amount; the operator alone may."""
+        members = {"instance_id": instance_id, "amount": amount, "reason": reason}
+        return _object(self._post("/usage/refunds", members))
+
     @property
     def topups(self) -> Topups:
         """The calls about charges that fill the wallet."""

@@ -18,6 +18,7 @@ from dumont.core import Settings, SettingsError, load_settings
 if TYPE_CHECKING:
     from dumont.instances import WatchReport
     from dumont.providers import Provider
+    from dumont.snapshots import Verdicts
 
 SHOWN = 8
 """How many orphans are named one by one."""
@@ -105,6 +106,7 @@ async def _database(settings: Settings) -> list[Finding]:
 async def _owned(settings: Settings, secret: bytes, owner: str) -> list[Finding]:
     from dumont.db import Database, resolve_urls, set_sweep
     from dumont.instances import watch_report
+    from dumont.snapshots import verdicts
 
     kind = "your own" if settings.database_url else "embedded"
     urls = await asyncio.to_thread(resolve_urls, settings, secret, owner)
@@ -117,9 +119,24 @@ async def _owned(settings: Settings, secret: bytes, owner: str) -> list[Finding]
         async with database.begin() as session:
             await set_sweep(session)
             report = await watch_report(session)
+            known = await verdicts(session)
     finally:
         await database.close()
-    return [*found, watch_finding(settings, report), orphans_finding(report)]
+    return [*found, watch_finding(settings, report), orphans_finding(report), snapshots_finding(known)]
+
+
+def snapshots_finding(known: "Verdicts") -> Finding:
+    """Say what reading snapshots back has found."""
+    if known.damaged:
+        named = ", ".join(known.damaged[:SHOWN]) + (" ..." if len(known.damaged) > SHOWN else "")
+        advice = "`dumont snapshots checks` names their files; save those workspaces again where they still run."
+        return Finding("snapshots", "broken", f"{len(known.damaged)} are damaged: {named}. {advice}")
+    if known.unknown:
+        detail = f"{known.unknown} of {known.snapshots} could not be read back; the store did not answer"
+        return Finding("snapshots", "warning", detail)
+    if known.oldest_hours is None:
+        return Finding("snapshots", "ok", "none yet")
+    return Finding("snapshots", "ok", f"{known.snapshots}, each read back within {known.oldest_hours:.0f} hours")
 
 
 def watch_finding(settings: Settings, report: "WatchReport") -> Finding:

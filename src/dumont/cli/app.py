@@ -25,7 +25,7 @@ COMMANDS = {
     "hibernate": Entry("dumont.cli.verbs:hibernate", _SLEEP),
     "wake": Entry("dumont.cli.verbs:wake", _SLEEP),
     "sync": Entry("dumont.cli.sync:sync", _HISTORY),
-    "snapshots": Entry("dumont.cli.history:snapshots", _HISTORY),
+    "snapshots": Entry("dumont.cli.snapshots:snapshots", _HISTORY),
     "operations": Entry("dumont.cli.history:operations", _HISTORY),
     "cancel": Entry("dumont.cli.history:cancel", _HISTORY),
     "wallet": Entry("dumont.cli.wallet:wallet", _MONEY),

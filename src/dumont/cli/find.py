@@ -43,6 +43,14 @@ def find_operation(client: Client, name: str) -> Operation:
     return _only(chosen, name, "operation", "`dumont operations` lists them.", lambda row: row.id)
 
 
+def find_snapshot(client: Client, name: str) -> Snapshot:
+    """Return the one snapshot that an id or a part of one means."""
+    if is_id(name, "snp"):
+        return client.snapshot(name)
+    chosen = _by_part(client.iter_snapshots(), name)
+    return _only(chosen, name, "snapshot", "`dumont snapshots` lists them.", lambda row: row.id)
+
+
 def _labelled(rows: Iterable[Instance], name: str) -> list[Instance]:
     return [row for row in rows if row.label == name]
 

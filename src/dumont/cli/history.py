@@ -1,4 +1,4 @@
-"""Commands about what was saved and what is being done: snapshots, operations, cancel."""
+"""Commands about what is being done: operations, cancel."""
 
 import itertools
 from datetime import datetime
@@ -11,22 +11,10 @@ from dumont.cli.find import find_instance, find_operation
 from dumont.cli.progress import follow
 from dumont.cli.session import sign_in
 from dumont.cli.tables import Column, show_facts, show_json, show_table
-from dumont.cli.words import moment, number, short, size, span, text
+from dumont.cli.words import moment, number, short, span, text
 from dumont.cli.words import seconds_between as between
-from dumont.client import Operation, Snapshot
+from dumont.client import Operation
 
-_SNAPSHOTS = (
-    Column("ID"),
-    Column("INSTANCE"),
-    Column("STATUS"),
-    Column("FILES", figures=True),
-    Column("SIZE", figures=True),
-    Column("NEW", figures=True),
-    Column("STORED", figures=True),
-    Column("RATIO", figures=True),
-    Column("CREATED"),
-    Column("VERIFIED"),
-)
 _OPERATIONS = (
     Column("ID"),
     Column("KIND"),
@@ -36,22 +24,6 @@ _OPERATIONS = (
     Column("INSTANCE"),
     Column("CREATED"),
 )
-
-
-@click.command()
-@click.argument("instance", metavar="[ID]", required=False)
-@o.limit(50, 1000)
-@o.as_json
-@ends_well
-def snapshots(instance: str | None, limit: int, as_json: bool) -> None:
-    """Show saved workspaces, newest first."""
-    client = sign_in().client
-    instance_id = find_instance(client, instance, include_destroyed=True).id if instance else None
-    rows = list(itertools.islice(client.iter_snapshots(instance_id=instance_id), limit))
-    if as_json:
-        show_json({"snapshots": [row.raw for row in rows], "count": len(rows)})
-        return
-    show_table(_SNAPSHOTS, (_snapshot_row(row) for row in rows), empty="No snapshots.")
 
 
 @click.command()
@@ -102,21 +74,6 @@ def _show_operations(rows: list[Operation], *, as_json: bool) -> None:
         show_json({"operations": [row.raw for row in rows], "count": len(rows)})
     else:
         show_table(_OPERATIONS, (_operation_row(row) for row in rows), empty="No operations.")
-
-
-def _snapshot_row(snapshot: Snapshot) -> list[str]:
-    return [
-        short(snapshot.id),
-        short(snapshot.instance_id),
-        text(snapshot.status),
-        number(snapshot.files),
-        size(snapshot.bytes_total),
-        size(snapshot.bytes_new),
-        size(snapshot.bytes_stored),
-        number(snapshot.ratio, "x", 2),
-        moment(snapshot.created_at),
-        moment(snapshot.verified_at),
-    ]
 
 
 def _operation_row(operation: Operation) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 from dumont.client.books import Books
+from dumont.client.keeping import Keeping
 from dumont.client.model import (
     Event,
     Hibernation,
@@ -227,6 +228,11 @@ class Client:
     def snapshot(self, snapshot_id: str) -> Snapshot:
         """Return one snapshot."""
         return read(Snapshot, self._get(f"/snapshots/{_part(snapshot_id)}"))
+
+    @property
+    def keeping(self) -> Keeping:
+        """The calls that keep, check and forget snapshots."""
+        return Keeping(_API, self._send, _new_key, self._all)
 
     # Operations
     def iter_operations(self, *, status: str | None = None, instance_id: str | None = None) -> Iterator[Operation]:

@@ -204,12 +204,19 @@ def _resaved(bench: _Bench) -> Iterator[Metric]:
 
 
 def _codecs(bench: _Bench) -> Iterator[Metric]:
-    """Codecs alone, and which share of the floor the whole pipeline reaches: the sum of what cannot be left out."""
+    """Codecs alone, in memory as an agent has it, and which share of the floor the whole pipeline reaches.
+
+    The floor is the sum of what cannot be left out.
+    """
     import numpy as np
 
     from benchmarks.vault_workspace import bf16
+    from dumont.agent.pipeline import keep_memory
+    from dumont.vault import Rooms
     from dumont.vault.codecs import Codec, _encoded, decode, encode
 
+    keep_memory()
+    rooms = Rooms()
     raw = bf16(np.random.default_rng(3).standard_normal(4 << 20, dtype=np.float32) * np.float32(0.02)).tobytes()
     _, _, parts = encode(raw)
     packed = b"".join(parts)
@@ -217,7 +224,7 @@ def _codecs(bench: _Bench) -> Iterator[Metric]:
     yield Metric("bf16_ratio", len(raw) / len(packed), "x")
     yield Metric("bf16_gb_per_cpu_s", len(raw) / coding / 1e9, "GB/s", more={"kind": "probe and field split"})
     shuffled = b"".join(_encoded(raw, Codec.BITSHUFFLE, 2))
-    opening = _seconds(lambda: decode(Codec.BITSHUFFLE, 2, shuffled, len(raw)))
+    opening = _seconds(lambda: decode(Codec.BITSHUFFLE, 2, shuffled, len(raw), rooms))
     yield Metric("decode_gb_per_cpu_s", len(raw) / opening / 1e9, "GB/s", more={"kind": "bitshuffle and LZ4"})
     floor = {**_floor(bench, raw, packed), "code": coding}
     total = sum(floor.values()) * bench.middle("tensors_bytes") / len(raw)

@@ -20,14 +20,11 @@ from dumont.agent.save import save_tree
 from dumont.agent.seen import Seen
 from dumont.agent.transfer import Blobs
 from dumont.vault import (
-    BucketGate,
     KeyRing,
     LocalStore,
     Manifest,
     Repository,
     RepositoryMissing,
-    S3Place,
-    S3Store,
     Store,
     pack_name,
     unpack_columns,
@@ -55,11 +52,7 @@ def main() -> None:
     """Do what the JSON in the first argument says and answer with JSON."""
     task = json.loads(sys.argv[1])
     place = task["place"]
-    store: Store = S3Store(S3Place(**place)) if isinstance(place, dict) else LocalStore(Path(place))
-    blobs: Any = Folder(store)
-    if isinstance(store, S3Store):
-        gate = BucketGate(store, _SECRET)
-        blobs = Blobs(lambda m, pack, size: gate.sign(m, pack_name(pack), max_bytes=size, expires_in=900))
+    store, blobs = _bucket(place) if isinstance(place, dict) else _folder(Path(place))
     repository = _repository(store)
     answer: Any
     if task["do"] == "restore":
@@ -69,6 +62,19 @@ def main() -> None:
         seen = Seen(task["seen"], "bench")
         answer = [_save(repository, blobs, seen, task) for _ in range(int(task.get("times", 1)))]
     print(json.dumps(answer))  # noqa: T201 - the answer to the process that started this one
+
+
+def _folder(root: Path) -> tuple[Store, Any]:
+    store = LocalStore(root)
+    return store, Folder(store)
+
+
+def _bucket(place: dict[str, Any]) -> tuple[Store, Any]:
+    from dumont.vault import BucketGate, S3Place, S3Store
+
+    store = S3Store(S3Place(**place))
+    gate = BucketGate(store, _SECRET)
+    return store, Blobs(lambda m, pack, size: gate.sign(m, pack_name(pack), max_bytes=size, expires_in=900))
 
 
 def _repository(store: Store) -> Repository:

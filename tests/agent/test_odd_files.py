@@ -138,6 +138,7 @@ async def test_links_that_lead_out_are_kept_and_never_followed(
     assert (await compare_workspace(back, vault.repository, saved.name)).equal
 
 
+@pytest.mark.checklist("SNAP-08")
 async def test_a_sparse_file_of_20_gb_stays_sparse(vault: Any, machines: Any) -> None:
     """Its holes are neither read, nor sent, nor written, nor hashed again; both agents stay below 400 MB."""
     machine, other = machines("first"), machines("second")
@@ -150,6 +151,7 @@ async def test_a_sparse_file_of_20_gb_stays_sparse(vault: Any, machines: Any) ->
     link, back = await machine.link(), await other.link()
     saved = await vault.save(link)
     assert saved.bytes_total == size and saved.bytes_stored < 16 << 20
+    assert vault.reopened().verify(saved.name).merkle_root == saved.merkle_root
     await vault.restore(back, saved.name)
     restored = other.workspace / "disk.img"
     assert restored.stat().st_size == size and restored.stat().st_blocks * 512 < 16 << 20

@@ -11,7 +11,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dumont.vault import RecordDamaged
+from dumont.vault import RecordDamaged, Rooms
 from dumont.vault.codecs import Codec, _encoded, choose, decode, encode
 
 WAYS = [
@@ -20,6 +20,7 @@ WAYS = [
     *((Codec.BITSHUFFLE, width) for width in (2, 4)),
     *((Codec.SPLIT, kind) for kind in (1, 2, 3)),
 ]
+ROOMS = Rooms()
 ANY = st.one_of(
     st.binary(max_size=300),
     st.binary(min_size=1, max_size=9).map(lambda b: b * 3001),
@@ -36,6 +37,7 @@ def test_every_codec_gives_back_any_bytes(raw: bytes, way: tuple[Codec, int]) ->
         return
     body = b"".join(_encoded(raw, codec, parameter))
     assert decode(codec, parameter, body, len(raw)) == raw
+    assert decode(codec, parameter, memoryview(body), len(raw), ROOMS) == raw
 
 
 def floats(kind: str, count: int = 1 << 19) -> bytes:
@@ -97,3 +99,5 @@ def test_what_decodes_to_more_than_it_says_is_refused(name: str) -> None:
     """Lengths are checked before memory is asked for."""
     with pytest.raises(RecordDamaged):
         decode(*BOMBS[name])
+    with pytest.raises(RecordDamaged):
+        decode(*BOMBS[name], ROOMS)

@@ -213,6 +213,7 @@ def test_no_death_in_a_save_costs_a_snapshot(home: Path) -> None:
     kill_saves(home, range(POINTS))
 
 
+@pytest.mark.checklist("SNAP-24")
 def test_no_death_in_a_restore_leaves_a_mixture(home: Path) -> None:
     """Wholly the old tree or wholly the new one; the next restore succeeds and leaves nothing of ours."""
     kill_restores(home, range(POINTS))

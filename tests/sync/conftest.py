@@ -146,6 +146,6 @@ async def poll(probe: Any, *, seconds: float = 30, what: str = "it") -> Any:
     """Ask until the answer is true and return it."""
     async with asyncio.timeout(seconds):
         while not (answer := probe()):
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.05)
     assert answer, what
     return answer

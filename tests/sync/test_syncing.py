@@ -115,7 +115,7 @@ async def test_secrets_are_in_no_command_line(machine: Machine) -> None:
     texts = [seen]
     while not task.done():
         texts.append(_arguments())
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.2)
     assert (await task).status == "succeeded"
     await machine.configure(bandwidth_mbps_max=None)
     password = password_of(machine.stage.world.vaults, (await machine.run(run.id)).workspace_id)

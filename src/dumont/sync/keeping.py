@@ -75,16 +75,17 @@ async def check(world: World, wish: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-async def prune(world: World, wish: dict[str, Any], snapshots: list[str]) -> dict[str, Any]:
-    """Take these snapshots out of the repository, and give the room back that only they had.
+async def prune(world: World, wish: dict[str, Any], kept: list[str]) -> dict[str, Any]:
+    """Take all snapshots but the kept ones out of the repository, and give the room back that only they had.
 
+    One that no row of ours knows goes too: it is of a sync that was cut off at its very end, or was forged by a host.
     Errors: SyncUnavailable, StorageUnreachable, SyncFailed.
     """
     program, store = await our_restic(world), store_of(world.vaults, wish["workspace_id"])
     await storing(drop_locks, store)
     before = await storing(pack_bytes, store)
-    there = {name.rpartition("/")[2] for name, _ in await storing(lambda: list(store.list("snapshots/")))}
-    gone = [name for name in snapshots if name in there]
+    there = [name.rpartition("/")[2] for name, _ in await storing(lambda: list(store.list("snapshots/")))]
+    gone = sorted(set(there) - set(kept))
     words = (["forget", *gone],) if gone else ()
     for command in (*words, ["prune"]):
         ran = await owned_run(world.vaults, program, wish["workspace_id"], *command)

@@ -111,6 +111,19 @@ async def forgotten(session: AsyncSession, instance_id: str) -> Sequence[SyncRun
     return (await session.scalars(statement)).all()
 
 
+async def kept(session: AsyncSession, instance_id: str) -> list[str]:
+    """Read the snapshots of the points that are not forgotten."""
+    found = await session.scalars(
+        select(SyncRun.snapshot_id).where(
+            SyncRun.instance_id == instance_id,
+            SyncRun.kind == "sync",
+            SyncRun.status.in_(POINT),
+            SyncRun.forgotten_at.is_(None),
+        )
+    )
+    return [name for name in found if name is not None]
+
+
 async def forget_old(session: AsyncSession, instance_id: str, keep_last: int, now: datetime) -> None:
     """Forget the points beyond the newest ones; a held one is neither forgotten nor counted."""
     mine = (SyncRun.instance_id == instance_id, SyncRun.kind == "sync", SyncRun.status == "ready")

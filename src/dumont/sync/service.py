@@ -282,8 +282,11 @@ def _too_many(run: SyncRun, before: SyncRun | None, percent: int) -> bool:
     """Whether more vanished than the guard allows; where somebody has chosen other paths, that is why."""
     if before is None or not before.files_total or run.files_vanished is None:
         return False
-    same = (run.paths, run.exclude) == (before.paths, before.exclude)
-    return same and 100 * run.files_vanished > percent * before.files_total
+    return _same_wish(run, before) and 100 * run.files_vanished > percent * before.files_total
+
+
+def _same_wish(run: SyncRun, before: SyncRun) -> bool:
+    return (run.paths, run.exclude) == (before.paths, before.exclude)
 
 
 async def _tell_guard(session: AsyncSession, run: SyncRun, before: SyncRun | None) -> None:
@@ -322,7 +325,7 @@ async def fail(session: AsyncSession, run_id: str, operation_id: str, problem: P
     if run.status == "failed":
         found.consecutive_failures += 1
     before = await queries.newest(session, run.workspace_id, "ready")
-    if problem.code == SyncEmpty.code and before is not None and before.files_total:
+    if problem.code == SyncEmpty.code and before is not None and before.files_total and _same_wish(run, before):
         run.files_vanished = before.files_total
         found.guard_run_id = run.id
         await _tell_guard(session, run, before)

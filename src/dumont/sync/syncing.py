@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dumont.durable import Run
-from dumont.instances import World, get_rental
+from dumont.instances import Status, World, expect, find_instance, get_rental
 from dumont.snapshots import StorageUnreachable, Vaults
 from dumont.sync.endpoint import Endpoint, host_rights
 from dumont.sync.machine import Bench, Said, at_machine, backup_words
@@ -33,22 +33,29 @@ async def our_restic(world: World) -> Path:
 
 
 async def prepare(world: World, facts: dict[str, Any]) -> dict[str, Any]:
-    """Make the repository where there is none; take away the locks of whoever died; save the packs of a cut sync.
+    """Make the repository where there is none, and take away the locks of whoever died.
 
     Guarantees: the caller holds the workspace's only live run, so every lock that is there is a dead one's.
-    Returns the bytes of all packs, and those of packs that a sync had sent before it was cut off.
     Errors: SyncUnavailable, StorageUnreachable, SyncFailed.
     """
     program, workspace_id = await our_restic(world), facts["workspace_id"]
     store = store_of(world.vaults, workspace_id)
-    with_repository = await storing(_ready, store)
-    if not with_repository:
+    made = not await storing(_ready, store)
+    if made:
         async with owning(world.vaults, program, workspace_id) as (restic, endpoint):
             expect_done(await restic.run("init"), endpoint, "The repository could not be made")
     await storing(lighten, store, password_of(world.vaults, workspace_id))
-    known = facts["repository_bytes"]
-    if not facts["rescue"]:
-        return {"repository_bytes": known, "bytes_resumed": 0}
+    return {"made": made}
+
+
+async def rescue(world: World, facts: dict[str, Any], program: Path) -> dict[str, Any]:
+    """Make the packs useful that a sync had sent before it was cut off: no index knows them yet.
+
+    Returns columns of the run. Errors: StorageUnreachable, SyncFailed.
+    """
+    workspace_id, known = facts["workspace_id"], facts["repository_bytes"]
+    store = store_of(world.vaults, workspace_id)
+    await storing(drop_locks, store)
     found = await storing(pack_bytes, store)
     if found > known:
         async with owning(world.vaults, program, workspace_id) as (restic, endpoint):
@@ -101,14 +108,17 @@ def expect_done(ran: Ran, endpoint: Endpoint, what: str) -> None:
 
 
 async def upload(run: Run, world: World, facts: dict[str, Any]) -> dict[str, Any]:
-    """Let restic on the machine send what is new, with progress; returns columns of the run, and `packs_bytes`.
+    """Let restic on the machine send what is new, with progress; returns columns of the run. May be tried again.
 
     Guarantees: only a snapshot that reached the store through this very session counts.
-    Errors: SshUnreachable, SyncUnavailable, SyncFailed, StorageUnreachable, Cancelled.
+    Errors: SshUnreachable, SyncUnavailable, SyncFailed, StorageUnreachable, Cancelled; WrongState where the
+    instance does not run any more.
     """
     program = await our_restic(world)
     async with world.session(run.team_id) as session:
+        expect(await find_instance(session, facts["instance_id"]), Status.RUNNING)
         rental = await get_rental(session, facts["rental_id"])
+    rescued = await rescue(world, facts, program)
     rights = host_rights(facts["disk_bytes"] + _SPARE_BYTES)
     began = time.monotonic()
     async with at_machine(world, rental, facts["workspace_id"], rights, program) as bench:
@@ -116,7 +126,8 @@ async def upload(run: Run, world: World, facts: dict[str, Any]) -> dict[str, Any
         said = await bench.restic(words, partial(_tell, run), partial(_look, run, bench.endpoint))
         seconds = time.monotonic() - began
         _expect_point(said, bench)
-    return {**_columns(said), "seconds": round(seconds, 3), **_arrived(bench.endpoint)}
+    rescued["repository_bytes"] += bench.endpoint.stored["data"]
+    return {**_columns(said), "seconds": round(seconds, 3), **_arrived(bench.endpoint), **rescued}
 
 
 def _words(facts: dict[str, Any], root: str) -> list[str]:
@@ -177,7 +188,6 @@ def _arrived(endpoint: Endpoint) -> dict[str, Any]:
     return {
         "snapshot_id": endpoint.added["snapshots"][0],
         "bytes_uploaded": endpoint.stored.total() - endpoint.stored["locks"],
-        "packs_bytes": endpoint.stored["data"],
     }
 
 

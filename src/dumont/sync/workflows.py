@@ -72,11 +72,9 @@ async def sync(run: Run, world: World) -> Result:
 
     async with noting(run, world):
         facts = await run.record("read policy", partial(_facts, run))
-        ready = await run.call("prepare", partial(syncing.prepare, world, facts))
+        await run.call("prepare", partial(syncing.prepare, world, facts))
         upload = partial(syncing.upload, run, world, facts)
         done = await run.call("upload", upload, retry=PATIENT, checks_itself=True)
-    done["bytes_resumed"] = ready["bytes_resumed"]
-    done["repository_bytes"] = ready["repository_bytes"] + done.pop("packs_bytes")
 
     async def finish(session: AsyncSession) -> dict[str, Any]:
         row = await queries.get_run(session, facts["run_id"])
@@ -86,13 +84,12 @@ async def sync(run: Run, world: World) -> Result:
 
 
 async def _facts(run: Run, session: AsyncSession) -> dict[str, Any]:
-    """Read what a sync needs; `rescue` says that an earlier one was cut off and left packs that no index knows."""
+    """Read what a sync needs; `repository_bytes` is what the packs took up when they were last counted."""
     instance = await find_instance(session, run.input["instance_id"])
     expect(instance, Status.RUNNING)
     row = await queries.get_run(session, run.input["run_id"])
     policy = await service.policy(session, instance)
     parent = await queries.newest(session, instance.workspace_id, "ready")
-    last = await queries.newest(session, instance.workspace_id)
     row.parent_id = parent.snapshot_id if parent else None
     rental = await get_rental(session, instance.rental_id or "")
     return {
@@ -102,7 +99,6 @@ async def _facts(run: Run, session: AsyncSession) -> dict[str, Any]:
         "rental_id": rental.id,
         "disk_bytes": round(instance.disk_gb * 1e9),
         "parent": row.parent_id,
-        "rescue": last is not None and last.status not in queries.POINT,
         "repository_bytes": await queries.repository_bytes(session, instance.workspace_id),
         "paths": row.paths,
         "exclude": row.exclude,
@@ -164,7 +160,7 @@ async def prune(run: Run, world: World) -> Result:
 
     async with noting(run, world):
         old = await run.record("read forgotten", partial(_forgotten, run))
-        found = await run.call("prune", partial(keeping.prune, world, run.input, old["snapshots"]))
+        found = await run.call("prune", partial(keeping.prune, world, run.input, old["kept"]))
 
     async def finish(session: AsyncSession) -> dict[str, Any]:
         now = world.clock.now()
@@ -180,7 +176,7 @@ async def prune(run: Run, world: World) -> Result:
 
 async def _forgotten(run: Run, session: AsyncSession) -> dict[str, Any]:
     rows = await queries.forgotten(session, run.input["instance_id"])
-    return {"runs": [row.id for row in rows], "snapshots": [row.snapshot_id for row in rows if row.snapshot_id]}
+    return {"runs": [row.id for row in rows], "kept": await queries.kept(session, run.input["instance_id"])}
 
 
 async def _ended(

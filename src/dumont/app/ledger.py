@@ -1,4 +1,4 @@
-"""`dumont ledger audit`: everything that must hold in the ledger, proved anew from its rows."""
+"""`dumont ledger`: everything that must hold in the ledger, proved anew from its rows."""
 
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dumont.app.existing import existing_database, in_sentences, known_secret
+from dumont.app.suspense import credit, give_back, suspense
 from dumont.cli import CliError, Column, ends_well, show_json, show_table
 from dumont.core import load_settings
 
@@ -15,7 +16,12 @@ if TYPE_CHECKING:
 
 @click.group("ledger")
 def ledger() -> None:
-    """The books: prove that they add up."""
+    """The books: prove that they add up, decide about payments that fit no charge."""
+
+
+ledger.add_command(suspense)
+ledger.add_command(credit)
+ledger.add_command(give_back)
 
 
 @ledger.command("audit")

@@ -25,7 +25,7 @@ def build_desk(settings: Settings, sandbox: tuple[str, str] | None) -> tuple[Top
     Errors: StartError for settings that do not belong together.
     """
     service = _service(settings, sandbox)
-    rate = _rate(settings)
+    rate = todays_rate(settings)
     if rate is None and service is not None and service.simulated:
         rate = Rate(_SANDBOX_RATE_MICRO, "sandbox", settings.clock.now())
     return TopupDesk(service, rate, settings.clock), service
@@ -69,7 +69,8 @@ def _service(settings: Settings, sandbox: tuple[str, str] | None) -> PixService 
     return PixService(settings.pix_url, receiver=settings.pix_receiver, city=settings.pix_city, **values)
 
 
-def _rate(settings: Settings) -> Rate | None:
+def todays_rate(settings: Settings) -> Rate | None:
+    """Return the rate that the operator states, None where he states none. Errors: StartError for what is no rate."""
     if settings.fx_brl_per_usd is None:
         return None
     try:

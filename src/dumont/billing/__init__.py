@@ -7,6 +7,7 @@ from dumont.billing.metering import Metering, follow_stretch
 from dumont.billing.model import CURRENCY, Mode, SpendLimit, Stretch, Wallet, WalletInUse
 from dumont.billing.service import runway
 from dumont.billing.spending import admit
+from dumont.billing.suspense import Suspended, begin_return, credit_suspended, suspended
 from dumont.billing.topups_api import topup_routes
 from dumont.billing.topups_model import Rate, TopupDesk
 from dumont.billing.topups_workflows import keep_topups, topups_turn
@@ -27,10 +28,13 @@ __all__ = [
     "SpendLimit",
     "Stated",
     "Stretch",
+    "Suspended",
     "TopupDesk",
     "Wallet",
     "WalletInUse",
     "admit",
+    "begin_return",
+    "credit_suspended",
     "dry_teams",
     "ensure_account",
     "ensure_wallet",
@@ -39,6 +43,7 @@ __all__ = [
     "keep_topups",
     "routers",
     "runway",
+    "suspended",
     "topups_turn",
     "true_up",
 ]

@@ -18,7 +18,8 @@ _LONGEST_PAUSE_SECONDS = 300
 _DUE = text(
     "SELECT EXISTS (SELECT FROM pix_notice WHERE ended_at IS NULL AND due_at <= clock_timestamp()) "
     "OR EXISTS (SELECT FROM topup WHERE status = 'pending' AND look_at <= clock_timestamp()) "
-    "OR EXISTS (SELECT FROM topup_refund WHERE status = 'under-way' AND due_at <= clock_timestamp())"
+    "OR EXISTS (SELECT FROM topup_refund WHERE status = 'under-way' AND due_at <= clock_timestamp()) "
+    "OR EXISTS (SELECT FROM topup_payment WHERE fate = 'returning' AND due_at <= clock_timestamp())"
 )
 _TAKE_NOTICES = text(
     "UPDATE pix_notice SET due_at = clock_timestamp() + :lease * interval '1 second', tries = tries + 1 "
@@ -35,6 +36,12 @@ _TAKE_REFUNDS = text(
     "UPDATE topup_refund SET due_at = clock_timestamp() + :lease * interval '1 second', tries = tries + 1 "
     "WHERE id IN (SELECT id FROM topup_refund WHERE status = 'under-way' AND due_at <= clock_timestamp() "
     "ORDER BY due_at LIMIT :most FOR UPDATE SKIP LOCKED) RETURNING id, end_to_end_id, amount, tries"
+)
+_TAKE_RETURNS = text(
+    "UPDATE topup_payment SET due_at = clock_timestamp() + :lease * interval '1 second', tries = tries + 1 "
+    "WHERE end_to_end_id IN (SELECT end_to_end_id FROM topup_payment WHERE fate = 'returning' "
+    "AND due_at <= clock_timestamp() ORDER BY due_at LIMIT :most FOR UPDATE SKIP LOCKED) "
+    "RETURNING end_to_end_id, amount, attempts, tries"
 )
 _ADD_PAYMENT = text(
     "INSERT INTO topup_payment (end_to_end_id, team_id, topup_id, txid, amount, fate, reason, paid_at, seen_at) "
@@ -58,6 +65,16 @@ class DueRefund:
     id: str
     end_to_end_id: str
     amount: int
+    tries: int
+
+
+@dataclass(frozen=True)
+class DueReturn:
+    """A payment that fits no charge, to be sent back; `attempts` counts the operator's wishes, `tries` ours."""
+
+    end_to_end_id: str
+    amount: int
+    attempts: int
     tries: int
 
 
@@ -114,6 +131,20 @@ async def put_off_refund(session: AsyncSession, due: DueRefund) -> None:
     """Ask about a refund again a little later, the later the oftener it was tried."""
     statement = text("UPDATE topup_refund SET due_at = clock_timestamp() + :pause * interval '1 second' WHERE id = :id")
     await session.execute(statement, {"id": due.id, "pause": _pause(due.tries)})
+
+
+async def take_returns(session: AsyncSession, most: int) -> list[DueReturn]:
+    """Take up payments to be sent back or asked about."""
+    rows = await session.execute(_TAKE_RETURNS, {"lease": LEASE_SECONDS, "most": most})
+    return [DueReturn(*row) for row in rows]
+
+
+async def put_off_return(session: AsyncSession, due: DueReturn) -> None:
+    """Ask about a return again a little later, the later the oftener it was tried."""
+    statement = text(
+        "UPDATE topup_payment SET due_at = clock_timestamp() + :pause * interval '1 second' WHERE end_to_end_id = :id"
+    )
+    await session.execute(statement, {"id": due.end_to_end_id, "pause": _pause(due.tries)})
 
 
 async def house_team(session: AsyncSession, now: datetime) -> str:

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import structlog
 
+from dumont.billing import suspense
 from dumont.billing import topups_queries as queries
 from dumont.billing import topups_service as service
 from dumont.billing.topups_model import Topup, TopupDesk
@@ -54,6 +55,8 @@ async def topups_turn(database: Database, desk: TopupDesk) -> None:
         await _read_back(database, desk, topup_id, txid)
     for refund in await _taken(database, queries.take_refunds):
         await _send_back(database, desk, refund)
+    for payment in await _taken(database, queries.take_returns):
+        await _return(database, desk, payment)
 
 
 async def _taken(database: Database, take: Callable[..., Awaitable[list[T]]]) -> list[T]:
@@ -127,20 +130,38 @@ def _may_still_come(charge: Charge | None) -> bool:
 
 
 async def _send_back(database: Database, desk: TopupDesk, due: queries.DueRefund) -> None:
-    status: ReturnStatus | None = None
-    try:
-        status = (await desk.service().give_back(due.end_to_end_id, _return_id(due.id), due.amount)).status
-    except PaymentUnreachable as problem:
-        log.warning("a refund waits", refund_id=due.id, problem=problem.detail)
-    except PaymentRefused as problem:
-        log.error("a refund was refused; the wallet has it again", refund_id=due.id, problem=problem.detail)
-        status = ReturnStatus.FAILED
+    status = await _given_back(desk, due.end_to_end_id, _return_id(due.id), due.amount)
     async with database.begin() as session:
         await set_sweep(session)
         if status in (None, ReturnStatus.UNDER_WAY):
             await queries.put_off_refund(session, due)
         else:
             await service.end_refund(session, due.id, arrived=status is ReturnStatus.DONE, now=desk.clock.now())
+
+
+async def _return(database: Database, desk: TopupDesk, due: queries.DueReturn) -> None:
+    """Send a payment that fits no charge back to its payer."""
+    name = suspense.return_id(due.end_to_end_id, due.attempts)
+    status = await _given_back(desk, due.end_to_end_id, name, due.amount)
+    async with database.begin() as session:
+        await set_sweep(session)
+        if status in (None, ReturnStatus.UNDER_WAY):
+            await queries.put_off_return(session, due)
+        else:
+            arrived = status is ReturnStatus.DONE
+            await suspense.end_return(session, due.end_to_end_id, arrived=arrived, now=desk.clock.now())
+
+
+async def _given_back(desk: TopupDesk, end_to_end_id: str, return_id: str, amount: int) -> ReturnStatus | None:
+    """Ask the payment service to send money back; None where nobody can tell what it did."""
+    try:
+        return (await desk.service().give_back(end_to_end_id, return_id, amount)).status
+    except PaymentUnreachable as problem:
+        log.warning("money that goes back waits", return_id=return_id, problem=problem.detail)
+        return None
+    except PaymentRefused as problem:
+        log.error("money was not taken back; it lies where it was", return_id=return_id, problem=problem.detail)
+        return ReturnStatus.FAILED
 
 
 def _return_id(refund_id: str) -> str:

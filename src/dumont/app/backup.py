@@ -35,7 +35,7 @@ def backup(folder: Path, force: bool, as_json: bool) -> None:
     with in_sentences("No backup was written."):
         settings = load_settings()
         secret = known_secret(settings)
-        with existing_database(settings, secret) as url, _Progress("Saving", quiet=as_json) as progress:
+        with existing_database(settings, secret) as url, progress_line("Saving", quiet=as_json) as progress:
             saved = save_backup(url, folder, secret, Clock().now(), replace=force, on_progress=progress.tell)
     others = _also_copy(settings)
     if as_json:
@@ -66,7 +66,7 @@ def restore_command(folder: Path, force: bool, as_json: bool) -> None:
             saved_first = None
             if holds_tables(url):
                 saved_first = _save_first(settings, secret, url, force=force)
-            with _Progress("Restoring", quiet=as_json) as progress:
+            with progress_line("Restoring", quiet=as_json) as progress:
                 restore_backup(
                     url, folder, manifest, secret, replace=saved_first is not None, on_progress=progress.tell
                 )
@@ -154,7 +154,7 @@ def _amount(manifest: "Manifest") -> str:
     return f"{len(manifest.tables)} tables with {manifest.rows} rows"
 
 
-class _Progress:
+class ProgressLine:
     """One line on stderr that grows on a terminal; elsewhere it is written once, at the end."""
 
     def __init__(self, word: str, *, quiet: bool) -> None:
@@ -164,7 +164,7 @@ class _Progress:
         self._size = 0
         self._told_at = 0.0
 
-    def __enter__(self) -> "_Progress":
+    def __enter__(self) -> "ProgressLine":
         return self
 
     def __exit__(self, *raised: object) -> None:
@@ -173,7 +173,12 @@ class _Progress:
         if not self._quiet and raised[0] is None:
             click.echo(self._line(), err=True)
 
+    def add(self, size: int) -> None:
+        """Say that so many bytes more are done."""
+        self.tell(self._size + size)
+
     def tell(self, size: int) -> None:
+        """Say how many bytes are done."""
         self._size = size
         if self._live and time.monotonic() - self._told_at > _TELL_SECONDS:
             self._told_at = time.monotonic()
@@ -181,3 +186,8 @@ class _Progress:
 
     def _line(self) -> str:
         return f"{self._word}: {self._size / 1e6:.1f} MB"
+
+
+def progress_line(word: str, *, quiet: bool) -> ProgressLine:
+    """Show how many bytes are done, after a word for what is done with them; nothing when `quiet`."""
+    return ProgressLine(word, quiet=quiet)

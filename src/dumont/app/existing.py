@@ -1,6 +1,7 @@
 """The database of an installation that exists, for commands that look at it whether or not the product runs."""
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -47,7 +48,8 @@ def in_sentences(kept: str) -> Iterator[None]:
     """End with a sentence; SIGTERM ends what was started in good order, as Ctrl-C does. `kept` says what then holds."""
     from dumont.db import BackupError, DatabaseStartError, DatabaseUnavailable
 
-    before = signal.signal(signal.SIGTERM, _leave)
+    first = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, _leave) if first else None
     try:
         yield
     except (BackupError, DatabaseStartError, StartError, DatabaseUnavailable) as error:
@@ -56,7 +58,8 @@ def in_sentences(kept: str) -> Iterator[None]:
         click.echo(f"Stopped. {kept}", err=True)
         raise click.exceptions.Exit(130) from error
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if first:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

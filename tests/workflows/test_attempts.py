@@ -65,6 +65,18 @@ async def test_a_sold_offer_is_followed_by_the_next(stage: Stage) -> None:
     assert detail(operation, "rent").startswith("The offer was rented by somebody else.")
 
 
+async def test_what_a_machine_says_cannot_keep_it_from_being_given_back(stage: Stage) -> None:
+    """Signs that no database takes stand in its words: the launch fails with them, and nothing is billed."""
+    wish(stage, "oci_fail", text="OCI runtime create failed: \x00 no such image", times=1)
+    instance_id, operation = await launched(stage, attempts=1)
+    assert (operation.status, (operation.problem or {})["code"]) == ("failed", "provider-refused")
+    assert "no such image" in detail(operation, "boot") and "\x00" not in detail(operation, "boot")
+    instance = await stage.instance(instance_id)
+    assert instance.status == "failed" and "no such image" in str(instance.status_detail)
+    bills = await stage.bills(instance_id)
+    assert bills.made and not bills.billed
+
+
 async def test_no_more_machines_than_allowed(stage: Stage) -> None:
     """Two machines may be tried and both are gone: failed, nothing billed, and the third was left alone."""
     wish(stage, "sold_between", times=3)

@@ -8,6 +8,8 @@ from tests.support.frozen import frozen
 from tests.support.sandbox import wait_until
 from tests.support.world import Stage
 
+from dumont.instances import Losses
+
 from .engine import Trial
 from .scenarios import Case, check_paused, check_running, destroy, new_instance, pause, paused, reboot, resume
 
@@ -135,6 +137,39 @@ async def test_a_machine_that_somebody_stops_costs_no_gpu_while_its_reboot_waits
     bills = await stage.bills(case.instance_id)
     assert (bills.gpu_spans, bills.running) == ([], set())
     bills.agree()
+
+
+async def test_a_machine_that_runs_again_costs_again_when_its_reboot_is_given_up(stage: Stage) -> None:
+    """Stopped by a person and started by him while we waited: the instance runs, and its GPU is counted."""
+    case = await new_instance(stage)
+    number = int((await stage.rental(case.instance_id)).provider_machine_id or 0)
+    stage.sandbox.control.add_fault("outside_change", {"action": "stop"}, times=1)
+    stage.sandbox.control.add_fault("ssh_auth_refused", {"for_s": 60.0}, times=1)
+    operation_id = await reboot(stage, case)
+    rebooting = asyncio.create_task(Trial(stage, operation_id).run())
+    async with asyncio.timeout(20):
+        while (await stage.bills(case.instance_id)).gpu_spans:
+            await asyncio.sleep(0.1)
+    await stage.write(CANCEL, operation_id)
+    stage.sandbox.call("PUT", f"/api/v0/instances/{number}/", {"state": "running"})
+    assert (await rebooting).status == "cancelled"
+    instance, bills = await stage.instance(case.instance_id), await stage.bills(case.instance_id)
+    assert (instance.status, len(bills.gpu_spans)) in (("running", 1), ("paused", 0))
+    bills.agree()
+
+
+async def test_a_running_machine_that_nobody_counts_is_counted_again(stage: Stage) -> None:
+    """Whatever closed the count of a GPU that runs, the next look opens it."""
+    case = await new_instance(stage)
+    await stage.write(
+        "UPDATE rental_span SET to_at = from_at WHERE kind = 'gpu' AND to_at IS NULL AND rental_id = "
+        "(SELECT rental_id FROM instance WHERE id = %s)",
+        case.instance_id,
+    )
+    assert not (await stage.bills(case.instance_id)).gpu_spans
+    await Losses(stage.world).look()
+    assert len((await stage.bills(case.instance_id)).gpu_spans) == 1
+    assert (await stage.instance(case.instance_id)).status == "running"
 
 
 def _words(pid: int) -> str:

@@ -7,6 +7,7 @@ from dumont.core.money import NANO, money_document, nanousd
 from dumont.core.problems import Act, Problem
 from dumont.core.secrets import derive_key, derive_password
 from dumont.core.settings import Settings, SettingsError, load_settings
+from dumont.core.texts import storable, storable_json
 
 __all__ = [
     "NANO",
@@ -26,5 +27,7 @@ __all__ = [
     "plain_amount",
     "read_amount",
     "show_amount",
+    "storable",
+    "storable_json",
     "to_units",
 ]

@@ -7,6 +7,8 @@ its own small subclasses in its `model.py`.
 from enum import Enum
 from typing import Any, ClassVar
 
+from dumont.core.texts import storable
+
 
 class Act(str, Enum):
     """What the reader of a problem should do about it."""
@@ -31,7 +33,7 @@ class Problem(Exception):
     registry: ClassVar[dict[str, type["Problem"]]] = {}
 
     def __init__(self, detail: str | None = None, *, retry_after: float | None = None, **extra: Any) -> None:
-        self.detail = detail or self.title + "."
+        self.detail = storable(detail or self.title + ".")
         self.retry_after = retry_after
         self.extra = extra
         super().__init__(self.detail)

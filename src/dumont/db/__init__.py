@@ -1,6 +1,7 @@
 """PostgreSQL: the embedded server, sessions with row-level security, migrations, and the outbox."""
 
 from dumont.db.backup import Manifest, save_backup
+from dumont.db.documents import dump_json
 from dumont.db.embedded import DatabaseInUse, DatabaseStartError, EmbeddedPostgres, has_cluster, visit_database
 from dumont.db.glance import Glance, Question
 from dumont.db.glance import connect as open_wire
@@ -16,6 +17,7 @@ from dumont.db.session import (
     Database,
     DatabaseUnavailable,
     blocking_engine,
+    is_wait,
     set_sweep,
     set_team,
     translate,
@@ -46,9 +48,11 @@ __all__ = [
     "Subscriptions",
     "Wire",
     "blocking_engine",
+    "dump_json",
     "grant",
     "has_cluster",
     "holds_tables",
+    "is_wait",
     "migrate",
     "open_wire",
     "protect",

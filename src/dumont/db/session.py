@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import DeclarativeBase
 
 from dumont.core import Act, Problem
+from dumont.db.documents import dump_json
 from dumont.db.glance import Glance, Glances, NoneFree, connect
 from dumont.db.urls import psycopg_url, sqlalchemy_url
 from dumont.db.wire import has_ended
@@ -84,6 +85,11 @@ def translate(error: BaseException) -> DatabaseUnavailable | None:
     return None
 
 
+def is_wait(error: BaseException) -> bool:
+    """Whether waiting helps against an error, raw or translated."""
+    return isinstance(error, DatabaseUnavailable) or translate(error) is not None
+
+
 @contextmanager
 def translated() -> Iterator[None]:
     """Raise `DatabaseUnavailable` in place of the driver errors that it stands for; others pass unchanged."""
@@ -129,6 +135,7 @@ class Database:
             pool_size=pool_size,
             max_overflow=0,
             pool_timeout=10,
+            json_serializer=dump_json,
             connect_args={**options, "options": f"{options['options']} {_PLAN_ANEW}"},
         )
         event.listen(self.engine.sync_engine, "checkout", _refuse_ended)
@@ -168,6 +175,7 @@ def blocking_engine(url: str, *, pool_size: int, application_name: str) -> Engin
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=30,
+        json_serializer=dump_json,
         connect_args={**KEEPALIVE, "application_name": application_name, "options": _SERVER_OPTIONS},
     )
     event.listen(engine, "checkout", _refuse_ended)

@@ -12,7 +12,7 @@ from dumont.db import Database, DatabaseUnavailable
 from dumont.durable import queries
 from dumont.durable.model import StepFailed
 from dumont.durable.registry import Definition, Result
-from dumont.durable.run import Engine, Run, final_status, new_run
+from dumont.durable.run import Engine, Run, final_status, is_the_engines, new_run
 
 log = structlog.get_logger()
 _PAUSE_SECONDS = 0.3
@@ -32,7 +32,7 @@ async def execute(definition: Definition, operation_id: str, *, world: Any, data
         await _undo_and_fail(definition, run, problem)
         return
     except Exception as error:
-        if type(error).__module__.startswith("dbos"):
+        if is_the_engines(error):
             raise
         log.error("workflow broke", workflow=definition.name, operation_id=operation_id, exc_info=error)
         await _undo_and_fail(definition, run, StepFailed(f"Report this with operation {operation_id}."))
@@ -73,6 +73,6 @@ async def _finished(session: AsyncSession, run: Run, problem: Problem | None, re
         steps=run.steps,
         result=result,
         problem=said,
-        news=[*run.take_news(), {"topic": f"operation.{status.value}", "data": data}],
+        news=[*run.untold(), {"topic": f"operation.{status.value}", "data": data}],
         about=(run.team_id, run.instance_id or ""),
     )

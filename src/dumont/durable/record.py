@@ -14,7 +14,7 @@ import structlog
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from dumont.db import Database, DatabaseUnavailable, Question
+from dumont.db import Database, DatabaseUnavailable, Question, dump_json
 from dumont.durable.run import Refused
 
 log = structlog.get_logger()
@@ -163,7 +163,7 @@ class StepRecord:
             "owner": self._owner,
             "number": number,
             "name": name,
-            "output": json.dumps(outcome, separators=(",", ":"), ensure_ascii=False),
+            "output": dump_json(outcome),
             "began": began,
             "ended": _now_ms(),
         }

@@ -16,7 +16,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dumont.core import Problem
-from dumont.db import Database, DatabaseUnavailable, set_team
+from dumont.db import Database, DatabaseUnavailable, is_wait, set_team
 from dumont.durable import queries
 from dumont.durable.model import Cancelled, DeadlineExceeded, OperationStatus, StepFailed
 
@@ -114,7 +114,8 @@ class Run:
     async def record(self, name: str, body: Callable[[AsyncSession], Awaitable[Json]]) -> Json:
         """Run a step that only reads and writes our own rows; its commit and its record are one.
 
-        Errors: the body's Problem, after everything that it wrote is undone.
+        Errors: the body's Problem, after everything that it wrote is undone; StepFailed for any other error, so that a
+        replay goes the same way.
         """
 
         async def guarded(session: AsyncSession) -> Json:
@@ -123,6 +124,11 @@ class Run:
                 return {"ok": await body(session)}
             except Problem as problem:
                 raise Refused({"problem": problem.document(self.operation_id)}) from problem
+            except Exception as error:
+                if is_the_engines(error) or is_wait(error):
+                    raise
+                log.error("step failed", step=name, operation_id=self.operation_id, exc_info=error)
+                raise Refused({"problem": self._broken(name).document(self.operation_id)}) from error
 
         return _open(await self.engine.transaction(name, guarded))
 
@@ -199,14 +205,14 @@ class Run:
             try:
                 entry["attempts"] = entry.get("attempts", 0) + 1
                 self._tell("operation.step", entry)
-                wishes = await self._write()
-                if not checks_itself:
-                    self._heed(wishes)
+                await self._begin_try(checks_itself)
                 outcome = {"ok": await body()}
                 entry.update(status="done", finished_at=_now())
                 self._tell("operation.step", entry)
                 return outcome
-            except Exception as error:  # noqa: BLE001 - every outcome of a step is recorded, none is swallowed
+            except Exception as error:
+                if is_the_engines(error):
+                    raise
                 again = isinstance(error, (*retry.on, DatabaseUnavailable))
                 final = isinstance(error, (Cancelled, DeadlineExceeded)) and not self._undoing
                 if again and not final and time.monotonic() - started < retry.for_seconds:
@@ -216,17 +222,30 @@ class Run:
                     continue
                 return await self._failed(entry, error)
 
+    async def _begin_try(self, checks_itself: bool) -> None:
+        """Show that a try begins, and heed what is wished; what cannot be shown keeps no undo from its work."""
+        try:
+            wishes = await self._write()
+        except Exception as error:
+            if not self._undoing or isinstance(error, DatabaseUnavailable) or is_the_engines(error):
+                raise
+            log.error("the progress of an undo cannot be written", operation_id=self.operation_id, exc_info=error)
+            return
+        if not checks_itself:
+            self._heed(wishes)
+
     async def _failed(self, entry: dict[str, Any], error: Exception) -> Json:
         problem = error if isinstance(error, Problem) else None
         if problem is None:
             log.error("step failed", step=entry["name"], operation_id=self.operation_id, exc_info=error)
-            problem = StepFailed(
-                f"Step “{entry['name']}” failed on our side. Report it with operation {self.operation_id}."
-            )
+            problem = self._broken(entry["name"])
         entry.update(status="failed", finished_at=_now(), detail=problem.detail)
         self._tell("operation.step", entry)
         await self._write()
         return {"problem": problem.document(self.operation_id)}
+
+    def _broken(self, name: str) -> StepFailed:
+        return StepFailed(f"Step “{name}” failed on our side. Report it with operation {self.operation_id}.")
 
     def _entry(self, name: str) -> dict[str, Any]:
         for entry in self.steps:
@@ -239,6 +258,10 @@ class Run:
         """Return what is still to be told, once: whoever takes it publishes it in the transaction that he writes."""
         news, self._news = self._news, []
         return news
+
+    def untold(self) -> list[dict[str, Any]]:
+        """Return what is still to be told, for the write that ends the operation and may have to be made again."""
+        return list(self._news)
 
     def _tell(self, topic: str, entry: dict[str, Any]) -> None:
         """Remember news of a step; the next write carries it, so that a step costs one transaction of ours."""
@@ -263,6 +286,11 @@ class Run:
             raise
         self.engine.own(wishes.owner)
         return wishes
+
+
+def is_the_engines(error: BaseException) -> bool:
+    """Whether an error is the durable engine's own, such as that the workflow was given to another worker."""
+    return type(error).__module__.startswith("dbos")
 
 
 def final_status(problem: Problem | None) -> OperationStatus:

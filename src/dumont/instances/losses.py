@@ -74,7 +74,7 @@ def judge(row: OpenRental, machine: Machine | None) -> Verdict | None:
     if row.status not in _UP:
         return None
     if machine.state is MachineState.RUNNING:
-        return Verdict.BACK if row.status != Status.RUNNING else None
+        return Verdict.BACK if row.status != Status.RUNNING or not row.gpu_costs else None
     if machine.state is MachineState.STOPPED:
         verdict = Verdict.INTERRUPTED if row.interruptible or machine.interruptible else Verdict.STOPPED
     else:
@@ -202,6 +202,8 @@ class Losses:
             if instance is None:
                 return False
             await self._costs_again(session, row, machine)
+            if instance.status == Status.RUNNING:  # only its cost had been lost sight of
+                return True
             if distrust is not None and instance.status_detail != distrust:
                 log.error("a machine came back and is not trusted", instance_id=row.instance_id, problem=distrust)
                 instance.status_detail = distrust

@@ -29,6 +29,13 @@ from dumont.providers import (
 )
 
 log = structlog.get_logger()
+STANDS_STILL = frozenset(
+    {
+        *(MachineState.STOPPED, MachineState.PREEMPTED, MachineState.WAITING_FOR_GPU),
+        *(MachineState.FAILED, MachineState.UNREACHABLE),
+    }
+)
+"""States in which a machine's GPU costs nothing."""
 _SHALL_RUN = frozenset({MachineState.RUNNING, MachineState.WAITING_FOR_GPU, MachineState.FAILED})
 """States of a machine that its provider means to run."""
 
@@ -61,7 +68,7 @@ async def boot(
         machine = await watch.look(provider, rental.provider_machine_id or "")
         if machine is not None:
             _check_price(machine, highest_hour_nano)
-        counted = await _count(world, rental, watch.seen, counted)
+        counted = await _count(run, world, rental, watch.seen, counted)
         if machine is not None and machine.state is MachineState.RUNNING and machine.addresses:
             keys_given = keys_given or await _give_keys(provider, machine.id, [world.ssh.public_key, *public_keys])
             login = await knock(world, machine.addresses, rental.host_key)
@@ -78,7 +85,7 @@ def _check_price(machine: Machine, highest_hour_nano: int | None) -> None:
         raise too_dear(price, highest_hour_nano)
 
 
-async def _count(world: World, rental: Rental, machine: Machine | None, counted: bool | None) -> bool | None:
+async def _count(run: Run, world: World, rental: Rental, machine: Machine | None, counted: bool | None) -> bool | None:
     """Count the GPU while the machine runs, whether it lets us in or not.
 
     Somebody may stop a machine that we wait for, or bid more for it: from then on its GPU costs nothing.
@@ -87,16 +94,22 @@ async def _count(world: World, rental: Rental, machine: Machine | None, counted:
     if machine is None:
         return counted
     if machine.state is MachineState.RUNNING and machine.addresses and counted is not True:
-        rate = machine.gpu_hour_nano
-        if rate is None:
-            rate = offer_from_json(rental.offer).gpu_hour_nano
-        await rental_rows.open_gpu(world, rental, rate, world.clock.now())
+        await count_gpu(world, rental, machine)
         return True
-    if machine.state in (MachineState.STOPPED, MachineState.PREEMPTED) and counted is not False:
+    if machine.state in STANDS_STILL and counted is not False:
+        await run.check()  # a worker that thaws after another has taken over ends here
         async with world.session(rental.team_id) as session:
             await queries.close_spans(session, rental.id, ["gpu"], world.clock.now())
         return False
     return counted
+
+
+async def count_gpu(world: World, rental: Rental, machine: Machine) -> None:
+    """Begin the cost of a running machine's GPU, where it is not counted already."""
+    rate = machine.gpu_hour_nano
+    if rate is None:
+        rate = offer_from_json(rental.offer).gpu_hour_nano
+    await rental_rows.open_gpu(world, rental, rate, world.clock.now())
 
 
 async def _give_keys(provider: Provider, machine_id: str, public_keys: list[str]) -> bool:

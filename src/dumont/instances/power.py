@@ -13,13 +13,13 @@ from dumont.durable import Retry, Run, workflow
 from dumont.identity import ssh_keys_of
 from dumont.instances import queries, service
 from dumont.instances.acquire import PATIENT
-from dumont.instances.machines import boot, start_patiently, stop, stop_again
+from dumont.instances.machines import boot, count_gpu, start_patiently, stop, stop_again
 from dumont.instances.model import HostLost, Rental, Status
 from dumont.instances.shell import knock
 from dumont.instances.workflows import take_machine
 from dumont.instances.world import World
 from dumont.market import ProviderSaidNo, explain
-from dumont.providers import Address, MachineAbsent, MachineState, ProviderError
+from dumont.providers import Address, Machine, MachineAbsent, MachineState, ProviderError
 from dumont.remote import Hands, RemoteError, connect
 
 FOREVER = Retry(on=PATIENT.on, for_seconds=float("inf"), most_seconds=15.0)
@@ -174,25 +174,28 @@ async def _running_or_paused(run: Run, world: World, rental_id: str) -> dict[str
     rental = await _rental(run, world, rental_id)
     patience = world.patience_with(rental.provider)
     until = time.monotonic() + patience.lost_seconds
-    answers = False
-    while not answers and time.monotonic() < until:
-        answers = await _answers(world, rental)
-        await asyncio.sleep(0 if answers else patience.poll_seconds)
-    if not answers:
+    machine = None
+    while machine is None and time.monotonic() < until:
+        machine = await _answering(world, rental)
+        await asyncio.sleep(patience.poll_seconds if machine is None else 0)
+    if machine is None:
         await stop_again(run, world, rental_id)
+    else:
+        await count_gpu(world, rental, machine)
     async with world.session(run.team_id) as session:
-        if not answers:
+        if machine is None:
             await _paused(run, world, session)
         else:
             instance = await service.find_instance(session, run.instance_id or "", lock=True)
             if instance.status == Status.RESUMING:
                 await service.move(session, instance, Status.RUNNING)
-    return {"running": answers}
+    return {"running": machine is not None}
 
 
-async def _answers(world: World, rental: Rental) -> bool:
+async def _answering(world: World, rental: Rental) -> Machine | None:
+    """Return the machine where it runs and lets us in."""
     with suppress(ProviderError, Problem):
         machine = await world.provider(rental.provider).get(rental.provider_machine_id or "")
         if machine is not None and machine.state is MachineState.RUNNING:
-            return await knock(world, machine.addresses, rental.host_key) is not None
-    return False
+            return machine if await knock(world, machine.addresses, rental.host_key) is not None else None
+    return None

@@ -66,7 +66,7 @@ async def _destroy_twins(provider: Provider, rental: Rental, twins: Sequence[Mac
 
 
 async def _destroy_and_see(run: Run, world: World, provider: Provider, rental: Rental, machine_id: str) -> datetime:
-    """Destroy until the machine is seen gone twice: by its number, and later in the listing of its label.
+    """Destroy until the machine is seen gone twice by its number, which nobody changes, and its label names no other.
 
     Twins with the label end with it. Returns the product time at which it stopped costing.
     """
@@ -76,7 +76,7 @@ async def _destroy_and_see(run: Run, world: World, provider: Provider, rental: R
         ended = world.clock.now()
         gone = await provider.get(machine_id) is None
         await asyncio.sleep(patience.absence_seconds if gone else patience.poll_seconds)
-        if gone:
+        if gone and await provider.get(machine_id) is None:
             left = await provider.find_by_label(rental.label)
             if not left:
                 return ended

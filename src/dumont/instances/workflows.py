@@ -10,7 +10,7 @@ from dumont.core import Problem
 from dumont.durable import Result, Retry, Run, workflow
 from dumont.instances import queries, rental_rows, service
 from dumont.instances.acquire import PATIENT, Wish, acquire
-from dumont.instances.model import Instance, Status
+from dumont.instances.model import HostLost, Instance, Status
 from dumont.instances.release import release
 from dumont.instances.world import World
 
@@ -74,6 +74,8 @@ async def take_machine(run: Run, world: World, rental_id: str, session: AsyncSes
     """Make a rental the instance's machine and the instance running."""
     instance = await service.find_instance(session, run.instance_id or "", lock=True)
     rental = await queries.get_rental(session, rental_id)
+    if rental.state == "released":
+        raise HostLost("The machine was given back meanwhile.")
     instance.rental_id = rental_id
     instance.started_at = world.clock.now()
     instance.paused_at = instance.hibernated_at = None

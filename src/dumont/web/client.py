@@ -5,6 +5,7 @@ import os
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -15,6 +16,8 @@ _CONNECT_SECONDS = 5.0
 _SILENT_SECONDS = 30.0
 _KEPT_SECONDS = 2.0
 """An idle connection is given up before most servers would end it while a call is on its way."""
+_LARGEST_BODY = 64 << 20
+_LONGEST_LINE = 1 << 16
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -79,13 +82,13 @@ class Web:
                         self._base_url + path,
                         params=params,
                         data=body,
-                        headers=headers,
+                        headers={**self._headers, **(headers or {})},
                         allow_redirects=False,
                     ) as answer,
                 ):
                     return Reply(answer.status, answer.headers, await _body(answer, last_bytes))
-            except (aiohttp.ClientError, OSError, ValueError) as error:
-                raise Broken(type(error).__name__) from error
+            except (aiohttp.ClientError, OSError, ValueError, RuntimeError) as error:
+                raise Broken(type(error).__name__) from None
 
     async def close(self) -> None:
         """Close the connections."""
@@ -95,16 +98,17 @@ class Web:
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(
+                connector=_Connections(
                     limit=0,
                     keepalive_timeout=_KEPT_SECONDS,
                     ssl=_trust() if self._base_url.startswith("https:") else True,
                 ),
-                headers=self._headers,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=aiohttp.ClientTimeout(sock_connect=_CONNECT_SECONDS, sock_read=_SILENT_SECONDS),
                 proxy=_proxy(self._base_url),
                 middlewares=(_once,),
+                max_line_size=_LONGEST_LINE,
+                max_field_size=_LONGEST_LINE,
             )
         return self._session
 
@@ -117,25 +121,48 @@ async def _once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerTy
     """
     try:
         return await handler(request)
-    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-        raise Unsent(type(error).__name__) from error
+    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.ClientHttpProxyError) as error:
+        raise Unsent(type(error).__name__) from None
     except (aiohttp.ClientError, OSError) as error:
-        raise Broken(type(error).__name__) from error
+        raise Broken(type(error).__name__) from None
 
 
 async def _body(answer: aiohttp.ClientResponse, last_bytes: int | None) -> bytes:
-    if last_bytes is None:
-        return await answer.read()
+    """Read a body to its end, which must come; without `last_bytes` it may not be endless.
+
+    Errors: ValueError, TimeoutError, aiohttp's.
+    """
     kept = bytearray()
-    async for piece in answer.content.iter_any():
+    while True:
+        async with asyncio.timeout(_SILENT_SECONDS):
+            piece = await answer.content.readany()
+        if not piece and answer.content.at_eof():
+            return bytes(kept)
         kept += piece
-        del kept[:-last_bytes]
-    return bytes(kept)
+        if last_bytes is not None:
+            del kept[:-last_bytes]
+        elif len(kept) > _LARGEST_BODY:
+            raise ValueError("the body is larger than any reply that we know")
+
+
+class _Connections(aiohttp.TCPConnector):
+    """Connections of which none is used again after something came that nobody had asked for.
+
+    Else a late or doubled reply would be taken for the reply to the next request, and every one after it likewise.
+    """
+
+    async def _get(self, key: Any, traces: Any) -> Any:
+        while (connection := await super()._get(key, traces)) is not None:
+            if connection.protocol is not None and not connection.protocol.should_close:
+                return connection
+            connection.close()
+        return None
 
 
 def _trust() -> ssl.SSLContext:
     """Trust the authorities that come with us, where the operator names no others: a bare machine has none."""
-    return ssl.create_default_context(cafile=os.environ.get("SSL_CERT_FILE") or certifi.where())
+    file, folder = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
+    return ssl.create_default_context(cafile=file or (None if folder else certifi.where()), capath=folder)
 
 
 def _proxy(base_url: str) -> str | None:
@@ -144,4 +171,6 @@ def _proxy(base_url: str) -> str | None:
     host = parts.hostname or ""
     if host in _LOOPBACK or proxy_bypass(host):
         return None
-    return getproxies().get(parts.scheme)
+    known = getproxies()
+    found = known.get(parts.scheme) or known.get("all")
+    return f"http://{found}" if found and "://" not in found else found

@@ -10,6 +10,7 @@ import re
 import time
 from typing import Any
 
+from dumont.core import storable
 from dumont.providers.contract import (
     BadCredentials,
     MachineAbsent,
@@ -108,5 +109,5 @@ def _message(document: dict[str, Any], reply: Reply, secret: str) -> str:
     found = text(document, "msg", "message", "detail")
     if found is None and not document and "html" not in reply.headers.get("content-type", ""):
         found = reply.body.decode(errors="replace")
-    plain = " ".join((found or f"HTTP status {reply.status}").split())[:300]
+    plain = " ".join(storable(found or f"HTTP status {reply.status}").split())[:300]
     return plain.replace(secret, "***") if secret else plain

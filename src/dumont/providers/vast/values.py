@@ -9,20 +9,21 @@ from datetime import datetime, timezone
 from functools import lru_cache
 from typing import Any
 
-from dumont.core import nanousd
+from dumont.core import nanousd, storable
 
 Row = Mapping[str, Any]
 """One JSON object of a reply."""
 
 
 def text(row: Row, *names: str) -> str | None:
-    """Return the first of the named fields that holds text, stripped; ids given as numbers count as text."""
+    """Return the first of the named fields that holds text, stripped and storable; ids as numbers count as text."""
     for name in names:
         value = row.get(name)
         if isinstance(value, bool) or not isinstance(value, (str, int)):
             continue
-        if str(value).strip():
-            return str(value).strip()
+        found = storable(str(value)).strip()
+        if found:
+            return found
     return None
 
 

@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 import pytest
+from tests.workflows.engine import Trial
 
 from dumont.durable import Operation
+from dumont.instances import find_instance
+from dumont.instances import service as instances
 from dumont.snapshots import Vaults
 from dumont.sync import begin_due
 from dumont.sync.model import SyncGuarded
@@ -267,3 +270,22 @@ async def test_what_was_forgotten_is_pruned_once_a_day(machine: Machine) -> None
     await machine.sync()
     await begin_due(world, world.clock.now())
     assert await machine.stage.rows(runs) == [], "it was pruned a moment ago"
+
+
+async def test_a_machine_that_goes_to_sleep_ends_its_sync(machine: Machine) -> None:
+    """A pause does not wait for a sync: the sync ends with the machine, without a point, and counts as no failure."""
+    machine.write("sleep.bin", noise(8 * MB, 7))
+    await machine.configure(bandwidth_mbps_max=20.0)
+    run = await machine.begin()
+    task = asyncio.create_task(machine.trial(run).run())
+    await poll(running_restics, what="restic at work")
+    async with machine.stage.world.session(machine.stage.person.team_id) as session:
+        instance = await find_instance(session, machine.instance_id, lock=True)
+        pausing = await instances.pause(session, instance, user_id=machine.stage.person.user_id)
+    assert pausing is not None
+    assert (await Trial(machine.stage, pausing.id).run()).status == "succeeded"
+    expect_problem(await asyncio.wait_for(task, 30), "wrong-state")
+    assert (await machine.run(run.id)).status == "stopped"
+    failures = "SELECT consecutive_failures FROM sync_policy WHERE instance_id = %s"
+    assert await machine.stage.rows(failures, machine.instance_id) == [(0,)]
+    assert running_restics() == []

@@ -36,7 +36,9 @@ async def test_only_what_is_new_is_sent(machine: Machine, request: pytest.Fixtur
     size, count = (1500 * MB, 8000) if request.config.getoption("--long") else (80 * MB, 1200)
     for number in range(count):
         machine.write(f"src/part{number % 6}/file{number}.py", f"number = {number}\n" * 50)
-    machine.write("weights.bin", noise(size))
+    with (machine.workspace / "weights.bin").open("wb") as stream:
+        for number in range(0, size, 4 * MB):
+            stream.write(noise(4 * MB, number))
     machine.write(".dumont-left/over", "nothing of ours is synced")
     Path("/proc/self/clear_refs").write_text("5")
     held = _peak()

@@ -83,6 +83,7 @@ async def begin_sync(
     return run_document(run)
 
 
+@router.get("/status", **permit("gpu.view"), responses=raises(InstanceNotFound))
 @router.get("", **permit("gpu.view"), responses=raises(InstanceNotFound))
 async def show_sync(request: Request, instance_id: str, caller: CallerDep) -> SyncDocument:
     """Show how the sync of an instance stands."""

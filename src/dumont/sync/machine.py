@@ -31,6 +31,7 @@ _FETCH_SECONDS = 300
 _END_SECONDS = 20
 _SESSION_SECONDS = 24 * 3600.0
 _LOOK_SECONDS = 1.0
+_LONGEST = 1000
 _OWN_FOLDER = ".dumont/restic"
 _INSTALL = "apt-get -qq update; DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends restic"
 
@@ -167,14 +168,19 @@ async def _listen(receive: Callable[[], Awaitable[bytes | None]], said: Said, on
         elif kind == "summary":
             said.summary = message
         elif kind == "error":
-            said.unreadable.append(str(message.get("item") or "?"))
-            said.words.append(str(message.get("error") or ""))
+            said.unreadable.append(str(message.get("item") or "?")[:_LONGEST])
+            said.words.append(str(message.get("error") or "")[:_LONGEST])
         elif kind == "ended":
-            said.code = int(message["code"])
+            said.code = count_of(message.get("code"), 255)
             return
         elif kind is None and line.strip():
-            said.words.append(line.decode(errors="replace"))
+            said.words.append(line[:_LONGEST].decode(errors="replace"))
         del said.words[:-20], said.unreadable[1000:]
+
+
+def count_of(value: Any, otherwise: int | None) -> Any:
+    """Return a number that a machine has told, if it is one that there can be."""
+    return value if type(value) is int and 0 <= value < 1 << 63 else otherwise
 
 
 def _message(line: bytes) -> dict[str, Any]:

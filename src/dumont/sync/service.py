@@ -57,9 +57,7 @@ def exclude_pattern(text: str) -> str:
 
     Errors: SyncPathNotAllowed.
     """
-    if text.startswith(("/", "!")):
-        return f"/{workspace_path(text)}"
-    return text
+    return f"/{workspace_path(text)}" if text.startswith("/") else text
 
 
 async def policy(session: AsyncSession, instance: Instance) -> SyncPolicy:

@@ -10,7 +10,7 @@ from dumont.durable import Run
 from dumont.instances import Status, World, expect, find_instance, get_rental
 from dumont.snapshots import StorageUnreachable, Vaults
 from dumont.sync.endpoint import Endpoint, host_rights
-from dumont.sync.machine import Bench, Said, at_machine, backup_words
+from dumont.sync.machine import Bench, Said, at_machine, backup_words, count_of
 from dumont.sync.model import SyncEmpty, SyncFailed
 from dumont.sync.restic import Ran, find_restic, owning, password_of, store_of
 from dumont.sync.stretching import lighten
@@ -143,11 +143,9 @@ def _words(facts: dict[str, Any], root: str) -> list[str]:
 
 
 async def _tell(run: Run, status: dict[str, Any]) -> None:
-    total = status.get("total_bytes")
-    files = f"{status.get('files_done', 0)} of {status.get('total_files', 0)} files"
-    await run.progress(
-        "upload", done=int(status.get("bytes_done", 0)), total=int(total) if total else None, detail=files
-    )
+    told = {name: count_of(status.get(name), 0) for name in ("bytes_done", "total_bytes", "files_done", "total_files")}
+    files = f"{told['files_done']} of {told['total_files']} files"
+    await run.progress("upload", done=told["bytes_done"], total=told["total_bytes"] or None, detail=files)
 
 
 async def _look(run: Run, endpoint: Endpoint) -> None:
@@ -178,9 +176,8 @@ def _columns(said: Said) -> dict[str, Any]:
         "bytes_read": "total_bytes_processed",
         "bytes_added": "data_added",
     }
-    told = {column: said.summary.get(name) for column, name in names.items()}
-    known = {column: value if isinstance(value, int) and value >= 0 else None for column, value in told.items()}
-    return {**known, "unreadable": sorted(set(said.unreadable))[:100]}
+    told = {column: count_of(said.summary.get(name), None) for column, name in names.items()}
+    return {**told, "unreadable": sorted(set(said.unreadable))[:100]}
 
 
 def _arrived(endpoint: Endpoint) -> dict[str, Any]:

@@ -116,8 +116,15 @@ def open_regular(path: bytes) -> int:
 def mark_of(seen: os.stat_result) -> tuple[int, ...]:
     """Return what tells that a path is still the same; see the names of its places below."""
     return (
-        *(seen.st_dev, seen.st_ino, seen.st_ctime_ns, seen.st_mtime_ns, seen.st_size),
-        *(seen.st_mode, seen.st_uid, seen.st_gid, seen.st_nlink),
+        seen.st_dev,
+        seen.st_ino,
+        seen.st_ctime_ns,
+        seen.st_mtime_ns,
+        seen.st_size,
+        seen.st_mode,
+        seen.st_uid,
+        seen.st_gid,
+        seen.st_nlink,
     )
 
 

@@ -32,6 +32,7 @@ _LONGEST_FIRST = (
     "simulation",
     "ledger",
     "workflows/test_worker",
+    "sync",
     "workflows/test_freezing",
     "tidy/test_types_and_style",
     "workflows/test_turning_back",

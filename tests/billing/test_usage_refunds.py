@@ -97,6 +97,13 @@ async def test_only_the_operator_gives_back_and_only_what_was_used(till: Till) -
     status, problem = await give_back(till, other, instance_id=instance)
     assert (status, problem["code"]) == (404, "usage-not-found")
     instance = await used(till, other)
-    for body in ({"amount": "0.0000001"}, {"amount": "-1"}, {"amount": 1.5}, {"instance_id": "x y"}, {"reason": ""}):
+    for body in (
+        {"amount": "0.0000001"},
+        {"amount": "-1"},
+        {"amount": 1.5},
+        {"instance_id": "x y"},
+        {"reason": ""},
+        {"reason": "a\0b"},
+    ):
         assert (await give_back(till, other, **{"instance_id": instance, **body}))[0] == 422
     assert await till.balance(person.team_id, "revenue") == 3_000_000

@@ -4,13 +4,15 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import asyncssh
 from tests.support.sandbox import wait_until
 from tests.support.world import Stage, tree_digest
 
-from dumont.durable import Operation
+from dumont.durable import Operation, begin_operation
 from dumont.hibernation import service as hibernation
 from dumont.identity import SshKey
 from dumont.instances import Instance, begin_stopping, find_instance, get_rental
@@ -383,6 +385,55 @@ async def _not_attached(stage: Stage, case: Case, operation: Operation) -> None:
     await _running(stage, case)
 
 
+async def _over_snapshots(stage: Stage, workflow: str, kind: str, about: str, inputs: dict[str, Any]) -> str:
+    async with stage.world.session(stage.person.team_id) as session:
+        operation = await begin_operation(
+            session,
+            workflow,
+            team_id=stage.person.team_id,
+            resource=(kind, about),
+            instance_id=None,
+            inputs=inputs,
+            deadline=timedelta(minutes=10),
+            requested_by=stage.person.user_id,
+        )
+        return operation.id
+
+
+async def _read_back(stage: Stage, case: Case) -> str:
+    """Begin to read the instance's snapshot back, all of it, as the API does."""
+    snapshot = (await stage.instance(case.instance_id)).last_snapshot_id or ""
+    inputs = {"snapshot_id": snapshot, "depth": "full"}
+    return await _over_snapshots(stage, "snapshots.verify", "snapshot", snapshot, inputs)
+
+
+async def _collect(stage: Stage, case: Case) -> str:
+    """Begin to free what no snapshot of the instance needs, as the API does."""
+    inputs = {"instance_id": case.instance_id, "dry_run": False}
+    return await _over_snapshots(stage, "snapshots.collect", "team", stage.person.team_id, inputs)
+
+
+async def _found_whole(stage: Stage, case: Case) -> None:
+    """Asleep as before, and every check that was written down found the snapshot whole."""
+    instance = await check_asleep(stage, case, keeps=True)
+    found = await stage.rows("SELECT outcome FROM snapshot_check WHERE snapshot_id = %s", instance.last_snapshot_id)
+    assert found and set(found) == {("whole",)}
+
+
+async def _nothing_lost(stage: Stage, case: Case) -> None:
+    """Asleep as before, with a snapshot of which every byte can still be read."""
+    instance = await check_asleep(stage, case, keeps=True)
+    [(manifest, workspace_id)] = await stage.rows(
+        "SELECT manifest, workspace_id FROM snapshot WHERE id = %s", instance.last_snapshot_id
+    )
+    repository = stage.world.vaults.repository(workspace_id)
+    assert repository.verify(manifest, all_below=1 << 62).chunks_checked > 0
+
+
+async def _nothing_lost_either(stage: Stage, case: Case, operation: Operation) -> None:
+    await _nothing_lost(stage, case)
+
+
 async def _not_stopped(stage: Stage, case: Case, operation: Operation) -> None:
     """Asleep by its word; where the machine still runs its cost is written, and the next sweep begins again."""
     assert (await stage.instance(case.instance_id)).status == "hibernated"
@@ -407,6 +458,8 @@ SCENARIOS = (
     Scenario("reboot", "instances.reboot", running, reboot, _running, _running_or_paused, "boot"),
     Scenario("wake-elsewhere", "hibernation.wake", kept, _wake_elsewhere, _woken, _wake_failed, "restore"),
     Scenario("attach-key", "instances.attach_key", running, _attach, _attached, _not_attached, "attach"),
+    Scenario("verify", "snapshots.verify", kept, _read_back, _found_whole, _nothing_lost_either, "read back"),
+    Scenario("collect", "snapshots.collect", kept, _collect, _nothing_lost, _nothing_lost_either, "collect"),
     Scenario("stop-unasked", "instances.stop_unasked", kept, _started_outside, _sleeps_kept, _not_stopped, "stop"),
 )
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}

@@ -41,15 +41,17 @@ def expect_problem(done: Operation, code: str) -> None:
     assert done.problem is not None and done.problem["code"] == code, done.problem
 
 
-def running_restics() -> list[int]:
+def running_restics(machine: Machine) -> list[int]:
+    """The syncs of this machine: those of other tests run in other workspaces."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
                 words = (entry / "cmdline").read_bytes().split(b"\0")
+                here = (entry / "cwd").readlink() == machine.workspace
             except OSError:
                 continue
-            if words[0].endswith(b"restic") and b"backup" in words:
+            if here and words[0].endswith(b"restic") and b"backup" in words:
                 found.append(int(entry.name))
     return found
 
@@ -98,7 +100,7 @@ async def test_a_killed_restic_costs_nothing_twice(machine: Machine) -> None:
     run = await machine.begin()
     task = asyncio.create_task(machine.trial(run).run())
     await poll(lambda: stored(machine) - before > 20 * MB, what="two packs")
-    (victim,) = running_restics()
+    (victim,) = running_restics(machine)
     os.kill(victim, signal.SIGKILL)
     expect_problem(await task, "sync-failed")
     await machine.configure(bandwidth_mbps_max=None)
@@ -123,7 +125,7 @@ async def test_a_cut_way_is_taken_again(machine: Machine) -> None:
     assert done.status == "succeeded", (done.problem or {}).get("detail")
     assert next(step for step in done.steps if step["name"] == "upload")["attempts"] == 2
     assert done.result is not None and done.result["bytes_resumed"] > 0, "what had been sent was sent again"
-    assert running_restics() == []
+    assert running_restics(machine) == []
 
 
 async def test_a_cancelled_sync_ends_at_once(machine: Machine) -> None:
@@ -132,11 +134,11 @@ async def test_a_cancelled_sync_ends_at_once(machine: Machine) -> None:
     await machine.configure(bandwidth_mbps_max=20.0)
     run = await machine.begin()
     task = asyncio.create_task(machine.trial(run).run())
-    await poll(running_restics, what="restic at work")
+    await poll(lambda: running_restics(machine), what="restic at work")
     await machine.stage.write(CANCEL, run.operation_id)
     done = await asyncio.wait_for(task, 20)
     assert done.status == "cancelled"
-    assert running_restics() == []
+    assert running_restics(machine) == []
     found = await machine.run(run.id)
     assert (found.status, found.snapshot_id) == ("stopped", None)
     await machine.configure(bandwidth_mbps_max=None)
@@ -160,7 +162,7 @@ async def test_a_full_store_says_so_and_goes_on_later(machine: Machine) -> None:
         done = await asyncio.wait_for(machine.trial(run).run(), 30)
     expect_problem(done, "storage-unreachable")
     assert done.problem is not None and "Free some space" in done.problem["detail"]
-    assert running_restics() == []
+    assert running_restics(machine) == []
     (machine.workspace / "first").unlink()
     assert (await machine.restore(good, "first")).status == "succeeded"
     assert (await machine.sync()).status == "ready"
@@ -278,7 +280,7 @@ async def test_a_machine_that_goes_to_sleep_ends_its_sync(machine: Machine) -> N
     await machine.configure(bandwidth_mbps_max=20.0)
     run = await machine.begin()
     task = asyncio.create_task(machine.trial(run).run())
-    await poll(running_restics, what="restic at work")
+    await poll(lambda: running_restics(machine), what="restic at work")
     async with machine.stage.world.session(machine.stage.person.team_id) as session:
         instance = await find_instance(session, machine.instance_id, lock=True)
         pausing = await instances.pause(session, instance, user_id=machine.stage.person.user_id)
@@ -288,4 +290,4 @@ async def test_a_machine_that_goes_to_sleep_ends_its_sync(machine: Machine) -> N
     assert (await machine.run(run.id)).status == "stopped"
     failures = "SELECT consecutive_failures FROM sync_policy WHERE instance_id = %s"
     assert await machine.stage.rows(failures, machine.instance_id) == [(0,)]
-    assert running_restics() == []
+    assert running_restics(machine) == []

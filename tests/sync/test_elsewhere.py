@@ -143,6 +143,7 @@ async def test_versions() -> None:
     assert version_of("bash: restic: command not found") is None
 
 
+@pytest.mark.long
 async def test_a_history_in_a_bucket(machine: Machine, tmp_path: Path) -> None:
     """A sync, a change, a restore and a pruning leave in the bucket what they leave in a folder."""
     world = machine.stage.world

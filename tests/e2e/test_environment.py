@@ -61,7 +61,7 @@ def test_the_doctor_sees_what_works_and_what_does_not(served: Product) -> None:
     """Each connection is really tried: a marketplace key that is refused and a store without room for us show."""
     well = served.cli("doctor", "--json")
     states = {row["name"]: row["state"] for row in well.document["findings"]}
-    parts = ("settings", "server", "database", "watch", "orphans", "marketplace", "sandbox", "store")
+    parts = ("settings", "server", "database", "watch", "orphans", "snapshots", "marketplace", "sandbox", "store")
     assert states == dict.fromkeys(parts, "ok"), well.out
     assert well.code == 0
     key = served.home / "sandbox" / "api.key"

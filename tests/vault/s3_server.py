@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
-from dumont.vault.s3 import S3Place
+from dumont.vault import S3Place
 
 BUCKET = "dumont"
 KEY_ID, SECRET = "tester", "a secret of tests"

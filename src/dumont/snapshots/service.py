@@ -33,14 +33,12 @@ from dumont.snapshots.model import (
     Workspace,
 )
 from dumont.vault import (
-    BucketGate,
     Gate,
     KeyRing,
     LocalStore,
     Repository,
     RepositoryMissing,
     S3Place,
-    S3Store,
     StaleEpoch,
     Store,
     StoreError,
@@ -70,6 +68,8 @@ class Vaults:
         """Return the store that holds one workspace's repository and nothing else."""
         if self.bucket is None:
             return LocalStore(self.root / workspace_id)
+        from dumont.vault import S3Store
+
         prefix = f"{self.bucket.prefix}/{workspace_id}".lstrip("/")
         return S3Store(replace(self.bucket, prefix=prefix))
 
@@ -88,7 +88,11 @@ class Vaults:
         That of a bucket sends machines to the service itself.
         """
         store, secret = self.store(workspace_id), derive_key(self.gate_secret, workspace_id)
-        return Gate(store, secret) if self.bucket is None else BucketGate(store, secret)
+        if self.bucket is None:
+            return Gate(store, secret)
+        from dumont.vault import BucketGate
+
+        return BucketGate(store, secret)
 
     def repository(self, workspace_id: str) -> Repository:
         """Open the repository of a workspace, or make it. Blocking.

@@ -48,7 +48,8 @@ from dumont.vault.verify import SPAN_BYTES, RecordReader, Verification, by_pack,
 if TYPE_CHECKING:
     from dumont.vault.collecting import Authority, Collection, Limits, Named, collect
     from dumont.vault.gate import Gate
-    from dumont.vault.s3 import BucketGate, S3Place, S3Store
+    from dumont.vault.place import S3Place
+    from dumont.vault.s3 import BucketGate, S3Store
 
 __all__ = [
     "CHUNK_BYTES",
@@ -112,7 +113,8 @@ __all__ = [
 
 _LATER = {
     "Gate": "gate",
-    **dict.fromkeys(("BucketGate", "S3Place", "S3Store"), "s3"),
+    "S3Place": "place",
+    **dict.fromkeys(("BucketGate", "S3Store"), "s3"),
     **dict.fromkeys(("Authority", "Collection", "Limits", "Named", "collect"), "collecting"),
 }
 

@@ -3,7 +3,6 @@
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal, TypeVar
 
@@ -21,6 +20,7 @@ from obstore.store import S3Store as Bucket
 
 from dumont.vault.errors import StoreError, StoreExists, StoreMissing
 from dumont.vault.gate import Gate
+from dumont.vault.place import S3Place
 from dumont.vault.store import Store, check_name
 
 _ATTEMPTS = 6
@@ -35,19 +35,6 @@ _DEFINITE = re.compile(r"status code: 4(?!08|29)\d\d")
 _FULL = ("StorageFull", "QuotaExceeded", "507 Insufficient")
 
 Found = TypeVar("Found")
-
-
-@dataclass(frozen=True, repr=False)
-class S3Place:
-    """A place in a bucket and the key to it. Shapes: `endpoint` is a URL without the bucket; `prefix` has no slashes
-    at its ends."""
-
-    endpoint: str
-    bucket: str
-    prefix: str
-    key_id: str
-    secret: str
-    region: str = "us-east-1"
 
 
 class S3Store:

@@ -1,0 +1,16 @@
+"""Where a bucket is and who may use it; read from the settings long before anybody speaks to a bucket."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, repr=False)
+class S3Place:
+    """A place in a bucket and the key to it. Shapes: `endpoint` is a URL without the bucket; `prefix` has no slashes
+    at its ends."""
+
+    endpoint: str
+    bucket: str
+    prefix: str
+    key_id: str
+    secret: str
+    region: str = "us-east-1"

@@ -13,12 +13,25 @@ from dumont.db import Database, Question
 from dumont.durable.model import Operation, OperationStatus
 
 _TEAM = Question(text("SELECT set_config('dumont.team_id', :team, true)"))
+_TOLD = (
+    "WITH told AS (INSERT INTO outbox_event (team_id, topic, resource_type, resource_id, operation_id, data) "
+    "SELECT :team, entry->>'topic', 'instance', :instance, :id, entry->'data' "
+    "FROM jsonb_array_elements(:news) AS entry) "
+)
+"""The first part of a statement that also publishes news: topic and data of each."""
+
+
+def recorded_of(workflow_id: str) -> str:
+    """Return the part of a statement that reads what a workflow has recorded: number, name and output of each step."""
+    return (
+        "(SELECT jsonb_agg(jsonb_build_array(s.function_id, s.function_name, s.output)) "
+        f"FROM dbos.operation_outputs s WHERE s.workflow_uuid = {workflow_id} AND s.output IS NOT NULL)"
+    )
+
+
 _NOTE = Question(
     text(
-        "WITH told AS (INSERT INTO outbox_event (team_id, topic, resource_type, resource_id, operation_id, data) "
-        "SELECT :team, entry->>'topic', 'instance', :instance, :id, entry->'data' "
-        "FROM jsonb_array_elements(:news) AS entry) "
-        "UPDATE operation SET steps = :steps, current_step = :current, percent = :percent WHERE id = :id "
+        _TOLD + "UPDATE operation SET steps = :steps, current_step = :current, percent = :percent WHERE id = :id "
         "RETURNING cancel_requested, deadline_at < clock_timestamp() AS late, "
         "(SELECT owner_xid FROM dbos.workflow_status WHERE workflow_uuid = operation.id) AS owner"
     )
@@ -30,8 +43,7 @@ _BEGIN = Question(
         "status = CASE status WHEN 'queued' THEN 'running' ELSE status END WHERE id = :id "
         "RETURNING id, team_id, instance_id, input, steps, percent, "
         "(SELECT owner_xid FROM dbos.workflow_status WHERE workflow_uuid = operation.id) AS owner, "
-        "(SELECT jsonb_agg(jsonb_build_array(s.function_id, s.function_name, s.output)) "
-        "FROM dbos.operation_outputs s WHERE s.workflow_uuid = operation.id AND s.output IS NOT NULL) AS recorded"
+        f"{recorded_of('operation.id')} AS recorded"
     )
 )
 _OWN = (
@@ -45,10 +57,7 @@ _ADD = text(
     "SELECT :team_id, 'operation.queued', :resource_type, :resource_id, id, :news FROM made RETURNING id"
 )
 _END = text(
-    "WITH told AS (INSERT INTO outbox_event (team_id, topic, resource_type, resource_id, operation_id, data) "
-    "SELECT :team, entry->>'topic', 'instance', :instance, :id, entry->'data' "
-    "FROM jsonb_array_elements(:news) AS entry) "
-    "UPDATE operation SET status = :status, percent = coalesce(:percent, percent), current_step = NULL, "
+    _TOLD + "UPDATE operation SET status = :status, percent = coalesce(:percent, percent), current_step = NULL, "
     "steps = :steps, finished_at = clock_timestamp(), result = :result, problem = :problem WHERE id = :id"
 )
 _LIVE = [OperationStatus.QUEUED.value, OperationStatus.RUNNING.value, OperationStatus.CANCELLING.value]

@@ -15,14 +15,14 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dumont.db import Database, DatabaseUnavailable, Question, dump_json
+from dumont.durable.queries import recorded_of
 from dumont.durable.run import Refused
 
 log = structlog.get_logger()
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 3.0
 _RECORDED = Question(
     text(
-        "SELECT w.owner_xid, (SELECT jsonb_agg(jsonb_build_array(s.function_id, s.function_name, s.output)) "
-        "FROM dbos.operation_outputs s WHERE s.workflow_uuid = w.workflow_uuid AND s.output IS NOT NULL) AS steps "
+        f"SELECT w.owner_xid, {recorded_of('w.workflow_uuid')} AS steps "
         "FROM dbos.workflow_status w WHERE w.workflow_uuid = :id"
     )
 )

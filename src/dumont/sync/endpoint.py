@@ -10,16 +10,15 @@ import hmac
 import json
 import re
 import secrets
-import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
-from dumont.vault import Store, StoreError, StoreExists, StoreMissing
+from dumont.vault import QuietServer, Store, StoreError, StoreExists, StoreMissing
 
 USER = "dumont"
 TYPES = ("data", "index", "keys", "locks", "snapshots")
@@ -84,12 +83,12 @@ class Endpoint:
         self._serving = False
         self._claimed: set[str] = set()
         self._lock = threading.Lock()
-        self._server: ThreadingHTTPServer | None = None
+        self._server: QuietServer | None = None
 
     def start(self) -> int:
         """Start serving on loopback in the background and return the port."""
         handler = type("Desk", (_Desk,), {"endpoint": self})
-        server = self._server = _Server(("127.0.0.1", 0), handler)
+        server = self._server = QuietServer(("127.0.0.1", 0), handler)
         self._serving = True
         threading.Thread(target=server.serve_forever, name="restic endpoint", daemon=True, args=(0.1,)).start()
         return int(server.server_address[1])
@@ -154,16 +153,6 @@ def object_name(kind: str, name: str) -> str:
     if kind == "config":
         return "config"
     return f"data/{name[:2]}/{name}" if kind == "data" else f"{kind}/{name}"
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 64
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Keep quiet about callers who went away; show anything else."""
-        if not isinstance(sys.exc_info()[1], ConnectionError):
-            super().handle_error(request, client_address)
 
 
 class _Desk(BaseHTTPRequestHandler):

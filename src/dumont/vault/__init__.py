@@ -47,7 +47,7 @@ from dumont.vault.verify import SPAN_BYTES, RecordReader, Verification, by_pack,
 
 if TYPE_CHECKING:
     from dumont.vault.collecting import Authority, Collection, Limits, Named, collect
-    from dumont.vault.gate import Gate
+    from dumont.vault.gate import Gate, QuietServer
     from dumont.vault.place import S3Place
     from dumont.vault.s3 import BucketGate, S3Store
 
@@ -76,6 +76,7 @@ __all__ = [
     "Manifest",
     "Named",
     "PackBuilder",
+    "QuietServer",
     "Record",
     "RecordDamaged",
     "RecordReader",
@@ -112,7 +113,7 @@ __all__ = [
 ]
 
 _LATER = {
-    "Gate": "gate",
+    **dict.fromkeys(("Gate", "QuietServer"), "gate"),
     "S3Place": "place",
     **dict.fromkeys(("BucketGate", "S3Store"), "s3"),
     **dict.fromkeys(("Authority", "Collection", "Limits", "Named", "collect"), "collecting"),

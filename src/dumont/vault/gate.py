@@ -46,7 +46,7 @@ class Gate:
     def start(self, port: int = 0) -> int:
         """Start serving in the background and return the port."""
         handler = type("Door", (_Door,), {"gate": self})
-        server = self._server = _Server((self._host, port), handler)
+        server = self._server = QuietServer((self._host, port), handler)
         threading.Thread(target=server.serve_forever, name="gate", daemon=True, args=(0.1,)).start()
         return int(server.server_address[1])
 
@@ -92,7 +92,9 @@ class Gate:
         return hmac.new(self._key, text.encode(), hashlib.sha256).hexdigest()
 
 
-class _Server(ThreadingHTTPServer):
+class QuietServer(ThreadingHTTPServer):
+    """Serve many at once, and say nothing of callers who go away."""
+
     daemon_threads = True
     request_queue_size = 64
 

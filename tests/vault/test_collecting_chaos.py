@@ -5,6 +5,7 @@ After each of these every snapshot that there is reads back wholly, and nothing 
 
 import os
 import random
+import secrets
 import shutil
 import signal
 from collections.abc import Callable, Iterable, Iterator
@@ -39,6 +40,14 @@ LIMITS = Limits(grace=timedelta(hours=1), least_waste=64)
 def without_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """A kill loses nothing that was written; only a power cut would, and that is not tried here."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+@pytest.fixture(autouse=True)
+def names_by_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names of objects decide the order of every list: with drawn ones a seed is the same life each time."""
+    draw = random.Random(20261122)
+    monkeypatch.setattr(secrets, "token_bytes", draw.randbytes)
+    monkeypatch.setattr(secrets, "token_hex", lambda count: draw.randbytes(count).hex())
 
 
 class Watched:
@@ -334,7 +343,7 @@ def live(seeds: Iterable[int], steps: int, limits: Limits = LIMITS) -> int:
 
 def test_in_any_order_and_with_old_lists_nothing_that_is_needed_goes() -> None:
     """Twelve random lives; together they delete many packs."""
-    assert live(range(12), 100) >= 8
+    assert live(range(12), 200) >= 20
 
 
 @pytest.mark.long

@@ -9,12 +9,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
 
 from dumont.agent import AgentLink, Progress, Restored, SavedSnapshot, restore_workspace, save_workspace
-from dumont.vault import Gate, KeyRing, LocalStore, Repository
+from dumont.vault import Choice, Gate, KeyRing, LocalStore, Repository
 
 SOURCES = str(Path(__file__).resolve().parents[2] / "src")
 MAIN = "import sys; from dumont.agent.main import main; main()"
@@ -126,9 +127,10 @@ class Vault:
             on_progress=self.progress.append,
         )
 
-    async def restore(self, link: AgentLink, snapshot: str) -> Restored:
+    async def restore(self, link: AgentLink, snapshot: str, choice: Choice | None = None, **more: Any) -> Restored:
+        on_progress = self.progress.append
         return await restore_workspace(
-            link, self.repository, self.gate, self.url, snapshot, on_progress=self.progress.append
+            *(link, self.repository, self.gate, self.url, snapshot), on_progress=on_progress, choice=choice, **more
         )
 
     def reopened(self) -> Repository:

@@ -18,12 +18,12 @@ import pytest
 from tests.agent.conftest import own_leftovers, picture
 
 from dumont.agent.exchange import recover
-from dumont.agent.partial import RestorePlan
 from dumont.agent.pipeline import Packer
-from dumont.agent.restore import restore_tree
+from dumont.agent.restore import load_plan, restore_tree
 from dumont.agent.save import save_tree
 from dumont.agent.seen import Seen
-from dumont.vault import KeyRing, LocalStore, Manifest, Repository, pack_name, unpack_columns
+from dumont.agent.workspace import _plan
+from dumont.vault import Choice, KeyRing, LocalStore, Manifest, Repository, pack_name, unpack_columns
 
 CHANGING = (
     *("open", "pwrite", "rename", "replace", "link", "symlink", "mkdir", "unlink", "rmdir"),
@@ -66,16 +66,13 @@ def save(home: Path) -> str:
     return repository.commit(Manifest("", None, "test", "/", "", 1, b"", entries)).name
 
 
-def restore(home: Path, name: str) -> None:
+def restore(home: Path, name: str, choice: Choice | None = None) -> None:
     """Restore a snapshot into the target as the agent does, which settles first what an earlier one left."""
     store = LocalStore(home / "store")
     repository = Repository.open(store, "wsp", KEYRING)
-    manifest = repository.manifest(name)
-    places, missing = repository.locate(manifest.chunks())
-    assert not missing
     root = os.fsencode(home / "target")
     recover(root)
-    plan = RestorePlan(list(manifest.entries), places, manifest.merkle_root, [])
+    plan = load_plan(_plan(repository, name, choice)[1])
     blobs: Any = Packs(store)
     restore_tree(root, plan, repository.sealer, blobs, Seen(str(home / "seen-target"), "test"), lambda _: None)
 
@@ -179,11 +176,10 @@ def kill_saves(home: Path, seeds: range) -> None:
     assert picture(home / "tree").keys() == before.keys()
 
 
-def kill_restores(home: Path, seeds: range) -> None:
+def kill_restores(home: Path, seeds: range, choice: Choice | None = None) -> None:
     name = save(home)
-    wanted = picture(home / "tree")
     new_tree(home / "target", 2)
-    old = picture(home / "target")
+    old = picture_of(home, choice)
     (home / "target").rename(home / "kept")
     outcomes: list[str] = []
 
@@ -191,21 +187,31 @@ def kill_restores(home: Path, seeds: range) -> None:
         os.system(f"chmod -R u+w {home}/target 2>/dev/null; rm -rf {home}/target; cp -a {home}/kept {home}/target")
 
     fresh()
-    _, calls = killed(lambda: restore(home, name), 0, after=False)
+    _, calls = killed(lambda: restore(home, name, choice), 0, after=False)
+    wanted = picture_of(home, choice)
+    assert old != wanted and (choice is not None or wanted == picture(home / "tree"))
     for number, (at, after) in enumerate(points(seeds, calls)):
         fresh()
-        died, _ = killed(lambda: restore(home, name), at, after=after)
+        died, _ = killed(lambda: restore(home, name, choice), at, after=after)
         recover(os.fsencode(home / "target"))
-        found = picture(home / "target")
+        found = picture_of(home, choice)
         assert found in (old, wanted), f"mixed after call {at}"
         outcomes += [f"died {died}", "old" if found == old else "new"]
         if number % 5 == 0:
-            restore(home, name)
-            assert picture(home / "target") == wanted
+            restore(home, name, choice)
+            assert picture_of(home, choice) == wanted
             assert own_leftovers(home / "target") == []
     assert {"died True", "old", "new"} <= set(outcomes)
     assert outcomes.count("died True") >= len(seeds) * 0.7
     assert Repository.open(LocalStore(home / "store"), "wsp", KEYRING).verify(name).files == 5
+
+
+def picture_of(home: Path, choice: Choice | None) -> dict[str, tuple[object, ...]]:
+    """Return what is in the target; where only parts of it change, without the times of folders that stay."""
+    found = picture(home / "target")
+    if choice is None:
+        return found
+    return {path: (row[0], *row[2:]) if row[2] is None else row for path, row in found.items()}
 
 
 def test_no_death_in_a_save_costs_a_snapshot(home: Path) -> None:
@@ -217,6 +223,21 @@ def test_no_death_in_a_save_costs_a_snapshot(home: Path) -> None:
 def test_no_death_in_a_restore_leaves_a_mixture(home: Path) -> None:
     """Wholly the old tree or wholly the new one; the next restore succeeds and leaves nothing of ours."""
     kill_restores(home, range(POINTS))
+
+
+PARTS = Choice(("models/big", "models/locked", "link", "only-1"), "", replace=True)
+
+
+@pytest.mark.checklist("SNAP-20")
+def test_no_death_in_a_restore_of_parts_leaves_a_mixture(home: Path) -> None:
+    """Deep in folders that stay: all of the parts as they were before, or all of them restored."""
+    kill_restores(home, range(2000, 2000 + POINTS // 2), PARTS)
+
+
+@pytest.mark.long
+def test_no_death_in_a_restore_of_parts_leaves_a_mixture_at_many_points(home: Path) -> None:
+    """The same at so many points that each call is met before and after."""
+    kill_restores(home, range(3000, 3000 + MANY), PARTS)
 
 
 @pytest.mark.long

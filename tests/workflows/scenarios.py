@@ -13,11 +13,13 @@ from tests.support.sandbox import wait_until
 from tests.support.world import Stage, tree_digest
 
 from dumont.durable import Operation, begin_operation
+from dumont.hibernation import restoring
 from dumont.hibernation import service as hibernation
 from dumont.identity import SshKey
 from dumont.instances import Instance, begin_stopping, find_instance, get_rental
 from dumont.instances import service as instances
 from dumont.instances.keys import attach
+from dumont.snapshots import get_snapshot
 
 from .engine import FIXED, Moment, Trial
 
@@ -109,7 +111,13 @@ async def hibernate(stage: Stage, case: Case, then: str = "keep") -> str:
 
 
 async def wake(
-    stage: Stage, case: Case, *, elsewhere: bool = False, accept_loss: bool = False, limit_nano: int | None = None
+    stage: Stage,
+    case: Case,
+    *,
+    elsewhere: bool = False,
+    accept_loss: bool = False,
+    limit_nano: int | None = None,
+    snapshot_id: str = "",
 ) -> str:
     """Begin to wake as the API does."""
     async with stage.world.session(stage.person.team_id) as session:
@@ -124,6 +132,7 @@ async def wake(
             start_timeout_minutes=stage.settings.start_timeout_minutes,
             user_id=stage.person.user_id,
             now=stage.world.clock.now(),
+            chosen=await get_snapshot(session, snapshot_id) if snapshot_id else None,
         )
         assert begun is not None
         return begun.id
@@ -407,6 +416,61 @@ async def _read_back(stage: Stage, case: Case) -> str:
     return await _over_snapshots(stage, "snapshots.verify", "snapshot", snapshot, inputs)
 
 
+async def _preview(stage: Stage, case: Case) -> str:
+    """Begin to look at paths of the instance's snapshot, as the API does."""
+    snapshot = (await stage.instance(case.instance_id)).last_snapshot_id or ""
+    inputs = {"snapshot_id": snapshot, "paths": ["deep/*"], "target_path": "/workspace/old", "limit": 5}
+    return await _over_snapshots(stage, "snapshots.preview", "snapshot", snapshot, inputs)
+
+
+async def _previewed(stage: Stage, case: Case) -> None:
+    """Asleep as before, and what would be written was told."""
+    await check_asleep(stage, case, keeps=True)
+    [(found,)] = await stage.rows("SELECT result FROM operation WHERE kind = 'preview' ORDER BY id DESC LIMIT 1")
+    assert [row["path"] for row in found["entries"]] == ["old/deep/er", "old/deep/er/data.bin", "old/deep/twin"]
+    assert (found["files"], found["folders"]) == (2, 1)
+
+
+async def _spoilt(stage: Stage, case: Case | None) -> Case:
+    """A running instance with a snapshot, one file of which has changed since, and two are gone."""
+    case = await running(stage, await kept(stage, None) if case is None else case)
+    folder = await workspace(stage, case.instance_id)
+    (folder / "note").write_bytes(SPOILT)
+    for name in ("twin", "deep/er/data.bin"):
+        (folder / name).unlink(missing_ok=True)
+    return case
+
+
+SPOILT = b"spoilt\n"
+
+
+async def restore_onto(stage: Stage, case: Case, paths: list[str], *, of: str = "", replace: bool = True) -> str:
+    """Begin to restore paths of the instance's last snapshot, or of another one, as the API does."""
+    async with stage.world.session(stage.person.team_id) as session:
+        instance = await find_instance(session, case.instance_id, lock=True)
+        snapshot = await get_snapshot(session, of or instance.last_snapshot_id or "")
+        assert snapshot is not None
+        wishes = {"paths": paths, "target_path": "/workspace", "replace": replace}
+        begun = await restoring.restore_onto(session, instance, snapshot, wishes, user_id=stage.person.user_id)
+        return begun.id
+
+
+async def _restore_parts(stage: Stage, case: Case) -> str:
+    return await restore_onto(stage, case, ["note", "tw*", "deep/**/data.bin"])
+
+
+async def _spoilt_or_restored(stage: Stage, case: Case, operation: Operation) -> None:
+    """Running as before, with all of the files as they were, or all of them restored; never a mixture."""
+    folder = await workspace(stage, case.instance_id)
+    if (folder / "twin").exists():
+        assert (operation.problem or {}).get("code") not in ("cancelled", "deadline-exceeded")
+        await check_running(stage, case)
+        return
+    assert (folder / "note").read_bytes() == SPOILT and not (folder / "deep/er/data.bin").exists()
+    assert list(folder.glob(".dumont*")) == []
+    await check_running(stage, Case(case.instance_id))
+
+
 async def _collect(stage: Stage, case: Case) -> str:
     """Begin to free what no snapshot of the instance needs, as the API does."""
     inputs = {"instance_id": case.instance_id, "dry_run": False}
@@ -459,6 +523,8 @@ SCENARIOS = (
     Scenario("wake-elsewhere", "hibernation.wake", kept, _wake_elsewhere, _woken, _wake_failed, "restore"),
     Scenario("attach-key", "instances.attach_key", running, _attach, _attached, _not_attached, "attach"),
     Scenario("verify", "snapshots.verify", kept, _read_back, _found_whole, _nothing_lost_either, "read back"),
+    Scenario("preview", "snapshots.preview", kept, _preview, _previewed, _nothing_lost_either, "read"),
+    Scenario("restore-parts", "hibernation.restore", _spoilt, _restore_parts, _running, _spoilt_or_restored, "restore"),
     Scenario("collect", "snapshots.collect", kept, _collect, _nothing_lost, _nothing_lost_either, "collect"),
     Scenario("stop-unasked", "instances.stop_unasked", kept, _started_outside, _sleeps_kept, _not_stopped, "stop"),
 )

@@ -1,13 +1,16 @@
 """Put a finished tree in the place of the old one, entry by entry, with a journal that survives a crash at any point.
 
 The root itself cannot be exchanged on a rented machine (a mount point, or a folder of an image), so each top-level
-entry is renamed: the old one into `.dumont-old-<id>`, the new one out of `.dumont-partial-<id>`.
+entry is renamed: the old one into `.dumont-old-<id>`, the new one out of `.dumont-partial-<id>`. Where only parts of a
+tree are restored, these are entries further down, below folders that stay.
 """
 
+import errno
 import json
 import os
 import re
 import stat
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 
@@ -36,7 +39,7 @@ class Journal:
 
 
 def exchange(root: bytes, restore: str, old: list[bytes], new: list[bytes]) -> None:
-    """Replace the top-level entries `old` of `root` by the entries `new` of the partial tree.
+    """Replace the entries `old` of `root` by the entries `new` of the partial tree; none lies below another.
 
     Guarantees: after success only the new ones are there; after an error, or after a crash and `recover`, either only
     the old or only the new ones.
@@ -112,6 +115,19 @@ def remove_tree(path: bytes) -> None:
         os.rmdir(folder)
 
 
+def check_way(root: bytes, path: bytes) -> None:
+    """Refuse a path below the root on which a link, or anything else that is no folder, stands in the way.
+
+    Errors: OSError.
+    """
+    at = path.find(b"/")
+    while at >= 0:
+        above = os.path.join(root, path[:at])
+        if not stat.S_ISDIR(os.lstat(above).st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), above)
+        at = path.find(b"/", at + 1)
+
+
 def sync_folder(path: bytes) -> None:
     """Make the names in a folder durable."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
@@ -126,13 +142,15 @@ def _forward(root: bytes, journal: Journal) -> None:
     os.makedirs(old_home, mode=0o700, exist_ok=True)
     for name in sorted({*journal.old, *journal.new}):
         here, aside, fresh = (os.path.join(home, os.fsencode(name)) for home in (root, old_home, partial))
+        check_way(root, os.fsencode(name))
         if name in journal.old and not os.path.lexists(aside) and os.path.lexists(here):
+            os.makedirs(os.path.dirname(aside), mode=0o700, exist_ok=True)
             _move(here, aside)
         if name in journal.new and os.path.lexists(fresh):
             _move(fresh, here)
     _set_modes(root, journal.new_modes)
-    sync_folder(old_home)
-    sync_folder(root)
+    _sync_parents(old_home, journal.old)
+    _sync_parents(root, (*journal.old, *journal.new))
 
 
 def _undo(root: bytes, journal: Journal) -> None:
@@ -141,13 +159,14 @@ def _undo(root: bytes, journal: Journal) -> None:
         _write(root, journal)
         for name in sorted({*journal.old, *journal.new}):
             here, aside, fresh = (os.path.join(home, os.fsencode(name)) for home in (root, old_home, partial))
+            check_way(root, os.fsencode(name))
             moved_in = name in journal.new and not os.path.lexists(fresh) and os.path.lexists(here)
             if moved_in and (name not in journal.old or os.path.lexists(aside)):
                 _move(here, fresh)
             if os.path.lexists(aside):
                 _move(aside, here)
         _set_modes(root, journal.old_modes)
-        sync_folder(root)
+        _sync_parents(root, (*journal.old, *journal.new))
         remove_tree(partial)
         remove_tree(old_home)
         os.unlink(os.path.join(root, JOURNAL))
@@ -176,6 +195,11 @@ def _move(source: bytes, target: bytes) -> None:
     if stat.S_ISDIR(seen.st_mode) and not seen.st_mode & stat.S_IWUSR:
         os.chmod(source, stat.S_IMODE(seen.st_mode) | stat.S_IWUSR)
     os.rename(source, target)
+
+
+def _sync_parents(home: bytes, names: Iterable[str]) -> None:
+    for parent in {"", *(name.rpartition("/")[0] for name in names)}:
+        sync_folder(os.path.join(home, os.fsencode(parent)))
 
 
 def _stubborn(home: bytes, names: list[bytes]) -> dict[str, int]:
@@ -208,7 +232,7 @@ def _read(root: bytes) -> Journal | None:
             found = json.load(stream)
         journal = Journal(**{**found, "old": tuple(found["old"]), "new": tuple(found["new"])})
         names = (*journal.old, *journal.new, *journal.old_modes, *journal.new_modes)
-        if _ID.match(journal.restore) and not any("/" in name or name in ("", ".", "..") for name in names):
+        if _ID.match(journal.restore) and not any(part in ("", ".", "..") for n in names for part in n.split("/")):
             return journal
     except FileNotFoundError:
         return None

@@ -10,8 +10,10 @@ import sys
 import threading
 import time
 from base64 import b64decode
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -241,8 +243,22 @@ def _save(session: Session, number: int, args: dict[str, Any], data: bytes) -> R
 def _restore(session: Session, number: int, args: dict[str, Any], data: bytes) -> Result:
     root, plan = session.workspace(), load_plan(data)
     seen, progress = _seen(session, args), session.progress(number)
-    counts = restore_tree(root, plan, _sealer(args), session.blobs(number), seen, progress)
+    turn = partial(_turn, session, number, still=bool(args.get("still")))
+    counts = restore_tree(root, plan, _sealer(args), session.blobs(number), seen, progress, turn)
     return asdict(counts), b""
+
+
+@contextmanager
+def _turn(session: Session, number: int, *, still: bool) -> Iterator[None]:
+    """Ask whether to exchange, which is not taken back any more; with `still` nothing of the user's runs meanwhile."""
+    session.ask(number, "exchange")
+    try:
+        if still:
+            session.freezer.freeze()
+        yield
+    finally:
+        if still:
+            session.freezer.thaw()
 
 
 def _compare(session: Session, number: int, args: dict[str, Any], data: bytes) -> Result:

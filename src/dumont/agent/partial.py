@@ -36,19 +36,24 @@ Raw = bytes | bytearray | memoryview
 
 @dataclass(frozen=True)
 class RestorePlan:
-    """What to restore: entries, where their chunks lie, and the root that must come out."""
+    """What to restore: entries, where their chunks lie, and the root that must come out.
+
+    `parts` are the paths to be put in place where it is not all of the tree; with `replace` folders too are replaced.
+    """
 
     entries: list[Entry]
     places: dict[bytes, Location]
     root: bytes
     exclude: list[str]
+    parts: list[bytes] | None = None
+    replace: bool = False
 
 
 @dataclass
 class RestoreCounts:
     """The counts of a restore. Units: bytes; `bytes_fetched` as they lie in the store.
 
-    `xattrs_lost` are extended attributes that the file system there does not take.
+    `xattrs_lost` are extended attributes that the file system there does not take; `replaced` paths gave way.
     """
 
     files: int = 0
@@ -59,6 +64,7 @@ class RestoreCounts:
     chunks_reused: int = 0
     hashes_compared: int = 0
     xattrs_lost: int = 0
+    replaced: int = 0
 
 
 class PartialTree:

@@ -4,9 +4,9 @@ import asyncio
 import secrets
 import time
 from base64 import b64encode
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgpack
 
@@ -21,17 +21,20 @@ from dumont.vault import (
     SPAN_BYTES,
     Entries,
     Gate,
-    Location,
     Manifest,
     RecordDamaged,
     Repository,
     RepositoryDamaged,
     StoreError,
     VerificationFailed,
+    merkle_root,
     pack_columns,
     pack_name,
     unpack_columns,
 )
+
+if TYPE_CHECKING:
+    from dumont.vault import Choice
 
 _SIGNED_SECONDS = 900.0
 _COUNTS = ("bytes_read", "bytes_new", "chunks_new")
@@ -62,7 +65,10 @@ class SavedSnapshot:
 
 @dataclass(frozen=True)
 class Restored:
-    """A restored workspace, proven on the machine. Units: bytes; `bytes_fetched` as they lie in the store."""
+    """A restored workspace, or a part of it, proven on the machine.
+
+    Units: bytes; `bytes_fetched` as they lie in the store. `replaced` counts the paths that gave way to others.
+    """
 
     files: int
     bytes_total: int
@@ -71,6 +77,7 @@ class Restored:
     merkle_root: str
     hashes_compared: int
     seconds: float
+    replaced: int = 0
 
 
 @dataclass(frozen=True)
@@ -141,20 +148,26 @@ async def restore_workspace(
     snapshot: str,
     *,
     on_progress: OnProgress,
+    choice: "Choice | None" = None,
+    still: bool = False,
+    before_exchange: Callable[[], Awaitable[None]] | None = None,
 ) -> Restored:
-    """Make the workspace on the machine equal to a snapshot.
+    """Make the workspace on the machine equal to a snapshot, or bring a part of one back.
 
+    `still`: the user's processes are stopped for the moment of the exchange. `before_exchange` is the last chance to
+    turn back: what it raises ends the restore with the target as it was.
     Guarantees: the target changes only after every byte was written and its Merkle root re-computed from disk; a
     failure leaves it as it was, a crash is settled when the next agent greets.
-    Errors: VerificationFailed when packs are missing; RepositoryDamaged; AgentFailed; AgentLost; StoreError.
+    Errors: VerificationFailed when packs are missing; RepositoryDamaged; NotInSnapshot; AgentFailed; AgentLost;
+    StoreError.
     """
     started = time.monotonic()
-    manifest, places = await asyncio.to_thread(_plan, repository, snapshot)
-    plan = RestorePlan([], places, manifest.merkle_root, list(manifest.exclude))
-    data = await asyncio.to_thread(lambda: dump_plan(plan, pack_columns(manifest.entries)))
-    allowed = {pack_name(place.pack) for place in places.values()}
+    plan, data = await asyncio.to_thread(_plan, repository, snapshot, choice)
+    allowed = {pack_name(place.pack) for place in plan.places.values()}
 
     async def answer(what: str, args: dict[str, Any]) -> Any:
+        if what == "exchange":
+            return await before_exchange() if before_exchange is not None else None
         name, size = str(args.get("name")), int(args.get("size", 0))
         if what != "sign" or args.get("method") != "GET" or name not in allowed or not 0 < size <= _MOST_AT_ONCE:
             raise AgentFailed("refused_ask", "The agent asked for something that this restore does not need.")
@@ -162,9 +175,8 @@ async def restore_workspace(
         return _whole_url(gate_url_for_agent, path)
 
     try:
-        counts, _ = await link.request(
-            "restore", _session_args(repository), data=data, on_progress=on_progress, on_ask=answer
-        )
+        args = {**_session_args(repository), "still": still}
+        counts, _ = await link.request("restore", args, data=data, on_progress=on_progress, on_ask=answer)
     except AgentFailed as error:
         raise _translated(error) from error
     return Restored(
@@ -172,9 +184,10 @@ async def restore_workspace(
         bytes_total=counts["bytes_total"],
         bytes_fetched=counts["bytes_fetched"],
         chunks_reused=counts["chunks_reused"],
-        merkle_root=manifest.merkle_root.hex(),
+        merkle_root=plan.root.hex(),
         hashes_compared=counts["hashes_compared"],
         seconds=time.monotonic() - started,
+        replaced=counts["replaced"],
     )
 
 
@@ -242,15 +255,25 @@ def _begin(repository: Repository, epoch: int) -> bytes:
     return b"".join(sorted(repository.reusable_chunks()))
 
 
-def _plan(repository: Repository, snapshot: str) -> tuple[Manifest, dict[bytes, Location]]:
+def _plan(repository: Repository, snapshot: str, choice: "Choice | None") -> tuple[RestorePlan, bytes]:
+    """Return what a restore does, and the same as bytes for the machine."""
     manifest = repository.manifest(snapshot)
-    places, missing = repository.locate(manifest.chunks())
+    entries, root, parts = manifest.entries, manifest.merkle_root, None
+    if choice is not None and not choice.whole:
+        from dumont.vault import choose
+
+        chosen = choose(entries, choice)
+        entries, parts = Entries.of(chosen.entries), chosen.places
+        root = merkle_root(repository.data_keys.merkle, entries)
+    places, missing = repository.locate(set(Entries.of(entries).chunk_ids()))
     here = repository.packs_in_store()
     packs = repository.index().packs
     absent = sorted({p.pack for p in places.values() if here.get(p.pack) != packs[p.pack].size})
     if missing or absent:
         raise VerificationFailed([f"chunk {c.hex()}" for c in missing] + [pack_name(p) for p in absent], [])
-    return manifest, places
+    replace = choice is not None and choice.replace
+    plan = RestorePlan([], places, root, list(manifest.exclude), parts, replace)
+    return plan, dump_plan(plan, pack_columns(entries))
 
 
 def _session_args(repository: Repository) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import asyncio
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from dumont.core import Problem, Settings, load_settings
 if TYPE_CHECKING:
     from dumont.db import Database
     from dumont.snapshots import Bucket, Snapshot, Vaults
+    from dumont.vault import Choice
 
 snapshots = cast("click.Group", COMMANDS["snapshots"].load())
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document, nothing else.")
@@ -37,16 +38,17 @@ class _Here:
 @snapshots.command("export")
 @click.argument("name", metavar="SNAPSHOT")
 @click.argument("to", metavar="FOLDER|s3://BUCKET/PREFIX")
+@click.option("--path", "paths", multiple=True, metavar="PATH", help="Only this path or pattern; may be repeated.")
 @click.option("--no-read-back", is_flag=True, help="Compare only sizes in the bucket, not every byte.")
 @_as_json
 @ends_well
-def export_command(name: str, to: str, no_read_back: bool, as_json: bool) -> None:
-    """Write a snapshot's files as a plain tree, where this installation's key and store are.
+def export_command(name: str, to: str, paths: tuple[str, ...], no_read_back: bool, as_json: bool) -> None:
+    """Write a snapshot's files, or some of them, as a plain tree, where this installation's key and store are.
 
     A bucket's key is read from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, else it is that of DUMONT_STORE.
     """
     with _failing("Nothing else was changed."):
-        done = asyncio.run(_export(name, to, read_back=not no_read_back, quiet=as_json))
+        done = asyncio.run(_export(name, to, paths, read_back=not no_read_back, quiet=as_json))
     if as_json:
         show_json(done)
     else:
@@ -103,18 +105,19 @@ async def _installation() -> AsyncIterator[_Here]:
             await database.close()
 
 
-async def _export(name: str, to: str, *, read_back: bool, quiet: bool) -> dict[str, Any]:
-    from dumont.snapshots import find_ready, send_tree
+async def _export(name: str, to: str, paths: Sequence[str], *, read_back: bool, quiet: bool) -> dict[str, Any]:
+    from dumont.snapshots import choice_of, find_ready, send_tree
 
+    choice = choice_of(paths, replace=not paths)
     bucket = _bucket(load_settings(), to) if "://" in to else None
     async with _installation() as here:
         async with here.database.begin() as session:
             snapshot = await find_ready(session, name)
         if bucket is None:
-            done = await _restore(here, snapshot, _empty(Path(to)), quiet=quiet)
+            done = await _restore(here, snapshot, _empty(Path(to)), choice, quiet=quiet)
             return {**done, "proof": "every byte was read again from there"}
         with _staging(here.settings, 2 * (snapshot.bytes_total or 0)) as folder:
-            done = await _restore(here, snapshot, folder / "tree", quiet=quiet)
+            done = await _restore(here, snapshot, folder / "tree", choice, quiet=quiet)
             back = folder / "back" if read_back else None
             with progress_line("Copying", quiet=quiet) as line:
                 await asyncio.to_thread(send_tree, bucket, folder / "tree", back, snapshot.id, line.add)
@@ -122,7 +125,7 @@ async def _export(name: str, to: str, *, read_back: bool, quiet: bool) -> dict[s
     return {**done, "proof": proof}
 
 
-async def _restore(here: _Here, snapshot: "Snapshot", folder: Path, *, quiet: bool) -> dict[str, Any]:
+async def _restore(here: _Here, snapshot: "Snapshot", folder: Path, choice: "Choice", *, quiet: bool) -> dict[str, Any]:
     from dumont.snapshots import agent_here, restore
 
     workspace_id, manifest = snapshot.workspace_id, snapshot.manifest or ""
@@ -137,6 +140,7 @@ async def _restore(here: _Here, snapshot: "Snapshot", folder: Path, *, quiet: bo
                 workspace_id=workspace_id,
                 manifest=manifest,
                 on_progress=lambda now: line.tell(now.bytes_done),
+                choice=choice,
             )
     return {"snapshot_id": snapshot.id, "files": done.files, "bytes": done.bytes_total}
 

@@ -86,7 +86,7 @@ def build_api(
             instances.router,
             instances.stray_router,
             instances.keys_router,
-            hibernation.router,
+            *hibernation.routers,
             sync.router,
             *bookkeeping.routers,
         ],

@@ -42,6 +42,15 @@ def follow(client: Client, operation_id: str, *, quiet: bool = False) -> Operati
     return succeeded(ended or client.operation(operation_id))
 
 
+def wait_for(client: Client, begun: Operation, *, no_wait: bool, quiet: bool) -> Operation:
+    """Follow an operation to its end, or say how to; return it as it then is."""
+    if not no_wait:
+        return follow(client, begun.id, quiet=quiet)
+    if not quiet:
+        print(f"Operation {begun.id} goes on. Follow it with `dumont operations {begun.id} --follow`.")
+    return begun
+
+
 def succeeded(operation: Operation) -> Operation:
     """Return an operation that succeeded, and raise what went wrong with any other that ended."""
     if operation.status == "failed":

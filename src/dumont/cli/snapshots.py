@@ -8,11 +8,12 @@ import click
 from dumont.cli import options as o
 from dumont.cli.exit import CliError, ends_well
 from dumont.cli.find import find_instance, find_snapshot
-from dumont.cli.progress import follow
+from dumont.cli.progress import wait_for
+from dumont.cli.restoring import list_files, restore
 from dumont.cli.session import sign_in
 from dumont.cli.tables import Column, show_facts, show_json, show_table
 from dumont.cli.words import moment, number, short, size, span, text
-from dumont.client import Client, Operation, Snapshot, read_moment
+from dumont.client import Client, Snapshot, read_moment
 
 _SNAPSHOTS = (
     Column("ID"),
@@ -53,7 +54,11 @@ class _Group(click.Group):
 
 @click.group(cls=_Group)
 def snapshots() -> None:
-    """Show saved workspaces, keep, check and forget them."""
+    """Show saved workspaces, keep, check and forget them, and bring files back."""
+
+
+snapshots.add_command(restore)
+snapshots.add_command(list_files)
 
 
 @snapshots.command("list")
@@ -116,7 +121,9 @@ def keep(name: str, forever: bool | None, restore_point: bool | None, called: st
 def verify(name: str, depth: str, no_wait: bool, as_json: bool) -> None:
     """Read a snapshot back from the store; exit code 1 when files of it cannot be had."""
     client = sign_in().client
-    ended = _ended(client, client.keeping.verify(find_snapshot(client, name).id, depth), no_wait, quiet=as_json)
+    ended = wait_for(
+        client, client.keeping.verify(find_snapshot(client, name).id, depth), no_wait=no_wait, quiet=as_json
+    )
     found = ended.result or {}
     if as_json:
         show_json(ended.raw)
@@ -185,7 +192,7 @@ def collect(instance: str | None, yes: bool, no_wait: bool, as_json: bool) -> No
     """Free what no snapshot needs; says how much, unless --yes. It happens every night by itself."""
     client = sign_in().client
     begun = client.keeping.collect(instance_id=_id_of(client, instance), dry_run=not yes)
-    ended = _ended(client, begun, no_wait, quiet=as_json)
+    ended = wait_for(client, begun, no_wait=no_wait, quiet=as_json)
     if as_json:
         show_json(ended.raw)
     elif ended.result is not None:
@@ -219,14 +226,6 @@ def policy(instance: str | None, as_json: bool, **wishes: Any) -> None:
 
 def _id_of(client: Client, instance: str | None) -> str | None:
     return find_instance(client, instance, include_destroyed=True).id if instance else None
-
-
-def _ended(client: Client, begun: Operation, no_wait: bool, *, quiet: bool) -> Operation:
-    if no_wait:
-        if not quiet:
-            print(f"Operation {begun.id} goes on. Follow it with `dumont operations {begun.id} --follow`.")
-        return begun
-    return follow(client, begun.id, quiet=quiet)
 
 
 def _show_check(found: dict[str, Any]) -> None:

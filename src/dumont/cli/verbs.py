@@ -7,7 +7,7 @@ import click
 
 from dumont.cli import options as o
 from dumont.cli.exit import CliError, ends_well
-from dumont.cli.find import find_instance, find_offer
+from dumont.cli.find import find_instance, find_offer, find_snapshot
 from dumont.cli.progress import follow
 from dumont.cli.session import sign_in
 from dumont.cli.tables import show_json
@@ -78,12 +78,14 @@ def hibernate(name: str, keep: bool, destroy_machine: bool, no_wait: bool, as_js
 @click.option("--offer", metavar="OFFER", help="Wake on this offer.")
 @click.option("--elsewhere", is_flag=True, help="Wake on another machine.")
 @click.option("--accept-loss", is_flag=True, help="Give up files that only the kept machine has.")
+@click.option("--snapshot", metavar="SNAPSHOT", help="From this snapshot, not from the last one.")
 @o.max_price
 @o.no_wait
 @o.as_json
 @ends_well
 def wake(
     name: str,
+    snapshot: str | None,
     offer: str | None,
     elsewhere: bool,
     accept_loss: bool,
@@ -98,7 +100,12 @@ def wake(
     if offer is not None and not is_id(offer, "off"):
         offer_id = find_offer(client.iter_offers(limit=100), offer).id
     woken = client.wake(
-        instance.id, offer_id=offer_id, elsewhere=elsewhere, accept_loss=accept_loss, max_price=max_price
+        instance.id,
+        offer_id=offer_id,
+        elsewhere=elsewhere,
+        accept_loss=accept_loss,
+        max_price=max_price,
+        snapshot_id=find_snapshot(client, snapshot).id if snapshot else None,
     )
     settle(client, woken, "is running", no_wait=no_wait, as_json=as_json)
 

@@ -206,9 +206,14 @@ class Client:
         elsewhere: bool = False,
         accept_loss: bool = False,
         max_price: float | None = None,
+        snapshot_id: str | None = None,
     ) -> Instance:
-        """Bring a sleeping instance back, on its own machine or on another. Units: `max_price` in USD per hour."""
+        """Bring a sleeping instance back, on its own machine or on another; from its last snapshot unless one is named.
+
+        Units: `max_price` in USD per hour.
+        """
         body = {
+            "snapshot_id": snapshot_id,
             "offer_id": offer_id,
             "elsewhere": elsewhere,
             "accept_loss": accept_loss or None,

@@ -49,6 +49,14 @@ class Keeping:
         """Begin to read a snapshot back."""
         return read(Operation, self._do("POST", f"/{_part(snapshot_id)}/verify", body={"depth": depth}))
 
+    def preview(self, snapshot_id: str, **wishes: Any) -> Operation:
+        """Begin to look at `paths` of a snapshot, as a restore to `target_path` would write them."""
+        return read(Operation, self._do("POST", f"/{_part(snapshot_id)}/preview", body=wishes))
+
+    def restore(self, snapshot_id: str, **wishes: Any) -> Operation:
+        """Begin to bring `paths` of a snapshot back to a running `instance_id`, below `target_path`, by `mode`."""
+        return read(Operation, self._do("POST", f"/{_part(snapshot_id)}/restore", body=wishes))
+
     def checks(self, *, snapshot_id: str | None = None, outcome: str | None = None) -> Iterator[Check]:
         """Yield verifications, newest first."""
         query = {"snapshot_id": snapshot_id, "outcome": outcome, "limit": 100}

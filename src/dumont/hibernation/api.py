@@ -8,14 +8,25 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from dumont.billing import SpendLimit
 from dumont.core import nanousd
-from dumont.hibernation import service
+from dumont.hibernation import restoring, service
 from dumont.http import CallerDep, Router, permit, problems, raises
 from dumont.instances import InstanceDocument, InstanceNotFound, OperationInProgress, Status, read_instance, show_begun
 from dumont.ledger import InsufficientFunds
 from dumont.market import OfferNotFound, known_offer
-from dumont.snapshots import SnapshotIncomplete, get_snapshot
+from dumont.operations import OperationDocument, operation_document
+from dumont.snapshots import (
+    ROOT,
+    PathNotAllowed,
+    PathText,
+    SnapshotIncomplete,
+    SnapshotNotFound,
+    get_snapshot,
+    read_snapshot,
+)
 
 router = Router(prefix="/api/v1/instances", tags=["hibernation"])
+restore_router = Router(prefix="/api/v1/snapshots", tags=["snapshots"])
+routers = (router, restore_router)
 _DONE: dict[int | str, dict[str, Any]] = {
     200: {"model": InstanceDocument, "description": "It was so already; nothing was begun."}
 }
@@ -42,6 +53,25 @@ class WakeBody(BaseModel):
     elsewhere: bool = False
     accept_loss: bool = False
     max_price: Annotated[float | None, Field(gt=0, le=10_000, allow_inf_nan=False)] = None
+    snapshot_id: Annotated[
+        str | None, Field(max_length=40, description="Another snapshot of the team to wake from, not the last one.")
+    ] = None
+
+
+class RestoreBody(BaseModel):
+    """What of a snapshot to bring back to a running instance (nothing means: the one that it was made of), and how.
+
+    `paths` may hold patterns: `*`, `?` and `[...]` within a name, `**` for any folders; none mean everything. Below
+    `target_path` what is chosen keeps its path. With `merge` what the snapshot does not have stays; with `replace`
+    a chosen folder, or the whole workspace, becomes what it is in the snapshot.
+    """
+
+    model_config = ConfigDict(extra="ignore")
+
+    instance_id: Annotated[str | None, Field(max_length=40)] = None
+    paths: Annotated[list[PathText], Field(max_length=100)] = []
+    target_path: PathText = ROOT
+    mode: Literal["merge", "replace"] = "merge"
 
 
 class HibernationDocument(BaseModel):
@@ -78,7 +108,7 @@ async def hibernate_instance(
     responses={
         **raises(
             *(InstanceNotFound, OfferNotFound, problems.WrongState, OperationInProgress, SnapshotIncomplete),
-            *(SpendLimit, InsufficientFunds),
+            *(SpendLimit, InsufficientFunds, SnapshotNotFound),
         ),
         **_DONE,
     },
@@ -90,6 +120,7 @@ async def wake_instance(
     wishes = body or WakeBody()
     instance = await read_instance(caller.session, instance_id, lock=True)
     offer = await known_offer(caller.session, wishes.offer_id) if wishes.offer_id else None
+    chosen = await read_snapshot(caller.session, wishes.snapshot_id) if wishes.snapshot_id else None
     begun = await service.wake(
         caller.session,
         instance,
@@ -100,6 +131,7 @@ async def wake_instance(
         start_timeout_minutes=request.app.state.settings.start_timeout_minutes,
         user_id=caller.user_id,
         now=request.app.state.clock.now(),
+        chosen=chosen,
     )
     return await show_begun(caller.session, instance, request, response, begun)
 
@@ -117,3 +149,19 @@ async def show_hibernation(instance_id: str, caller: CallerDep) -> HibernationDo
         snapshot_verified_at=snapshot.verified_at if snapshot else None,
         machine_kept=instance.status == Status.HIBERNATED and instance.rental_id is not None,
     )
+
+
+@restore_router.post(
+    "/{snapshot_id}/restore",
+    status_code=202,
+    **permit("gpu.provision"),
+    responses=raises(SnapshotNotFound, InstanceNotFound, problems.WrongState, OperationInProgress, PathNotAllowed),
+)
+async def restore_snapshot(snapshot_id: str, caller: CallerDep, body: RestoreBody | None = None) -> OperationDocument:
+    """Bring a snapshot, or parts of it, back to a running instance of the team: all or nothing."""
+    wishes = body or RestoreBody()
+    snapshot = await read_snapshot(caller.session, snapshot_id)
+    instance = await read_instance(caller.session, wishes.instance_id or snapshot.instance_id, lock=True)
+    chosen = {"paths": wishes.paths, "target_path": wishes.target_path, "replace": wishes.mode == "replace"}
+    begun = await restoring.restore_onto(caller.session, instance, snapshot, chosen, user_id=caller.user_id)
+    return operation_document(begun)

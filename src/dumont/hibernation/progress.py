@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -42,14 +42,35 @@ class Pace:
         }
 
 
+class Told:
+    """What was told last of a piece of work; called with each progress."""
+
+    def __init__(self, run: Run) -> None:
+        self.newest: list[Progress] = []
+        self.turned = False
+        self._run = run
+
+    def __call__(self, progress: Progress) -> None:
+        self.newest.append(progress)
+
+    async def turn(self) -> None:
+        """Heed for the last time what somebody wishes: from here on the work goes to its end.
+
+        Errors: Cancelled, DeadlineExceeded.
+        """
+        await self._run.check()
+        self.turned = True
+
+
 @asynccontextmanager
-async def telling(run: Run, step: str) -> AsyncIterator[Callable[[Progress], None]]:
+async def telling(run: Run, step: str) -> AsyncIterator[Told]:
     """Yield a callback that remembers the newest progress; it is written about three times a second.
 
-    Guarantees: somebody who cancels, or a deadline that passes, ends what is done within.
+    Guarantees: somebody who cancels, or a deadline that passes, ends what is done within, unless it has turned.
     Errors: Cancelled, DeadlineExceeded.
     """
-    newest: list[Progress] = []
+    told_last = Told(run)
+    newest = told_last.newest
     work = asyncio.current_task()
     ended: list[Cancelled | DeadlineExceeded] = []
 
@@ -67,12 +88,12 @@ async def telling(run: Run, step: str) -> AsyncIterator[Callable[[Progress], Non
                     step, done=told.bytes_done, total=told.bytes_total, detail=told.phase, figures=figures
                 )
             rounds += 1
-            if rounds % _ASK_EVERY == 0:
+            if rounds % _ASK_EVERY == 0 and not told_last.turned:
                 await run.check()
 
     def over(task: "asyncio.Task[None]") -> None:
         error = None if task.cancelled() else task.exception()
-        if isinstance(error, (Cancelled, DeadlineExceeded)) and work is not None:
+        if isinstance(error, (Cancelled, DeadlineExceeded)) and work is not None and not told_last.turned:
             ended.append(error)
             work.cancel()
 
@@ -80,7 +101,7 @@ async def telling(run: Run, step: str) -> AsyncIterator[Callable[[Progress], Non
     task.add_done_callback(over)
     try:
         try:
-            yield newest.append
+            yield told_last
         finally:
             task.remove_done_callback(over)
             task.cancel()

@@ -1,36 +1,30 @@
 """Wake: resume the kept machine or rent another, restore, compare every hash, and only then run.
 
 A kept disk is the newest state there is, so resuming never writes over it: it is compared with the snapshot, and
-restored only where the workspace is gone altogether. A kept machine that alone has some files is not left without the
-owner's waiver.
+restored only where the workspace is gone altogether, or where another snapshot was asked for. A kept machine that alone
+has some files is not left, or written over, without the owner's waiver.
 """
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from dumont.agent import AgentFailed, AgentLost
 from dumont.core import Problem
 from dumont.durable import Retry, Run, workflow
 from dumont.hibernation.progress import telling
-from dumont.hibernation.service import refuse_loss
+from dumont.hibernation.restoring import linked
+from dumont.hibernation.service import refuse_loss, unsaved
 from dumont.instances import (
     PATIENT,
-    Held,
     Rental,
     Status,
     Wish,
     World,
     acquire,
     boot,
-    drop_link,
-    explain_remote,
     find_instance,
     get_rental,
-    hold_link,
     move,
     named,
     release,
@@ -77,18 +71,21 @@ async def wake(run: Run, world: World) -> dict[str, Any]:
     if rental_id is None:
         rental_id = await _elsewhere(run, world, facts, bring_back, kept_failed=found.pop("failed", None))
     restored = {**found, **restored}
-    await run.record("ready", partial(take_machine, run, world, rental_id))
+    await run.record("ready", partial(_ready, run, world, rental_id))
     run.settle()
     if kept is not None and kept != rental_id:
         patient = Retry(on=(ProviderDown,), for_seconds=float("inf"), most_seconds=15.0)
         moved = partial(release, run, world, kept, "woken elsewhere")
         await run.call("give back kept machine", moved, retry=patient)
-    mode = "resume" if rental_id == kept else "restore"
+    mode = "resume" if rental_id == kept and not run.input.get("chosen") else "restore"
     return {"mode": mode, "rental_id": rental_id, "snapshot_id": run.input["snapshot_id"], **restored}
 
 
 async def _resume(run: Run, world: World, facts: dict[str, Any], bring_back: Any) -> tuple[str | None, dict[str, Any]]:
-    """Start the kept machine and compare its disk with the snapshot; None: it cannot be had, go elsewhere."""
+    """Start the kept machine and compare its disk with the snapshot, or make it the one that was asked for.
+
+    None: it cannot be had, go elsewhere.
+    """
     rental_id = str(facts["kept_rental_id"])
     try:
         await run.call(
@@ -100,7 +97,9 @@ async def _resume(run: Run, world: World, facts: dict[str, Any], bring_back: Any
         limit = facts["wish"]["max_price_hour_nano"]
         up = partial(boot, run, world, rental_id, facts["public_keys"], highest_hour_nano=limit)
         await run.call("boot kept machine", up)
-        found = await run.call("compare kept disk", partial(_compare, run, world, rental_id, facts))
+        found: dict[str, Any] = {"gone": True}
+        if not run.input.get("chosen"):
+            found = await run.call("compare kept disk", partial(_compare, run, world, rental_id, facts))
         if found.pop("gone"):
             await bring_back(rental_id, 1)
     except Problem as problem:
@@ -143,14 +142,23 @@ async def _facts(run: Run, session: AsyncSession) -> dict[str, Any]:
     offer = run.input["offer"] or await _last_offer(session, instance.id, kept)
     return {
         "wish": {**wish_of(instance), "offer": offer},
-        "workspace_id": instance.workspace_id,
+        "workspace_id": snapshot.workspace_id,
         "manifest": snapshot.manifest,
         "disk_newer": instance.disk_newer,
-        "unsaved": snapshot.unstable + snapshot.read_errors,
+        "unsaved": await unsaved(session, instance),
         "kept_rental_id": kept.id if kept else None,
         "avoid": [kept.machine_id] if kept else [],
         "public_keys": list(await ssh_keys_of(session, run.input["requested_by"])),
     }
+
+
+async def _ready(run: Run, world: World, rental_id: str, session: AsyncSession) -> dict[str, Any]:
+    """Make the instance run; from a snapshot that was asked for it goes on as from its last one."""
+    taken = await take_machine(run, world, rental_id, session)
+    if run.input.get("chosen"):
+        instance = await find_instance(session, run.instance_id or "", lock=True)
+        instance.last_snapshot_id = run.input["snapshot_id"]
+    return taken
 
 
 async def _last_offer(session: AsyncSession, instance_id: str, kept: Rental | None) -> dict[str, Any]:
@@ -163,7 +171,7 @@ async def _last_offer(session: AsyncSession, instance_id: str, kept: Rental | No
 
 async def _restore(run: Run, world: World, rental_id: str, facts: dict[str, Any], step: str) -> dict[str, Any]:
     where = {"workspace_id": facts["workspace_id"], "manifest": facts["manifest"]}
-    async with _link(run, world, rental_id, facts) as held, telling(run, step) as on_progress:
+    async with linked(run, world, rental_id, facts["workspace_id"]) as held, telling(run, step) as on_progress:
         done = await restore(world.vaults, held.link, held.gate, held.gate_url, **where, on_progress=on_progress)
     return {
         "files": done.files,
@@ -179,7 +187,7 @@ async def _restore(run: Run, world: World, rental_id: str, facts: dict[str, Any]
 
 async def _compare(run: Run, world: World, rental_id: str, facts: dict[str, Any]) -> dict[str, Any]:
     """Hash the kept disk against the snapshot; `gone` when nothing of the snapshot's files is there any more."""
-    async with _link(run, world, rental_id, facts) as held:
+    async with linked(run, world, rental_id, facts["workspace_id"]) as held:
         seen = await compare(world.vaults, held.link, workspace_id=facts["workspace_id"], manifest=facts["manifest"])
     unlike = sorted({*seen.differing, *seen.missing})
     return {
@@ -190,16 +198,3 @@ async def _compare(run: Run, world: World, rental_id: str, facts: dict[str, Any]
         "differing": unlike[:20],
         "gone": bool(seen.missing) and not seen.differing and seen.files == 0,
     }
-
-
-@asynccontextmanager
-async def _link(run: Run, world: World, rental_id: str, facts: dict[str, Any]) -> AsyncIterator[Held]:
-    await drop_link(world, rental_id)
-    async with world.session(run.team_id) as session:
-        rental = await get_rental(session, rental_id)
-    try:
-        yield await hold_link(world, rental, facts["workspace_id"])
-    except (AgentFailed, AgentLost) as error:
-        raise explain_remote(error) from error
-    finally:
-        await drop_link(world, rental_id)

@@ -3,12 +3,16 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from dumont.snapshots.api import read_snapshot
 from dumont.snapshots.api import router as _router
 from dumont.snapshots.keeping import also_needed
 from dumont.snapshots.keeping_api import router as _keeping_router
 from dumont.snapshots.keeping_queries import Verdicts, verdicts
 from dumont.snapshots.leases import Leases
+from dumont.snapshots.looking import preview_operation
 from dumont.snapshots.model import (
+    PathNotAllowed,
+    PathNotFound,
     RestoreProblem,
     Snapshot,
     SnapshotFailed,
@@ -20,6 +24,7 @@ from dumont.snapshots.model import (
     VerificationProblem,
     Workspace,
 )
+from dumont.snapshots.places import ROOT, PathText, choice_of, workspace_path, workspace_paths
 from dumont.snapshots.queries import get as get_snapshot
 from dumont.snapshots.service import (
     Vaults,
@@ -43,9 +48,13 @@ routers = (_keeping_router, _router)
 """All routes of snapshots; those with fixed words before those with an id."""
 
 __all__ = [
+    "ROOT",
     "Bucket",
     "BulkFailed",
     "Leases",
+    "PathNotAllowed",
+    "PathNotFound",
+    "PathText",
     "RestoreProblem",
     "Snapshot",
     "SnapshotFailed",
@@ -62,6 +71,7 @@ __all__ = [
     "also_needed",
     "begin_import",
     "begin_snapshot",
+    "choice_of",
     "collect_workspace",
     "compare",
     "complete_snapshot",
@@ -72,12 +82,16 @@ __all__ = [
     "fetch_tree",
     "find_ready",
     "get_snapshot",
+    "preview_operation",
+    "read_snapshot",
     "restore",
     "routers",
     "save",
     "send_tree",
     "verdicts",
     "verify",
+    "workspace_path",
+    "workspace_paths",
 ]
 
 _LATER = {

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from fastapi import Depends, Query
 from pydantic import BaseModel, Field
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from dumont.core import is_id
 from dumont.http import CallerDep, Page, ProblemDocument, Router, list_document, page_params, permit, raises
@@ -76,7 +77,15 @@ async def list_snapshots(
 @router.get("/{snapshot_id}", **permit("gpu.view"), responses=raises(SnapshotNotFound))
 async def show_snapshot(snapshot_id: str, caller: CallerDep) -> SnapshotDocument:
     """Show one snapshot."""
-    snapshot = await queries.get(caller.session, snapshot_id) if is_id(snapshot_id, "snp") else None
+    return snapshot_document(await read_snapshot(caller.session, snapshot_id))
+
+
+async def read_snapshot(session: AsyncSession, snapshot_id: str) -> Snapshot:
+    """Read one snapshot of the session's team.
+
+    Errors: SnapshotNotFound, also for one that was deleted.
+    """
+    snapshot = await queries.get(session, snapshot_id) if is_id(snapshot_id, "snp") else None
     if snapshot is None or snapshot.status == "deleted":
         raise SnapshotNotFound("No snapshot has this id. List the snapshots and choose one of them.")
-    return snapshot_document(snapshot)
+    return snapshot

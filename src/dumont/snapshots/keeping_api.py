@@ -13,7 +13,8 @@ from dumont.operations import OperationDocument, operation_document
 from dumont.snapshots import keeping, keeping_queries
 from dumont.snapshots.api import SnapshotDocument, snapshot_document
 from dumont.snapshots.keeping import TERMS, Terms
-from dumont.snapshots.model import Snapshot, SnapshotInUse, SnapshotNotFound, SnapshotProtected
+from dumont.snapshots.model import PathNotAllowed, Snapshot, SnapshotInUse, SnapshotNotFound, SnapshotProtected
+from dumont.snapshots.places import ROOT, PathText, choice_of
 from dumont.snapshots.retention import Rule
 
 router = Router(prefix="/api/v1/snapshots", tags=["snapshots"])
@@ -37,6 +38,16 @@ class VerifyBody(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     depth: Literal["quick", "sample", "full"] = "sample"
+
+
+class PreviewBody(BaseModel):
+    """Which paths and patterns of a snapshot to look at (none: everything), and where a restore would put them."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    paths: Annotated[list[PathText], Field(max_length=100)] = []
+    target_path: PathText = ROOT
+    limit: Annotated[int, Field(ge=0, le=2000)] = 1000
 
 
 class PruneBody(BaseModel):
@@ -223,16 +234,39 @@ async def forget_snapshot(
 )
 async def verify_snapshot(snapshot_id: str, caller: CallerDep, body: VerifyBody | None = None) -> OperationDocument:
     """Read a snapshot back from the store; the operation's result says what was found."""
+    snapshot = await _ready(caller, snapshot_id)
+    return await _begun(caller, "snapshots.verify", snapshot, {"depth": (body or VerifyBody()).depth})
+
+
+@router.post(
+    "/{snapshot_id}/preview",
+    status_code=202,
+    **permit("gpu.view"),
+    responses=raises(SnapshotNotFound, problems.WrongState, PathNotAllowed),
+)
+async def preview_restore(snapshot_id: str, caller: CallerDep, body: PreviewBody | None = None) -> OperationDocument:
+    """Look at paths of a snapshot; the operation's result says what a restore would write: files, bytes, entries."""
+    snapshot = await _ready(caller, snapshot_id)
+    wishes = (body or PreviewBody()).model_dump()
+    choice_of(wishes["paths"], wishes["target_path"])
+    return await _begun(caller, "snapshots.preview", snapshot, wishes)
+
+
+async def _ready(caller: Caller, snapshot_id: str) -> Snapshot:
     snapshot = await _locked(caller, snapshot_id)
     if snapshot.status != "ready":
-        raise problems.WrongState(snapshot.status, ["ready"], "Only a snapshot that is ready can be read back.")
+        raise problems.WrongState(snapshot.status, ["ready"], "Only a snapshot that is ready can be read.")
+    return snapshot
+
+
+async def _begun(caller: Caller, workflow: str, snapshot: Snapshot, wishes: dict[str, Any]) -> OperationDocument:
     operation = await begin_operation(
         caller.session,
-        "snapshots.verify",
+        workflow,
         team_id=caller.team_id,
         resource=("snapshot", snapshot.id),
         instance_id=None,
-        inputs={"snapshot_id": snapshot.id, "depth": (body or VerifyBody()).depth},
+        inputs={"snapshot_id": snapshot.id, **wishes},
         deadline=DEADLINE,
         requested_by=caller.user_id,
     )

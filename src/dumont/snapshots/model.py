@@ -189,6 +189,20 @@ class VerificationProblem(Problem):
     title = "The snapshot did not verify"
 
 
+class PathNotAllowed(Problem):
+    """A path does not lie in the workspace."""
+
+    code, status, act = "path-not-allowed", 422, Act.FIX
+    title = "The path is not in the workspace"
+
+
+class PathNotFound(Problem):
+    """Paths or patterns that fit nothing in the snapshot; extra: paths."""
+
+    code, status, act = "snapshot-path-not-found", 404, Act.FIX
+    title = "The snapshot has no such path"
+
+
 class RestoreProblem(Problem):
     """The restore did not finish; the target is as it was before."""
 

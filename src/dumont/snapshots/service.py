@@ -1,12 +1,12 @@
 """The verbs of snapshots: begin, complete or fail a row; and the work with the vault between those."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -25,6 +25,7 @@ from dumont.core import Problem, derive_key, new_id
 from dumont.snapshots import queries
 from dumont.snapshots.leases import Leases, begin_writing, end_writing, refuse_fenced
 from dumont.snapshots.model import (
+    PathNotFound,
     RestoreProblem,
     Snapshot,
     SnapshotFailed,
@@ -36,6 +37,7 @@ from dumont.vault import (
     Gate,
     KeyRing,
     LocalStore,
+    NotInSnapshot,
     Repository,
     RepositoryMissing,
     S3Place,
@@ -46,6 +48,9 @@ from dumont.vault import (
     Verification,
     VerificationFailed,
 )
+
+if TYPE_CHECKING:
+    from dumont.vault import Choice
 
 OnProgress = Callable[[Progress], None]
 
@@ -116,6 +121,10 @@ def explain_vault(error: VaultError) -> Problem:
         return StorageUnreachable(f"Snapshots cannot be kept or read: {error.detail} {advice}")
     if isinstance(error, VerificationFailed):
         return VerificationProblem(f"The snapshot is damaged: {error}")
+    if isinstance(error, NotInSnapshot):
+        return PathNotFound(
+            "Nothing in the snapshot fits some of the paths. List it and choose again.", paths=error.paths
+        )
     if isinstance(error, StaleEpoch):
         return SnapshotFailed("Another save of this workspace has begun since; this one was given up.")
     return VerificationProblem(f"The workspace's repository is damaged: {error.detail}")
@@ -248,15 +257,30 @@ async def restore(
     workspace_id: str,
     manifest: str,
     on_progress: OnProgress,
+    choice: "Choice | None" = None,
+    still: bool = False,
+    before_exchange: Callable[[], Awaitable[None]] | None = None,
 ) -> Restored:
-    """Restore a snapshot into the workspace of a machine, every hash compared before the exchange.
+    """Restore a snapshot, or a part of it, into the workspace of a machine, every hash compared before the exchange.
 
-    Errors: RestoreProblem (the target is as before), StorageUnreachable, SnapshotNotFound; AgentLost (unknown).
+    `still` stops the user's processes for that moment; `before_exchange` may refuse it.
+    Errors: RestoreProblem (the target is as before), StorageUnreachable, SnapshotNotFound, PathNotFound; AgentLost
+    (unknown).
     """
     repository = await asyncio.to_thread(vaults.repository, workspace_id)
     try:
         async with vaults.reading(workspace_id, manifest):
-            return await restore_workspace(link, repository, gate, gate_url, manifest, on_progress=on_progress)
+            return await restore_workspace(
+                link,
+                repository,
+                gate,
+                gate_url,
+                manifest,
+                on_progress=on_progress,
+                choice=choice,
+                still=still,
+                before_exchange=before_exchange,
+            )
     except VaultError as error:
         raise explain_vault(error) from error
     except AgentFailed as error:

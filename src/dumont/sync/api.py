@@ -6,6 +6,7 @@ from fastapi import Depends, Request, Response
 
 from dumont.http import Caller, CallerDep, Page, Router, list_document, page_params, permit, problems, raises
 from dumont.instances import Instance, InstanceNotFound, OperationInProgress, read_instance
+from dumont.snapshots import PathNotAllowed, workspace_path, workspace_paths
 from dumont.sync import queries, service
 from dumont.sync.documents import (
     CheckBody,
@@ -23,13 +24,11 @@ from dumont.sync.documents import (
     policy_document,
     run_document,
 )
-from dumont.sync.model import SyncGuarded, SyncPathNotAllowed, SyncPointNotFound
+from dumont.sync.model import SyncGuarded, SyncPointNotFound
 
 router = Router(prefix="/api/v1/instances/{instance_id}/sync", tags=["sync"])
 _BUSY = raises(InstanceNotFound, OperationInProgress, problems.WrongState)
-_OF_POINT = {
-    **raises(InstanceNotFound, SyncPointNotFound, OperationInProgress, problems.WrongState, SyncPathNotAllowed)
-}
+_OF_POINT = {**raises(InstanceNotFound, SyncPointNotFound, OperationInProgress, problems.WrongState, PathNotAllowed)}
 _DONE: dict[int | str, dict[str, Any]] = {
     200: {"model": RunDocument, "description": "One goes on, or has just ended; nothing was begun."}
 }
@@ -46,7 +45,7 @@ async def show_policy(instance_id: str, caller: CallerDep) -> PolicyDocument:
 @router.put(
     "/config",
     **permit("gpu.provision"),
-    responses=raises(InstanceNotFound, SyncPathNotAllowed, problems.WrongState),
+    responses=raises(InstanceNotFound, PathNotAllowed, problems.WrongState),
 )
 async def set_policy(request: Request, instance_id: str, body: PolicyBody, caller: CallerDep) -> PolicyDocument:
     """Set what of an instance is synced, and how often; switched on, the first sync is due at once."""
@@ -55,7 +54,7 @@ async def set_policy(request: Request, instance_id: str, body: PolicyBody, calle
     values = {name: value for name, value in body.model_dump(exclude_unset=True).items() if value is not None}
     values |= {name: None for name in nullable & body.model_fields_set if getattr(body, name) is None}
     if "paths" in values:
-        values["paths"] = service.workspace_paths(values["paths"])
+        values["paths"] = workspace_paths(values["paths"])
     if "exclude" in values:
         values["exclude"] = [service.exclude_pattern(pattern) for pattern in values["exclude"]]
     return policy_document(await service.configure(caller.session, instance, _now(request), **values))
@@ -165,7 +164,7 @@ async def list_point(
     """Read what lies below a path at a point in time; the operation's result has the entries."""
     wish = body or TreeBody()
     instance = await read_instance(caller.session, instance_id)
-    inputs = {"path": service.workspace_path(wish.path), "limit": wish.limit}
+    inputs = {"path": workspace_path(wish.path), "limit": wish.limit}
     return await _begin_at(request, caller, instance, point, "list", inputs)
 
 
@@ -176,7 +175,7 @@ async def restore_point(
     """Bring paths back to the machine as they were at a point in time; all of them are put in place, or none."""
     instance = await read_instance(caller.session, instance_id, lock=True)
     service.expect_running(instance)
-    inputs = {"paths": service.workspace_paths(body.paths), "to": service.workspace_path(body.target_path)}
+    inputs = {"paths": workspace_paths(body.paths), "to": workspace_path(body.target_path)}
     return await _begin_at(request, caller, instance, point, "restore", inputs)
 
 

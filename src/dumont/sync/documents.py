@@ -3,13 +3,12 @@
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field
 
-from dumont.http import Line, ProblemDocument
+from dumont.http import ProblemDocument
+from dumont.snapshots import ROOT, PathText
 from dumont.sync.model import SyncPolicy, SyncRun
-from dumont.sync.service import ROOT
 
-PathText = Annotated[Line, StringConstraints(min_length=1, max_length=1024)]
 Kind = Literal["sync", "restore", "list", "check", "prune"]
 
 

@@ -108,13 +108,6 @@ class SyncPointNotFound(Problem):
     title = "There is no such point in the history"
 
 
-class SyncPathNotAllowed(Problem):
-    """A path does not lie in the workspace."""
-
-    code, status, act = "path-not-allowed", 422, Act.FIX
-    title = "The path is not in the workspace"
-
-
 class SyncGuarded(Problem):
     """Too many files vanished, so nothing more is synced until somebody accepts it; extra: run_id."""
 

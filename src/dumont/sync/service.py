@@ -1,6 +1,5 @@
 """The verbs of sync: set what is synced, begin a piece of work on the history, stop it, let a tripped guard go."""
 
-from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -12,12 +11,11 @@ from dumont.db import publish
 from dumont.durable import Operation, begin_operation, cancel_operation, get_operation
 from dumont.http import problems
 from dumont.instances import Instance, OperationInProgress, Status, expect, start_operation
+from dumont.snapshots import workspace_path
 from dumont.sync import queries
-from dumont.sync.model import SyncEmpty, SyncGuarded, SyncPathNotAllowed, SyncPointNotFound, SyncPolicy, SyncRun
+from dumont.sync.model import SyncEmpty, SyncGuarded, SyncPointNotFound, SyncPolicy, SyncRun
 
 _NO_FAILURES = ("cancelled", problems.WrongState.code, SyncEmpty.code)
-ROOT = "/workspace"
-"""What people call the workspace, wherever it lies on a machine."""
 LEAST_GAP = timedelta(seconds=30)
 DEADLINES = {"sync": 24.0, "restore": 24.0, "check": 24.0, "prune": 24.0, "list": 0.5}
 """In hours."""
@@ -32,30 +30,10 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
-def workspace_path(text: str) -> str:
-    """Return a path relative to the workspace, "." for all of it.
-
-    Errors: SyncPathNotAllowed for one that does not lie in the workspace.
-    """
-    path = text.removeprefix(ROOT) if text == ROOT or text.startswith(f"{ROOT}/") else text
-    if text.startswith("/") and path == text:
-        raise SyncPathNotAllowed(f"Paths lie in the workspace: write {ROOT}/NAME, or NAME alone.")
-    parts = [part for part in path.split("/") if part not in ("", ".")]
-    if ".." in parts:
-        raise SyncPathNotAllowed("A path may not lead out of the workspace.")
-    return "/".join(parts) or "."
-
-
-def workspace_paths(texts: Sequence[str]) -> list[str]:
-    """Return paths relative to the workspace, in order, each once; all of it swallows the others."""
-    found = list(dict.fromkeys(workspace_path(text) for text in texts))
-    return ["."] if "." in found else found
-
-
 def exclude_pattern(text: str) -> str:
     """Return a pattern of what is left out; one that begins with a slash is meant below the workspace.
 
-    Errors: SyncPathNotAllowed.
+    Errors: PathNotAllowed.
     """
     return f"/{workspace_path(text)}" if text.startswith("/") else text
 

@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from dumont.vault.errors import (
+    NotInSnapshot,
     RecordDamaged,
     RepositoryDamaged,
     RepositoryMissing,
@@ -46,6 +47,7 @@ from dumont.vault.store import LocalStore, Store
 from dumont.vault.verify import SPAN_BYTES, RecordReader, Verification, by_pack, spans, touched_files
 
 if TYPE_CHECKING:
+    from dumont.vault.choosing import Choice, Chosen, choose, chosen_entries
     from dumont.vault.collecting import Authority, Collection, Limits, Named, collect
     from dumont.vault.gate import Gate, QuietServer
     from dumont.vault.place import S3Place
@@ -63,6 +65,8 @@ __all__ = [
     "XATTR_PREFIX",
     "Authority",
     "BucketGate",
+    "Choice",
+    "Chosen",
     "Collection",
     "DataKeys",
     "Entries",
@@ -75,6 +79,7 @@ __all__ = [
     "Location",
     "Manifest",
     "Named",
+    "NotInSnapshot",
     "PackBuilder",
     "QuietServer",
     "Record",
@@ -100,6 +105,8 @@ __all__ = [
     "by_pack",
     "bytes_of",
     "check_entries",
+    "choose",
+    "chosen_entries",
     "collect",
     "fresh_memory",
     "merkle_root",
@@ -113,6 +120,7 @@ __all__ = [
 ]
 
 _LATER = {
+    **dict.fromkeys(("Choice", "Chosen", "choose", "chosen_entries"), "choosing"),
     **dict.fromkeys(("Gate", "QuietServer"), "gate"),
     "S3Place": "place",
     **dict.fromkeys(("BucketGate", "S3Store"), "s3"),

@@ -63,3 +63,11 @@ class VerificationFailed(VaultError):
         self.chunks = frozenset(chunks)
         shown = ", ".join([*self.missing, *self.damaged][:3])
         super().__init__(f"{len(self.missing)} missing and {len(self.damaged)} damaged in the store: {shown}.")
+
+
+class NotInSnapshot(VaultError):
+    """Paths or patterns that fit nothing in a snapshot; `paths` names them."""
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self.paths = list(paths)
+        super().__init__(f"{len(self.paths)} of the paths fit nothing in the snapshot.")

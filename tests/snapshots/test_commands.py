@@ -9,17 +9,19 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import uvicorn
 from click.testing import CliRunner, Result
 from tests.snapshots.conftest import Shelf, days_ago
 from tests.snapshots.test_checking import flip
-from tests.snapshots.test_keeping import statuses, world
+from tests.snapshots.test_keeping import add_instance, statuses, world
 from tests.support.api import running_api
 from tests.workflows.engine import Trial
+from tests.workflows.test_crashes import EachStepTwice
 
-from dumont import operations, snapshots
+from dumont import hibernation, instances, operations, snapshots
 from dumont.app.doctor import snapshots_finding
 from dumont.cli.app import app
 from dumont.core import Settings
@@ -27,16 +29,17 @@ from dumont.db import DatabaseUrls
 from dumont.snapshots import keeping_queries
 
 pytestmark = pytest.mark.requires_postgres
+ROUTERS = (*snapshots.routers, *hibernation.routers, instances.router, operations.router)
 Dumont = Callable[..., Awaitable[Result]]
 
 
 @pytest.fixture
 async def dumont(urls: DatabaseUrls, shelf: Shelf, tmp_path: Path) -> AsyncIterator[Dumont]:
     """The command line, signed in as a team's admin; the shelf becomes that team's."""
-    for name in ("snapshots.verify", "snapshots.collect"):
+    for name in ("snapshots.verify", "snapshots.collect", "snapshots.preview", "hibernation.restore"):
         await shelf.rows("INSERT INTO durable_workflow (name) VALUES (%s) ON CONFLICT DO NOTHING", name)
     settings = Settings(home=tmp_path, limit_token_requests_minute=0, limit_token_requests_at_once=0)
-    async with running_api(urls, *snapshots.routers, operations.router, settings=settings) as api:
+    async with running_api(urls, *ROUTERS, settings=settings) as api:
         api.app.state.clock = settings.clock
         person = await api.person()
         shelf.team_id = person.team_id
@@ -128,3 +131,41 @@ async def test_a_collection_says_first_what_it_would_free(dumont: Dumont, shelf:
     ((result,),) = await shelf.rows("SELECT result FROM operation WHERE id = %s", json.loads(begun.stdout)["id"])
     assert result["workspaces"] == 1 and result["bytes_marked"] > 2 << 20 and result["bytes_freed"] == 0
     assert (await statuses(shelf))[first] == "deleted"
+
+
+@pytest.mark.checklist("SNAP-20")
+async def test_what_a_restore_would_write_is_told_first(dumont: Dumont, shelf: Shelf) -> None:
+    """Files and bytes at paths and patterns, below the folder that they are to go to, whichever step dies."""
+    first = await shelf.save({b"a.py": b"a" * 30, b"b.py": b"b" * 20, b"weights": b"w" * 5000})
+    asked = asyncio.create_task(dumont("restore", first, "--path", "*.py", "--into", "/workspace/old", "--preview"))
+    begun: list[tuple[Any, ...]] = []
+    while not begun:
+        assert not asked.done(), asked.result().output
+        begun = await shelf.rows("SELECT id FROM operation WHERE kind = 'preview'")
+        await asyncio.sleep(0.02)
+    stage: Any = SimpleNamespace(world=world(shelf), crash=_nothing_to_end)
+    trial = Trial(stage, begun[0][0], EachStepTwice())
+    assert (await trial.run()).status == "succeeded" and trial.deaths == 2 * len(trial.names())
+    said = (await asked).stdout
+    assert "old/a.py" in said and "old/b.py" in said and "weights" not in said
+    assert "2 files, 50 B" in said
+
+
+async def _nothing_to_end() -> None:
+    """Nothing of such a worker has to end with it."""
+
+
+async def test_a_restore_is_begun_as_it_was_wished(dumont: Dumont, shelf: Shelf) -> None:
+    """Onto a running instance only, into the workspace only; all of it by `--replace` only when that is sure."""
+    first = await shelf.save({b"f": b"f"})
+    await add_instance(shelf, first, "paused")
+    assert "works only while it is running" in (await dumont("restore", first, code=2)).stderr
+    await shelf.rows("UPDATE instance SET status = 'running' WHERE id = %s", shelf.instance_id)
+    for words in (("--path", "../out"), ("--path", "/etc/passwd"), ("--into", "/workspace/.dumont-old-1")):
+        assert "path-not-allowed" in (await dumont("restore", first, *words, "--json", code=2)).stderr
+    assert "--yes" in (await dumont("restore", first, "--replace", code=2)).stderr
+    begun = await dumont("restore", first, "--path", "f", "--into", "old", "--replace", "--no-wait", "--json")
+    rows = await shelf.rows("SELECT input, instance_id FROM operation WHERE id = %s", json.loads(begun.stdout)["id"])
+    wishes = {"snapshot_id": first, "paths": ["f"], "target_path": "old", "replace": True}
+    assert rows == [(wishes, shelf.instance_id)]
+    assert "operation" in (await dumont("restore", first, code=4)).stderr

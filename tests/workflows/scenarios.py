@@ -32,6 +32,7 @@ FILES = {
 }
 
 
+SPOILT = b"spoilt\n"
 _COLLEAGUE = asyncssh.generate_private_key("ssh-ed25519")
 
 
@@ -416,21 +417,6 @@ async def _read_back(stage: Stage, case: Case) -> str:
     return await _over_snapshots(stage, "snapshots.verify", "snapshot", snapshot, inputs)
 
 
-async def _preview(stage: Stage, case: Case) -> str:
-    """Begin to look at paths of the instance's snapshot, as the API does."""
-    snapshot = (await stage.instance(case.instance_id)).last_snapshot_id or ""
-    inputs = {"snapshot_id": snapshot, "paths": ["deep/*"], "target_path": "/workspace/old", "limit": 5}
-    return await _over_snapshots(stage, "snapshots.preview", "snapshot", snapshot, inputs)
-
-
-async def _previewed(stage: Stage, case: Case) -> None:
-    """Asleep as before, and what would be written was told."""
-    await check_asleep(stage, case, keeps=True)
-    [(found,)] = await stage.rows("SELECT result FROM operation WHERE kind = 'preview' ORDER BY id DESC LIMIT 1")
-    assert [row["path"] for row in found["entries"]] == ["old/deep/er", "old/deep/er/data.bin", "old/deep/twin"]
-    assert (found["files"], found["folders"]) == (2, 1)
-
-
 async def _spoilt(stage: Stage, case: Case | None) -> Case:
     """A running instance with a snapshot, one file of which has changed since, and two are gone."""
     case = await running(stage, await kept(stage, None) if case is None else case)
@@ -439,9 +425,6 @@ async def _spoilt(stage: Stage, case: Case | None) -> Case:
     for name in ("twin", "deep/er/data.bin"):
         (folder / name).unlink(missing_ok=True)
     return case
-
-
-SPOILT = b"spoilt\n"
 
 
 async def restore_onto(stage: Stage, case: Case, paths: list[str], *, of: str = "", replace: bool = True) -> str:
@@ -523,7 +506,6 @@ SCENARIOS = (
     Scenario("wake-elsewhere", "hibernation.wake", kept, _wake_elsewhere, _woken, _wake_failed, "restore"),
     Scenario("attach-key", "instances.attach_key", running, _attach, _attached, _not_attached, "attach"),
     Scenario("verify", "snapshots.verify", kept, _read_back, _found_whole, _nothing_lost_either, "read back"),
-    Scenario("preview", "snapshots.preview", kept, _preview, _previewed, _nothing_lost_either, "read"),
     Scenario("restore-parts", "hibernation.restore", _spoilt, _restore_parts, _running, _spoilt_or_restored, "restore"),
     Scenario("collect", "snapshots.collect", kept, _collect, _nothing_lost, _nothing_lost_either, "collect"),
     Scenario("stop-unasked", "instances.stop_unasked", kept, _started_outside, _sleeps_kept, _not_stopped, "stop"),

@@ -11,8 +11,8 @@ from dumont.durable import REGISTRY
 from .engine import Trial
 from .scenarios import SCENARIOS, WIDEST, Scenario, check_asleep, check_running, hibernate, running
 
-TRIED_BESIDE = frozenset({"sync.sync", "sync.list", "sync.restore", "sync.check", "sync.prune"})
-"""Workflows that die at each step in tests/sync, where there is a restic."""
+TRIED_BESIDE = frozenset({"sync.sync", "sync.list", "sync.restore", "sync.check", "sync.prune", "snapshots.preview"})
+"""Workflows that die at each step in tests/sync, where there is a restic, and in tests/snapshots, without a machine."""
 
 
 def test_every_workflow_is_tried() -> None:

@@ -11,7 +11,7 @@ CANCEL = "UPDATE operation SET cancel_requested = true, status = 'cancelling' WH
 LATE = "UPDATE operation SET deadline_at = now() - interval '1 second' WHERE id = %s"
 RECORDED_ONLY = frozenset(
     {
-        *("read instance", "read snapshot", "find", "intend 1", "begin snapshot", "commit", "hibernated", "paused"),
+        *("read instance", "read snapshot", "intend 1", "begin snapshot", "commit", "hibernated", "paused"),
         *("list machines", "ready", "gone"),
     }
 )

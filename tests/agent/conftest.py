@@ -6,7 +6,6 @@ import random
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,38 +13,11 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from dumont.agent import AgentLink, Progress, Restored, SavedSnapshot, restore_workspace, save_workspace
+from dumont.agent import AgentLink, Pipes, Progress, Restored, SavedSnapshot, restore_workspace, save_workspace
 from dumont.vault import Choice, Gate, KeyRing, LocalStore, Repository
 
 SOURCES = str(Path(__file__).resolve().parents[2] / "src")
 MAIN = "import sys; from dumont.agent.main import main; main()"
-
-
-class PipeWire:
-    """The wire to a subprocess."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self.process = process
-
-    async def send(self, line: bytes) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write(line + b"\n")
-        await self.process.stdin.drain()
-
-    async def receive(self) -> bytes | None:
-        assert self.process.stdout is not None
-        line = await self.process.stdout.readline()
-        return line.rstrip(b"\n") if line.endswith(b"\n") else None
-
-    async def close(self) -> None:
-        assert self.process.stdin is not None
-        with suppress(OSError):
-            self.process.stdin.close()
-        try:
-            await asyncio.wait_for(self.process.wait(), 10)
-        except TimeoutError:
-            self.process.kill()
-            await self.process.wait()
 
 
 @dataclass
@@ -55,7 +27,7 @@ class Machine:
     home: Path
     marker: str
     links: list[AgentLink] = field(default_factory=list)
-    wires: list[PipeWire] = field(default_factory=list)
+    wires: list[Pipes] = field(default_factory=list)
 
     @property
     def workspace(self) -> Path:
@@ -66,22 +38,12 @@ class Machine:
         kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
         return {**kept, "HOME": str(self.home), "PYTHONPATH": SOURCES, "DUMONT_MACHINE": self.marker}
 
-    async def wire(self, code: str = MAIN) -> PipeWire:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-c",
-            code,
-            cwd=self.home,
-            env=self.environ,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            limit=4 << 20,
-        )
-        return self.adopt(process)
+    async def wire(self, code: str = MAIN) -> Pipes:
+        """Start an agent, which ends with the test."""
+        return self.adopt(await Pipes.to([sys.executable, "-c", code], self.environ, self.home))
 
-    def adopt(self, process: asyncio.subprocess.Process) -> PipeWire:
-        """Take in an agent's process, so that it ends with the test."""
-        wire = PipeWire(process)
+    def adopt(self, wire: Pipes) -> Pipes:
+        """Take in the wire to an agent's process, so that it ends with the test."""
         self.wires.append(wire)
         return wire
 

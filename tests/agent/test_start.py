@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from dumont.agent import AgentFailed, AgentLink, start_agent
+from dumont.agent import AgentFailed, AgentLink, Pipes, start_agent
 from dumont.agent.bundle import DISTRIBUTIONS, LOCK
 from dumont.agent.start import probe
 
@@ -53,10 +53,7 @@ class ShellHands:
         return str(self.machine.home)
 
     async def open_wire(self, command: str) -> Any:
-        process = await asyncio.create_subprocess_exec(
-            *("/bin/sh", "-c", command), env=self.environ, cwd="/", stdin=-1, stdout=-1, limit=4 << 20
-        )
-        return self.machine.adopt(process)
+        return self.machine.adopt(await Pipes.to(["/bin/sh", "-c", command], self.environ, Path("/")))
 
 
 async def test_the_bundle_is_pushed_once_and_runs_isolated(machines: Callable[[str], Any], tmp_path: Path) -> None:

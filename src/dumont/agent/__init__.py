@@ -8,6 +8,7 @@ from dumont.agent.protocol import Progress
 if TYPE_CHECKING:
     from dumont.agent.bundle import Interpreter, bundle_for
     from dumont.agent.link import AgentLink, Hello, WireLike
+    from dumont.agent.pipes import Pipes
     from dumont.agent.start import HandsLike, start_agent
     from dumont.agent.workspace import (
         Comparison,
@@ -26,6 +27,7 @@ __all__ = [
     "HandsLike",
     "Hello",
     "Interpreter",
+    "Pipes",
     "Progress",
     "Restored",
     "SavedSnapshot",
@@ -40,6 +42,7 @@ __all__ = [
 _PLACES = {
     **dict.fromkeys(("Interpreter", "bundle_for"), "bundle"),
     **dict.fromkeys(("AgentLink", "Hello", "WireLike"), "link"),
+    "Pipes": "pipes",
     **dict.fromkeys(("HandsLike", "start_agent"), "start"),
     **dict.fromkeys(("Comparison", "Restored", "SavedSnapshot"), "workspace"),
     **dict.fromkeys(("compare_workspace", "restore_workspace", "save_workspace"), "workspace"),

@@ -1,6 +1,7 @@
 """The commands of versioned sync: what is synced, now, what the history has, and how files come back."""
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -47,15 +48,10 @@ def now(name: str, force: bool, no_wait: bool, as_json: bool) -> None:
     """Sync now."""
     signed, instance_id = _named(name)
     begun = signed.client.syncs.begin(instance_id, force=force)
-    result = _follow(signed, begun, no_wait=no_wait, quiet=as_json)
-    if as_json:
-        show_json({**begun, "result": result})
-    elif result is not None:
-        took = f"{size(result.get('bytes_uploaded'))} sent in {number(result.get('seconds'), ' s', 1)}"
-        print(f"Point {_short(result.get('snapshot_id'))}: {_files(result)}, {took}.")
-        if result.get("status") == "held":
-            raise CliError(_HELD, code="sync-guarded")
-    elif begun.get("finished_at"):
+    result = _carried_out(signed, begun, _synced, no_wait=no_wait, as_json=as_json)
+    if result is not None and result.get("status") == "held" and not as_json:
+        raise CliError(_HELD, code="sync-guarded")
+    if result is None and begun.get("finished_at") and not as_json:
         print("Synced a moment ago; --force syncs again.")
 
 
@@ -210,11 +206,7 @@ def restore(name: str, point: str, paths: tuple[str, ...], to: str | None, no_wa
     """Bring PATHS back as they were at a POINT in time; all of the workspace without any. All, or none."""
     signed, instance_id = _named(name)
     begun = signed.client.syncs.restore(instance_id, point, list(paths) or ["/workspace"], to)
-    result = _follow(signed, begun, no_wait=no_wait, quiet=as_json)
-    if as_json:
-        show_json({**begun, "result": result})
-    elif result is not None:
-        print(f"Restored; {size(result.get('bytes_fetched'))} came in {number(result.get('seconds'), ' s', 1)}.")
+    _carried_out(signed, begun, _restored, no_wait=no_wait, as_json=as_json)
 
 
 @sync.command()
@@ -227,11 +219,7 @@ def check(name: str, percent: int | None, no_wait: bool, as_json: bool) -> None:
     """Prove that the history is whole, with a share of its data read back."""
     signed, instance_id = _named(name)
     begun = signed.client.syncs.check(instance_id, percent)
-    result = _follow(signed, begun, no_wait=no_wait, quiet=as_json)
-    if as_json:
-        show_json({**begun, "result": result})
-    elif result is not None and result.get("ok"):
-        print(f"Whole: {number(result.get('snapshots'))} points in {size(result.get('bytes'))}.")
+    result = _carried_out(signed, begun, _whole, no_wait=no_wait, as_json=as_json)
     if result is not None and not result.get("ok"):
         told = "; ".join(text(line) for line in (result.get("errors") or [])[:5])
         raise CliError(f"The history is damaged: {told}", code="sync-damaged")
@@ -246,11 +234,7 @@ def prune(name: str, no_wait: bool, as_json: bool) -> None:
     """Give back the room of points that are not kept any more; once a day this happens by itself."""
     signed, instance_id = _named(name)
     begun = signed.client.syncs.prune(instance_id)
-    result = _follow(signed, begun, no_wait=no_wait, quiet=as_json)
-    if as_json:
-        show_json({**begun, "result": result})
-    elif result is not None:
-        print(f"{number(result.get('forgotten'))} points are gone, {size(result.get('bytes_freed'))} are free again.")
+    _carried_out(signed, begun, _pruned, no_wait=no_wait, as_json=as_json)
 
 
 @sync.command()
@@ -260,11 +244,7 @@ def prune(name: str, no_wait: bool, as_json: bool) -> None:
 def stop(name: str, as_json: bool) -> None:
     """Stop the sync that goes on; the next one uses what it sent."""
     signed, instance_id = _named(name)
-    stopped = signed.client.syncs.stop(instance_id)
-    if as_json:
-        show_json(stopped)
-    else:
-        print(f"Stopping. `dumont operations {text(stopped.get('operation_id'))} --follow` waits for it.")
+    _answer(signed.client.syncs.stop(instance_id), _stopping, as_json=as_json)
 
 
 @sync.command()
@@ -274,16 +254,58 @@ def stop(name: str, as_json: bool) -> None:
 def release(name: str, as_json: bool) -> None:
     """Accept that so many files vanished, and let syncs go on."""
     signed, instance_id = _named(name)
-    found = signed.client.syncs.release(instance_id)
-    if as_json:
-        show_json(found)
-    else:
-        print(f"Accepted. The next sync: {moment(read_moment(found.get('next_run_at')))}.")
+    _answer(signed.client.syncs.release(instance_id), _accepted, as_json=as_json)
 
 
 def _named(name: str) -> tuple[Signed, str]:
     signed = sign_in()
     return signed, find_instance(signed.client, name, include_destroyed=True).id
+
+
+def _answer(found: Document, told: Callable[[Document], str], *, as_json: bool) -> None:
+    """Show what the server answered: as it is, or in words."""
+    if as_json:
+        show_json(found)
+    elif line := told(found):
+        print(line)
+
+
+def _carried_out(
+    signed: Signed, begun: Document, told: Callable[[Document], str], *, no_wait: bool, as_json: bool
+) -> Document | None:
+    """Wait for what was begun, show its result as it is or in words, and return it; None where there is none yet."""
+    result = _follow(signed, begun, no_wait=no_wait, quiet=as_json)
+    if as_json:
+        show_json({**begun, "result": result})
+    elif result is not None:
+        _answer(result, told, as_json=False)
+    return result
+
+
+def _synced(result: Document) -> str:
+    took = f"{size(result.get('bytes_uploaded'))} sent in {number(result.get('seconds'), ' s', 1)}"
+    return f"Point {_short(result.get('snapshot_id'))}: {_files(result)}, {took}."
+
+
+def _restored(result: Document) -> str:
+    return f"Restored; {size(result.get('bytes_fetched'))} came in {number(result.get('seconds'), ' s', 1)}."
+
+
+def _whole(result: Document) -> str:
+    points = f"{number(result.get('snapshots'))} points in {size(result.get('bytes'))}"
+    return f"Whole: {points}." if result.get("ok") else ""
+
+
+def _pruned(result: Document) -> str:
+    return f"{number(result.get('forgotten'))} points are gone, {size(result.get('bytes_freed'))} are free again."
+
+
+def _stopping(run: Document) -> str:
+    return f"Stopping. `dumont operations {text(run.get('operation_id'))} --follow` waits for it."
+
+
+def _accepted(policy: Document) -> str:
+    return f"Accepted. The next sync: {moment(read_moment(policy.get('next_run_at')))}."
 
 
 def _follow(signed: Signed, begun: Document, *, no_wait: bool, quiet: bool) -> Document | None:

@@ -90,8 +90,8 @@ def measure(laboratory: Laboratory, quick: bool) -> Iterator[Metric]:
     books = _open_books(urls.owner, urls.app)
     with pgbench_tables(urls.owner, 1 if quick else 10) as peer_url:
         turns = _Turns(books, peer_url, server_pid, seconds=1 if quick else 3)
-        for _ in range(1 if quick else 7):
-            turns.round()
+        for number in range(1 if quick else 6):
+            turns.round(number)
     yield from turns.metrics()
     found = audit(urls.owner)
     if not found.sound:
@@ -106,20 +106,27 @@ class _Turns:
     peer_url: str
     server_pid: int
     seconds: int
-    peers: dict[int, list[Slice]] = field(default_factory=dict)
     ours: dict[str, list[tuple[Slice, Slice, float]]] = field(default_factory=dict)
 
-    def round(self) -> None:
-        """Run every kind once, each with a slice of its peer before it that is at most two slices old."""
-        last: dict[int, tuple[int, Slice]] = {}
-        for number, kind in enumerate(KINDS):
-            clients = kind.peer_clients
-            if clients not in last or number - last[clients][0] >= 2:
-                slice_ = run_pgbench(self.peer_url, self.server_pid, clients=clients, seconds=self.seconds)
-                last[clients] = number, slice_
-                self.peers.setdefault(clients, []).append(slice_)
-            own, client_cpu = self._own(kind)
-            self.ours.setdefault(kind.rate_metric, []).append((own, last[clients][1], client_cpu))
+    def round(self, number: int) -> None:
+        """Run every kind once beside a slice of its peer; of two rounds one has the peer first, the other last.
+
+        What a slice leaves to be done, such as a checkpoint or a vacuum, so falls to both alike.
+        """
+        pairs = [KINDS[:1], *(KINDS[at : at + 2] for at in range(1, len(KINDS), 2))]
+        for pair in pairs if number % 2 == 0 else pairs[::-1]:
+            self._pair(pair, peer_first=number % 2 == 0)
+
+    def _pair(self, kinds: "Sequence[_Kind]", *, peer_first: bool) -> None:
+        [clients] = {kind.peer_clients for kind in kinds}
+        found: list[tuple[_Kind, Slice, float]] = []
+        if not peer_first:
+            found = [(kind, *self._own(kind)) for kind in reversed(kinds)]
+        peer = run_pgbench(self.peer_url, self.server_pid, clients=clients, seconds=self.seconds)
+        if peer_first:
+            found = [(kind, *self._own(kind)) for kind in kinds]
+        for kind, own, client_cpu in found:
+            self.ours.setdefault(kind.rate_metric, []).append((own, peer, client_cpu))
 
     def _own(self, kind: _Kind) -> tuple[Slice, float]:
         watch = _Watch(self.server_pid, self.seconds)

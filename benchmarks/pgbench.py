@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
@@ -16,8 +17,7 @@ from dumont.db import psycopg_url, with_database
 from dumont.db.embedded.binaries import installed_binaries
 
 DATABASE = "bench_pgbench"
-_TPS = re.compile(r"tps = ([0-9.]+) \(without initial connection time\)")
-_COUNT = re.compile(r"number of transactions actually processed: ([0-9]+)")
+_PROGRESS = re.compile(r"progress: ([0-9.]+) s, ([0-9.]+) tps")
 
 
 @dataclass(frozen=True)
@@ -45,23 +45,37 @@ def pgbench_tables(owner_url: str, scale: int) -> Iterator[str]:
 def run_pgbench(url: str, server_pid: int, *, clients: int, seconds: int) -> Slice:
     """Run one slice: each transaction updates an account, reads it and writes a line of history.
 
-    Its CPU holds the start of one server process for each client, which ours pays before its slice.
+    It is measured from its second second on, when every server process has begun and has its plans, as ours have.
     """
-    used = cpu_seconds(family(server_pid)[0])
-    said = _run(url, "-n", "-N", "-M", "prepared", "-c", str(clients), "-j", "2", "-T", str(seconds))
-    rate, count = _TPS.search(said), _COUNT.search(said)
-    if rate is None or count is None:
-        raise BenchmarkError(f"pgbench said something else: {said}")
-    return Slice(float(rate[1]), (cpu_seconds(family(server_pid)[0]) - used) / int(count[1]))
+    words = ("-n", "-N", "-M", "prepared", "-c", str(clients), "-j", "2", "-T", str(seconds + 2), "-P", "1")
+    marks: list[tuple[float, float, float]] = []
+    with _started(url, *words) as running:
+        assert running.stderr is not None
+        said = []
+        for line in running.stderr:
+            said.append(line)
+            if (told := _PROGRESS.match(line)) is not None:
+                marks.append((float(told[1]), float(told[2]), cpu_seconds(family(server_pid)[0])))
+        if running.wait() != 0 or len(marks) <= seconds:
+            raise BenchmarkError(f"pgbench ended with {running.returncode}: {''.join(said)[-2000:]}")
+    (begun, _, used), *_, (ended, _, spent) = marks[: seconds + 1]
+    done = sum(rate * (mark - before) for (before, _, _), (mark, rate, _) in pairwise(marks[: seconds + 1]))
+    return Slice(done / (ended - begun), (spent - used) / done)
 
 
-def _run(url: str, *words: str) -> str:
-    """Run pgbench; the password goes by its environment."""
+def _run(url: str, *words: str) -> None:
+    with _started(url, *words) as running:
+        _, complaint = running.communicate()
+        if running.returncode != 0:
+            raise BenchmarkError(f"pgbench ended with {running.returncode}: {complaint[-2000:]}")
+
+
+def _started(url: str, *words: str) -> "subprocess.Popen[str]":
+    """Start pgbench; the password goes by its environment."""
     parts = conninfo_to_dict(psycopg_url(url))
     program = str(installed_binaries().program("pgbench"))
     named = {"PGHOST": "host", "PGPORT": "port", "PGUSER": "user", "PGPASSWORD": "password", "PGDATABASE": "dbname"}
     environment = {**os.environ, **{name: str(parts[key]) for name, key in named.items() if parts.get(key)}}
-    done = subprocess.run([program, *words], env=environment, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise BenchmarkError(f"pgbench ended with {done.returncode}: {done.stderr[-2000:]}")
-    return done.stdout
+    return subprocess.Popen(
+        [program, *words], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )

@@ -115,7 +115,7 @@ async def test_a_payment_that_names_no_charge_goes_to_whom_the_operator_says(
     code, said = await operator.type("credit", paid)
     assert code == 2 and "say whose it is" in said
     assert counter.balances(HOUSE)["suspense BRL"] == before + 2000
-    assert "5.00 USD" in (await operator.type("credit", paid, "--team", person.team_id))[1]
+    assert "$5.00" in (await operator.type("credit", paid, "--team", person.team_id))[1]
     code, said = await operator.type("return", paid)
     assert code == 2 and "This payment is credited" in said
     assert counter.balances(HOUSE)["suspense BRL"] == before

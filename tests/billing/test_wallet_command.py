@@ -4,7 +4,7 @@ import asyncio
 import json
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import pytest
 import uvicorn
 from click.testing import CliRunner, Result
 from tests.billing.till import Till
+from tests.support.api import Person
 
 from dumont.cli.app import app
 from dumont.cli.wallet import show_money
@@ -34,21 +35,27 @@ async def address(till: Till) -> AsyncIterator[str]:
         await serving
 
 
-async def test_the_wallet_is_shown_and_set(till: Till, address: str, tmp_path: Path) -> None:
-    person = await till.person()
-    await till.fund(person.team_id, 1_234_560_000)
-    gpu = await till.begin(person.team_id, rate=412_345_678)
-    till.clock.turn(hours=2)
-    await till.charge()
+def typist(person: Person, address: str, home: Path) -> Callable[..., Awaitable[Result]]:
+    """Give what types commands as somebody, under the locale that is told beside them."""
     token = person.headers["Authorization"].removeprefix("Bearer ")
     kept: dict[str, str | None] = {name: None for name in os.environ if name.startswith("DUMONT_")}
-    kept |= {"DUMONT_HOME": str(tmp_path), "DUMONT_URL": address, "DUMONT_TOKEN": token, "LANG": "C", "LC_ALL": ""}
+    kept |= {"DUMONT_HOME": str(home), "DUMONT_URL": address, "DUMONT_TOKEN": token, "LANG": "C", "LC_ALL": ""}
 
     async def dumont(*words: str, **more: str) -> Result:
         done = await asyncio.to_thread(CliRunner().invoke, app, words, env={**kept, **more})
         assert done.exit_code == 0, done.output
         return done
 
+    return dumont
+
+
+async def test_the_wallet_is_shown_and_set(till: Till, address: str, tmp_path: Path) -> None:
+    person = await till.person()
+    await till.fund(person.team_id, 1_234_560_000)
+    gpu = await till.begin(person.team_id, rate=412_345_678)
+    till.clock.turn(hours=2)
+    await till.charge()
+    dumont = typist(person, address, tmp_path)
     shown = (await dumont("wallet")).stdout
     for line in ("balance           $1,234.56", "burn              $0.4123/h", "spent today       $0.82"):
         assert line in shown, shown
@@ -77,10 +84,29 @@ async def test_the_wallet_is_shown_and_set(till: Till, address: str, tmp_path: P
     assert "US$ 0,500000" in refunded and "US$ 0,324691" in refunded
 
 
-async def test_amounts_that_are_none_are_refused_before_anybody_is_asked(tmp_path: Path) -> None:
-    words = ["wallet", "set", "--limit-day", "a lot"]
-    done = CliRunner().invoke(app, words, env={"DUMONT_HOME": str(tmp_path), "DUMONT_URL": "http://127.0.0.1:9"})
-    assert done.exit_code == 2 and "is no amount" in done.output
+async def test_amounts_and_days_are_taken_as_their_writer_means_them(till: Till, address: str, tmp_path: Path) -> None:
+    dumont = typist(await till.person(), address, tmp_path)
+    changed = json.loads((await dumont("wallet", "set", "--limit-month", "US$ 1,234.56", "--json")).stdout)
+    assert changed["limit_month"]["amount"] == "1234.560000"
+    brazilian = (await dumont("wallet", "set", "--limit-month", "2.000", LC_ALL="pt_BR.UTF-8")).stdout
+    assert "US$ 2.000,00" in brazilian, brazilian
+    assert "No entries." in (await dumont("wallet", "statement", "--from", "31/12/2020", "--to", "2020-12-31")).stdout
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("a lot", "not an amount"),
+        ("1.000", "two ways"),
+        ("0.1234567", "not an amount"),
+        ("12/13/2026", "not an amount"),
+    ],
+)
+async def test_amounts_that_are_none_are_refused_before_anybody_is_asked(tmp_path: Path, typed: str, said: str) -> None:
+    words = ["wallet", "set", "--limit-day", typed]
+    env = {"DUMONT_HOME": str(tmp_path), "DUMONT_URL": "http://127.0.0.1:9", "LC_ALL": "C.UTF-8"}
+    done = CliRunner().invoke(app, words, env=env)
+    assert done.exit_code == 2 and said in done.output
 
 
 def test_what_is_unknown_is_a_dash() -> None:

@@ -78,3 +78,19 @@ async def test_one_lane_that_is_cut_off_costs_no_posting(books: Books) -> None:
     assert all(outcome.problem is None for outcome in outcomes)
     assert books.transfers(*(one.id for one in given)) == COUNT
     assert books.balance(hot) == 9 * COUNT
+
+
+async def test_few_postings_are_parted_by_their_accounts(books: Books) -> None:
+    """Sixteen at once go in two batches where they touch other accounts, in one where they all share one."""
+    team = books.team()
+    accounts = [books.account(team, funds=1) for _ in range(17)]
+    sinks = [books.account(team) for _ in range(16)]
+    apart = [move(team, *pair, 1) for pair in zip(accounts, sinks, strict=False)]
+    hot = [move(team, sink, accounts[16], 1) for sink in sinks]
+    for postings, batches in ((apart, 2), (hot, 1)):
+        async with books.writer(lanes=2) as writer:
+            outcomes = await asyncio.gather(*(writer.post(one) for one in postings))
+            assert all(outcome.problem is None for outcome in outcomes)
+            assert (writer.tally.batches, writer.tally.postings) == (batches, 16)
+    assert books.balance(accounts[16]) == 17
+    assert books.deadlocks() == 0

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from dumont.app.existing import existing_database, in_sentences, known_secret
-from dumont.cli import CliError, Column, ends_well, show_json, show_table
+from dumont.cli import CliError, Column, ends_well, show_json, show_table, shown
 from dumont.core import Settings, load_settings, plain_amount
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def suspense(as_json: bool) -> None:
         show_json({"payments": rows, "count": len(rows)})
         return
     lines = [
-        [one.end_to_end_id, f"R$ {plain_amount(one.amount, 2)}", one.reason, one.fate, one.topup_id or "-"]
+        [one.end_to_end_id, shown(plain_amount(one.amount, 2), "BRL"), one.reason, one.fate, one.topup_id or "-"]
         for one in found
     ]
     show_table(_COLUMNS, lines, empty="No payment waits for a decision.")
@@ -50,7 +50,7 @@ def credit(payment: str, team_id: str | None) -> None:
         rate = todays_rate(settings)
         return await credit_suspended(session, payment, team_id=team_id, rate=rate, now=settings.clock.now())
 
-    click.echo(f"The wallet has it: {plain_amount(_do(do), 6)} USD.")
+    click.echo(f"The wallet has it: {shown(plain_amount(_do(do), 6), 'USD')}.")
 
 
 @click.command("return")

@@ -10,6 +10,7 @@ from dumont.cli.app import COMMANDS, main
 from dumont.cli.lazy import Entry, LazyGroup
 
 if TYPE_CHECKING:
+    from dumont.cli.amounts import shown
     from dumont.cli.exit import CliError, ends_well
     from dumont.cli.keys import register_key
     from dumont.cli.progress import follow
@@ -25,6 +26,7 @@ _LATER = {
     "register_key": "keys",
     "show_json": "tables",
     "show_table": "tables",
+    "shown": "amounts",
     "sign_in": "session",
 }
 """Names of this door whose modules are imported at first use, so that a command pays only for its own."""
@@ -42,6 +44,7 @@ __all__ = [
     "register_key",
     "show_json",
     "show_table",
+    "shown",
     "sign_in",
 ]
 

@@ -25,20 +25,20 @@ def shown(amount: Any, currency: Any) -> str:
     return show_amount(amount, str(currency), comma=is_brazilian())
 
 
-def given(amount: str) -> str:
+def given(amount: str, decimals: int = 2) -> str:
     """Read an amount that somebody typed and write it as the API takes it.
 
-    Errors: CliError for what is no amount, has more than two decimals, or could be two amounts where the reader's
-    custom does not say which.
+    Errors: CliError for what is no amount, has more decimals, or could be two amounts where the reader's custom does
+    not say which.
     """
     try:
         value = _read(amount)
     except ValueError as error:
         raise CliError(f"{error} Write it as 1234.56 or 'R$ 1.234,56'.") from error
     exponent = value.normalize().as_tuple().exponent
-    if not isinstance(exponent, int) or exponent < -2:
-        raise CliError("An amount has at most two decimal digits.")
-    return f"{value:.2f}"
+    if not isinstance(exponent, int) or exponent < -decimals:
+        raise CliError(f"An amount has at most {decimals} decimal digits here.")
+    return f"{value:.{decimals}f}"
 
 
 def day(text: str | None) -> str | None:

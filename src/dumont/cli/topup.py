@@ -8,14 +8,13 @@ from pathlib import Path
 import click
 
 from dumont.cli import options as o
-from dumont.cli.amounts import is_brazilian
+from dumont.cli.amounts import given
 from dumont.cli.exit import CliError, Interrupted, ends_well
 from dumont.cli.session import sign_in
 from dumont.cli.tables import Column, show_facts, show_json, show_table
 from dumont.cli.wallet import show_money
 from dumont.cli.words import UNKNOWN, moment, now, span, text
 from dumont.client import ApiUnreachable, Client, Topup
-from dumont.core import plain_amount, read_amount, to_units
 
 _LOOK_SECONDS = 1.0
 _COLUMNS = (
@@ -43,7 +42,7 @@ _ENDS = {
 def topup(amount: str, minutes: int | None, save_qr: Path | None, simulate: bool, no_wait: bool, as_json: bool) -> None:
     """Fill the wallet by Pix: AMOUNT in reais, as `100` or `R$ 1.234,56`. Waits until it is paid."""
     client = sign_in().client
-    made = client.topups.make(_reais(amount), minutes=minutes)
+    made = client.topups.make(given(amount), minutes=minutes)
     if save_qr is not None:
         _save(save_qr, made)
     if not as_json:
@@ -99,7 +98,7 @@ def cancel(topup_id: str, as_json: bool) -> None:
 @ends_well
 def refund(topup_id: str, amount: str | None, as_json: bool) -> None:
     """Send money back to who paid it: AMOUNT in reais, or all that remains. For the operator."""
-    wanted = None if amount is None else _reais(amount)
+    wanted = None if amount is None else given(amount)
     _show(sign_in().client.topups.refund(topup_id, wanted), as_json=as_json)
 
 
@@ -110,13 +109,6 @@ def refund(topup_id: str, amount: str | None, as_json: bool) -> None:
 def simulate_payment(topup_id: str, as_json: bool) -> None:
     """Let the sandbox's payment service pay a charge. For the operator."""
     _show(sign_in().client.topups.simulate_payment(topup_id), as_json=as_json)
-
-
-def _reais(amount: str) -> str:
-    try:
-        return plain_amount(to_units(read_amount(amount, comma=is_brazilian() or None), 2), 2)
-    except ValueError as error:
-        raise CliError(f"{error} Write it as 1234.56 or R$ 1.234,56.") from error
 
 
 def _ask_to_pay(made: Topup, *, drawn: bool) -> None:

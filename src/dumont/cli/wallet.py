@@ -1,18 +1,20 @@
 """Commands about money for machines: the wallet, how it may be spent, its statement, what was used."""
 
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any
 
 import click
 
 from dumont.cli import options as o
-from dumont.cli.amounts import shown
+from dumont.cli.amounts import day, given, shown
 from dumont.cli.exit import CliError, ends_well
 from dumont.cli.session import sign_in
 from dumont.cli.tables import Column, show_facts, show_json, show_table
 from dumont.cli.words import UNKNOWN, moment, text
 from dumont.client import Money, Wallet
 
+_DECIMALS = 6
+"""The wallet is kept in millionths of a dollar."""
 _USAGE = (Column("FOR"), Column("HOURS", figures=True), Column("AMOUNT", figures=True))
 _ENTRIES = (
     Column("DATE"),
@@ -43,9 +45,9 @@ def wallet(context: click.Context, as_json: bool) -> None:
 @click.option("--hibernate-over-limit/--no-hibernate-over-limit", default=None, help="Beside refusing new launches.")
 @o.as_json
 @ends_well
-def change(auto_hibernate: bool | None, as_json: bool, **given: Any) -> None:
+def change(auto_hibernate: bool | None, as_json: bool, **wishes: Any) -> None:
     """Change how the wallet may be spent."""
-    changes = {name: _number(name, value) for name, value in given.items() if value is not None}
+    changes = {name: _number(name, value) for name, value in wishes.items() if value is not None}
     if auto_hibernate is not None:
         changes["auto_hibernate_at_zero"] = auto_hibernate
     if not changes:
@@ -54,13 +56,13 @@ def change(auto_hibernate: bool | None, as_json: bool, **given: Any) -> None:
 
 
 @wallet.command()
-@click.option("--from", "first", metavar="DATE", help="YYYY-MM-DD; the first of this month without.")
-@click.option("--to", "last", metavar="DATE", help="YYYY-MM-DD; today without.")
+@click.option("--from", "first", metavar="DATE", help="From this day; the first of this month without.")
+@click.option("--to", "last", metavar="DATE", help="To this day; today without.")
 @o.as_json
 @ends_well
 def statement(first: str | None, last: str | None, as_json: bool) -> None:
     """Show the wallet's entries between two dates."""
-    found = sign_in().client.wallet_statement(first=first, last=last)
+    found = sign_in().client.wallet_statement(first=day(first), last=day(last))
     if as_json:
         show_json(found)
         return
@@ -97,8 +99,8 @@ def usage(by: str, first: str | None, last: str | None, as_json: bool) -> None:
 @ends_well
 def refund(instance_id: str, amount: str | None, reason: str, as_json: bool) -> None:
     """Give back what a machine was charged: an amount, or all that remains. For the operator."""
-    given = None if amount is None else _number("amount", amount)
-    found = sign_in().client.refund_usage(instance_id, given, reason)
+    wanted = None if amount is None else given(amount, _DECIMALS)
+    found = sign_in().client.refund_usage(instance_id, wanted, reason)
     if as_json:
         show_json(found)
     else:
@@ -145,11 +147,7 @@ def _number(name: str, value: Any) -> Any:
         return value
     if value == "none" and name.startswith("limit_"):
         return None
-    plain = value.replace(".", "").replace(",", ".") if "," in value else value
-    try:
-        return format(Decimal(plain), "f")
-    except InvalidOperation as error:
-        raise CliError(f"{text(value)} is no amount. Write it like 12.50.") from error
+    return given(value, _DECIMALS)
 
 
 def _entry(row: dict[str, Any], currency: str) -> list[str]:

@@ -24,7 +24,7 @@ from dumont.db.session import (
     translated,
 )
 from dumont.db.urls import psycopg_url, sqlalchemy_url, with_database, with_role
-from dumont.db.wire import Wire
+from dumont.db.wire import Row, Wire
 
 __all__ = [
     "APP_ROLE",
@@ -44,6 +44,7 @@ __all__ = [
     "Manifest",
     "Notice",
     "Question",
+    "Row",
     "Subscription",
     "Subscriptions",
     "Wire",

@@ -19,6 +19,9 @@ Connection = psycopg.AsyncConnection[Any]
 Statement = tuple[bytes, Sequence[Any]]
 """A text with `$1`, `$2` ... and its values."""
 
+Row = tuple[bytes | None, ...]
+"""A row as the server wrote it."""
+
 _MOST_PREPARED = 200
 _FAILED = (ExecStatus.FATAL_ERROR, ExecStatus.BAD_RESPONSE)
 
@@ -33,6 +36,7 @@ class Wire:
         self._connection = connection
         self._pg = connection.pgconn
         self._socket = self._pg.socket
+        self._look = _looking_at(self._socket)
         self._loop = asyncio.get_running_loop()
         self._adapt = Transformer(connection)
         self._prepared: dict[tuple[bytes, tuple[int, ...]], bytes] = {}
@@ -49,26 +53,26 @@ class Wire:
 
         Errors: psycopg's; the first statement that fails ends them all.
         """
-        if self.broken or self._done is not None:
-            raise psycopg.OperationalError("the connection to the database is lost")
-        self._results.clear()
-        self._done = self._loop.create_future()
+        await self._exchange(self._queue, statements)
+        return self._last_rows(statements)
+
+    async def call(self, text: bytes, values: Sequence[bytes | None], *, seconds: float) -> list[Row]:
+        """Run one statement in a round trip of its own and return its rows as the server wrote them.
+
+        The values are written as PostgreSQL reads them; the statement says their types. A small call costs less so.
+        Errors: psycopg's; TimeoutError where the answer takes longer than `seconds`.
+        """
+        timer = self._loop.call_later(seconds, self._end, TimeoutError("the database did not answer"))
         try:
-            for text, values in statements:
-                self._queue(text, values)
-            self._pg.pipeline_sync()
-            await self._flush()
-            await self._done
-            return self._last_rows(statements)
-        except BaseException:
-            self.broken = True
-            raise
+            await self._exchange(self._queue_written, ((text, values),))
         finally:
-            self._done = None
+            timer.cancel()
+        found = self._results[-1]
+        return [tuple(found.get_value(row, column) for column in range(found.nfields)) for row in range(found.ntuples)]
 
     def has_ended(self) -> bool:
         """Tell without a round trip whether an idle one cannot be used any more."""
-        return self.broken or has_ended(self._connection)
+        return self.broken or self._connection.closed or bool(self._look.poll(0))
 
     async def close(self) -> None:
         """Close the connection."""
@@ -77,22 +81,56 @@ class Wire:
             self._loop.remove_reader(self._socket)
             await self._connection.close()
 
+    async def _exchange(
+        self, queue: Callable[[bytes, Sequence[Any]], None], statements: Sequence[tuple[bytes, Sequence[Any]]]
+    ) -> None:
+        """Send statements and take all that they gave."""
+        if self.broken or self._done is not None:
+            raise psycopg.OperationalError("the connection to the database is lost")
+        self._results.clear()
+        self._done = self._loop.create_future()
+        try:
+            for text, values in statements:
+                queue(text, values)
+            self._pg.pipeline_sync()
+            if self._pg.flush():
+                await self._flush(self._done)
+            await self._done
+            for result in self._results:
+                if result.status in _FAILED:
+                    raise error_from_result(result, encoding="utf-8")
+        except BaseException:
+            self.broken = True
+            raise
+        finally:
+            self._done = None
+
     def _queue(self, text: bytes, values: Sequence[Any]) -> None:
         dumped = self._adapt.dump_sequence(values, [PyFormat.AUTO] * len(values))
-        kinds = tuple(self._adapt.types or ())
+        name = self._name(text, tuple(self._adapt.types or ()))
+        self._pg.send_query_prepared(name, dumped, self._adapt.formats)
+
+    def _queue_written(self, text: bytes, values: Sequence[bytes | None]) -> None:
+        if any(value is not None and b"\0" in value for value in values):
+            raise psycopg.DataError("a text that PostgreSQL can hold has no NUL")
+        self._pg.send_query_prepared(self._name(text, ()), values)
+
+    def _name(self, text: bytes, kinds: tuple[int, ...]) -> bytes:
+        """Return the name of a statement, which is prepared first where it is new."""
         name = self._prepared.get((text, kinds))
         if name is None:
             name = b"dumont_%d" % len(self._prepared)
             self._pg.send_prepare(name, text, kinds)
             self._prepared[text, kinds] = name
-        self._pg.send_query_prepared(name, dumped, self._adapt.formats)
+        return name
 
-    async def _flush(self) -> None:
-        while self._pg.flush():
+    async def _flush(self, done: "asyncio.Future[None]") -> None:
+        """Wait until the socket has taken all, or the round trip has ended without."""
+        while self._pg.flush() and not done.done():
             writable = self._loop.create_future()
             self._loop.add_writer(self._socket, _fulfil, writable)
             try:
-                await writable
+                await asyncio.wait((writable, done), return_when=asyncio.FIRST_COMPLETED)
             finally:
                 self._loop.remove_writer(self._socket)
 
@@ -121,7 +159,7 @@ class Wire:
                 self._results.append(result)
         return False
 
-    def _end(self, error: psycopg.Error) -> None:
+    def _end(self, error: Exception) -> None:
         self.broken = True
         self._loop.remove_reader(self._socket)
         if self._done is not None and not self._done.done():
@@ -130,8 +168,6 @@ class Wire:
     def _last_rows(self, statements: Sequence[Statement]) -> Sequence[Any]:
         last = None
         for result in self._results:
-            if result.status in _FAILED:
-                raise error_from_result(result, encoding="utf-8")
             if result.status == ExecStatus.TUPLES_OK:
                 last = result
         if len(self._prepared) > _MOST_PREPARED:
@@ -159,9 +195,13 @@ def has_ended(connection: Any) -> bool:
     """
     if connection.closed:
         return True
+    return bool(_looking_at(connection.fileno()).poll(0))
+
+
+def _looking_at(socket: int) -> select.poll:
     look = select.poll()
-    look.register(connection.fileno(), select.POLLIN)
-    return bool(look.poll(0))
+    look.register(socket, select.POLLIN)
+    return look
 
 
 def _fulfil(future: "asyncio.Future[None]") -> None:

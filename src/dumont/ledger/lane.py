@@ -2,11 +2,10 @@
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import psycopg
 
-from dumont.db import KEEPALIVE, Wire, open_wire, psycopg_url
+from dumont.db import KEEPALIVE, Row, Wire, open_wire, psycopg_url
 from dumont.ledger.faults import Unreached
 from dumont.ledger.model import Outcome, Posting
 from dumont.ledger.queries import (
@@ -15,11 +14,12 @@ from dumont.ledger.queries import (
     MANY,
     PLAIN,
     account_values,
+    accounts_of,
     batch_values,
     is_plain,
     many_values,
-    outcome_of,
     outcomes_of,
+    plain_outcome,
     plain_values,
 )
 
@@ -47,6 +47,7 @@ class Lane:
         self._silence = silence_seconds
         self._wire: Wire | None = None
         self._turn = asyncio.Lock()
+        self._callers = 0
 
     async def post(self, postings: Sequence[Posting]) -> list[Outcome]:
         """Post a batch, whose keys must differ, and commit it.
@@ -56,9 +57,7 @@ class Lane:
         if not all(map(is_plain, postings)):
             return outcomes_of(postings, await self._send(BATCH, batch_values(postings)))
         if len(postings) == 1:
-            rows = await self._send(PLAIN, plain_values(postings[0]))
-            told = rows[0][0]
-            return [Outcome(postings[0].id) if told is None else outcome_of(postings[0].id, **told)]
+            return [plain_outcome(postings[0], await self._send(PLAIN, plain_values(postings[0])))]
         return outcomes_of(postings, await self._send(MANY, many_values(postings)))
 
     async def busy(self, accounts: Iterable[str]) -> set[str]:
@@ -66,7 +65,7 @@ class Lane:
 
         Errors: as for `post`.
         """
-        return {row[0] for row in await self._send(BUSY, account_values(accounts))}
+        return accounts_of(await self._send(BUSY, account_values(accounts)))
 
     async def close(self) -> None:
         """Close the connection, if there is one."""
@@ -74,16 +73,28 @@ class Lane:
         if wire is not None:
             await wire.close()
 
-    async def _send(self, statement: bytes, values: Sequence[str | None]) -> Sequence[Any]:
-        async with self._turn:
-            if self._wire is None or self._wire.has_ended():
-                await self.close()
-                self._wire = await self._open()
-            async with asyncio.timeout(self._silence):
-                return await self._wire.send((statement, values))
+    async def _send(self, statement: bytes, values: Sequence[bytes | None]) -> Sequence[Row]:
+        self._callers += 1
+        try:
+            async with self._turn:
+                if self._wire is None or self._wire.has_ended():
+                    await self.close()
+                    self._wire = await self._open()
+                rows = await self._wire.call(statement, values, seconds=self._silence)
+            if self._callers > 1:
+                await asyncio.sleep(0)  # What waits is sent before this answer is read.
+            return rows
+        finally:
+            self._callers -= 1
 
     async def _open(self) -> Wire:
         try:
-            return await open_wire(self._url, options=self._options, application_name="dumont-ledger", **KEEPALIVE)
+            return await open_wire(
+                self._url,
+                options=self._options,
+                application_name="dumont-ledger",
+                client_encoding="UTF8",
+                **KEEPALIVE,
+            )
         except (psycopg.Error, OSError) as error:
             raise Unreached(str(error)) from error

@@ -1,12 +1,14 @@
 """The statements of the ledger: calls of the functions that alone may write, and what is read."""
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from dumont.db import Row
 from dumont.ledger.model import HoldRequest, LedgerAccount, Outcome, Posting, problem_of
 
 PATIENCE_MS = 2000
@@ -31,6 +33,7 @@ MANY = (
     f"{_MANY_ARGUMENTS.format(*(f'${n}' for n in range(1, 11)))})"
 ).encode()
 BUSY = b"SELECT ledger_busy($1::text[])"
+_Told = tuple[str, str | None, dict[str, Any] | None]
 _NAMES = [f"v{n}" for n in range(11)]
 
 
@@ -59,25 +62,25 @@ def is_plain(posting: Posting) -> bool:
     return len(posting.legs) == 2 and posting.reverses is None and posting.settles is None
 
 
-def plain_values(posting: Posting) -> list[str | None]:
+def plain_values(posting: Posting) -> list[bytes | None]:
     """Return the arguments of `PLAIN`, as text that PostgreSQL reads by itself."""
     one, two = posting.legs
     if one.account_id > two.account_id:
         one, two = two, one
     return [
-        posting.team_id,
-        posting.id,
-        f"\\x{posting.fingerprint}",
-        posting.kind,
-        posting.date.isoformat(),
-        posting.memo,
-        one.account_id,
-        str(one.amount),
-        two.account_id,
+        posting.team_id.encode(),
+        posting.id.encode(),
+        b"\\x" + posting.fingerprint.encode(),
+        posting.kind.encode(),
+        posting.date.isoformat().encode(),
+        None if posting.memo is None else posting.memo.encode(),
+        one.account_id.encode(),
+        b"%d" % one.amount,
+        two.account_id.encode(),
     ]
 
 
-def many_values(postings: Sequence[Posting]) -> list[str | None]:
+def many_values(postings: Sequence[Posting]) -> list[bytes | None]:
     """Return the arguments of `MANY` for plain postings: each account once, and of each posting where its two stand."""
     places: dict[str, int] = {}
     firsts: list[str] = []
@@ -88,11 +91,16 @@ def many_values(postings: Sequence[Posting]) -> list[str | None]:
         firsts.append(str(places.setdefault(one.account_id, len(places) + 1)))
         seconds.append(str(places.setdefault(two.account_id, len(places) + 1)))
         amounts.append(str(one.amount))
-    return [*_common_values(postings), _quoted(list(places)), _plain(firsts), _plain(seconds), _plain(amounts)]
+    own = [_quoted(list(places)), _plain(firsts), _plain(seconds), _plain(amounts)]
+    return _written([*_common_texts(postings), *own])
 
 
-def batch_values(postings: Sequence[Posting]) -> list[str | None]:
+def batch_values(postings: Sequence[Posting]) -> list[bytes | None]:
     """Return the arguments of `BATCH`, as text that PostgreSQL reads by itself."""
+    return _written(_batch_texts(postings))
+
+
+def _batch_texts(postings: Sequence[Posting]) -> list[str | None]:
     items: list[str] = []
     accounts: list[str] = []
     amounts: list[str] = []
@@ -102,7 +110,7 @@ def batch_values(postings: Sequence[Posting]) -> list[str | None]:
             accounts.append(leg.account_id)
             amounts.append(str(leg.amount))
     return [
-        *_common_values(postings),
+        *_common_texts(postings),
         _references([posting.reverses for posting in postings]),
         _references([posting.settles for posting in postings]),
         _plain(items),
@@ -111,7 +119,7 @@ def batch_values(postings: Sequence[Posting]) -> list[str | None]:
     ]
 
 
-def _common_values(postings: Sequence[Posting]) -> list[str | None]:
+def _common_texts(postings: Sequence[Posting]) -> list[str | None]:
     return [
         _quoted([posting.team_id for posting in postings]),
         _plain([posting.id for posting in postings]),
@@ -122,16 +130,40 @@ def _common_values(postings: Sequence[Posting]) -> list[str | None]:
     ]
 
 
-def account_values(accounts: Iterable[str]) -> list[str | None]:
+def account_values(accounts: Iterable[str]) -> list[bytes | None]:
     """Return the argument of `BUSY`."""
-    return [_quoted(list(accounts))]
+    return _written([_quoted(list(accounts))])
 
 
-def outcomes_of(postings: Sequence[Posting], rows: Iterable[Any]) -> list[Outcome]:
+def accounts_of(rows: Iterable[Row]) -> set[str]:
+    """Read the rows of `BUSY`."""
+    return {_read(row[0]) for row in rows}
+
+
+def outcomes_of(postings: Sequence[Posting], rows: Iterable[Row]) -> list[Outcome]:
     """Turn the rows of a batch, which tell of all that did not plainly stand, into one outcome for each posting."""
-    told = {row.item: row for row in rows}
+    told: dict[int, _Told] = {
+        int(_read(item)): (
+            _read(outcome),
+            None if code is None else _read(code),
+            None if detail is None else json.loads(detail),
+        )
+        for item, outcome, code, detail in rows
+    }
+    return _outcomes(postings, told)
+
+
+def plain_outcome(posting: Posting, rows: Sequence[Row]) -> Outcome:
+    """Read the row of `PLAIN`, which holds nothing where the posting stands."""
+    told = rows[0][0]
+    return Outcome(posting.id) if told is None else outcome_of(posting.id, **json.loads(told))
+
+
+def _outcomes(postings: Sequence[Posting], told: Mapping[int, _Told]) -> list[Outcome]:
+    if not told:
+        return [Outcome(posting.id) for posting in postings]
     return [
-        Outcome(posting.id) if row is None else outcome_of(posting.id, row.outcome, row.code, row.detail)
+        Outcome(posting.id) if row is None else outcome_of(posting.id, *row)
         for posting, row in ((posting, told.get(item)) for item, posting in enumerate(postings, 1))
     ]
 
@@ -143,9 +175,9 @@ def outcome_of(id_: str, outcome: str, code: str | None, detail: dict[str, Any] 
 
 async def post_batch(session: AsyncSession, postings: Sequence[Posting]) -> list[Outcome]:
     """Post in the session's transaction; one outcome for each, in their order. Keys must differ."""
-    values = dict(zip(_NAMES, batch_values(postings), strict=True))
+    values = dict(zip(_NAMES, _batch_texts(postings), strict=True))
     rows = (await session.execute(_BATCH, {**values, "patience": str(PATIENCE_MS)})).all()
-    return outcomes_of(postings, rows)
+    return _outcomes(postings, {row.item: (row.outcome, row.code, row.detail) for row in rows})
 
 
 async def hold(session: AsyncSession, request: HoldRequest) -> Outcome:
@@ -219,6 +251,16 @@ async def balance_at(session: AsyncSession, account_id: str, at: datetime) -> in
     statement = text("SELECT ledger_balance_at(:account, :at)")
     found = (await session.execute(statement, {"account": account_id, "at": at})).scalar_one()
     return None if found is None else int(found)
+
+
+def _written(texts: Sequence[str | None]) -> list[bytes | None]:
+    return [None if text is None else text.encode() for text in texts]
+
+
+def _read(value: bytes | None) -> str:
+    if value is None:
+        raise TypeError("the ledger's functions leave this column never empty")
+    return value.decode()
 
 
 def _plain(values: Sequence[str]) -> str:

@@ -195,7 +195,7 @@ def own_leftovers(root: Path) -> list[str]:
     return sorted(path.name for path in root.iterdir() if path.name.startswith(".dumont"))
 
 
-async def eventually(check: Callable[[], bool], seconds: float = 10.0) -> None:
+async def eventually(check: Callable[[], bool], seconds: float = 60.0) -> None:
     """Poll until something is so."""
     deadline = asyncio.get_running_loop().time() + seconds
     while not check():

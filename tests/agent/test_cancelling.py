@@ -11,10 +11,20 @@ import pytest
 
 from dumont.vault import LocalStore
 
+from .conftest import eventually
+
 Look = Callable[[Path], dict[str, tuple[object, ...]]]
-SMALL_PACKS = (
-    "import dumont.vault.packs as packs; packs.PACK_TARGET_BYTES = 1 << 20\nfrom dumont.agent.main import main; main()"
-)
+TELLING = """
+import dumont.agent.main as agent, dumont.vault.packs as packs
+packs.PACK_TARGET_BYTES = 1 << 20
+plain = agent.Session._give_up
+def telling(self, number):
+    plain(self, number)
+    open('given up', 'w').close()
+agent.Session._give_up = telling
+agent.main()
+"""
+"""An agent of small packs that leaves a file in its home once it has heard that something is given up."""
 
 
 class Waiting(LocalStore):
@@ -39,11 +49,11 @@ class Waiting(LocalStore):
         assert self.go.wait(60)
 
 
-async def given_up(task: "asyncio.Task[Any]", store: Waiting) -> None:
-    """Cancel a task whose agent waits for the store, then let the store go."""
+async def given_up(task: "asyncio.Task[Any]", store: Waiting, home: Path) -> None:
+    """Cancel a task whose agent waits for the store, then let the store go when the agent has heard of it."""
     assert await asyncio.to_thread(store.asked.wait, 60)
     task.cancel()
-    await asyncio.sleep(0.05)
+    await eventually((home / "given up").exists, 60)
     store.go.set()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -53,9 +63,9 @@ async def test_a_save_that_is_given_up_is_no_snapshot(vault: Any, machines: Any)
     """The agent stops storing, the wire stays, and the next save over it takes up what is stored."""
     machine = machines("first")
     (machine.workspace / "big").write_bytes(random.Random(1).randbytes(24 << 20))
-    link = await machine.link(SMALL_PACKS)
+    link = await machine.link(TELLING)
     vault.gate.store = store = Waiting(vault.store.root)
-    await given_up(asyncio.create_task(vault.save(link)), store)
+    await given_up(asyncio.create_task(vault.save(link)), store, machine.home)
     assert vault.repository.snapshots() == []
     assert len(vault.repository.packs_in_store()) <= 8
     saved = await vault.save(link)
@@ -74,9 +84,9 @@ async def test_a_restore_that_is_given_up_leaves_the_target_as_it_was(
     saved = await vault.save(await machine.link())
     (other.workspace / "old").write_text("old")
     before = look(other.workspace)
-    back = await other.link()
+    back = await other.link(TELLING)
     vault.gate.store = store = Waiting(vault.store.root)
-    await given_up(asyncio.create_task(vault.restore(back, saved.name)), store)
+    await given_up(asyncio.create_task(vault.restore(back, saved.name)), store, other.home)
     assert (look(other.workspace), leftovers(other.workspace)) == (before, [])
     await vault.restore(back, saved.name)
     assert look(other.workspace) == look(machine.workspace)

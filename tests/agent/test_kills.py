@@ -88,7 +88,7 @@ def killed(act: Callable[[], object], at: int, *, after: bool) -> tuple[bool, in
                 os._exit(0)
             finally:
                 os._exit(1)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while (done := os.waitpid(child, os.WNOHANG))[0] == 0:
             if time.monotonic() > deadline:
                 os.kill(child, signal.SIGKILL)

@@ -4,14 +4,15 @@ import asyncio
 import os
 import random
 import signal
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import pytest
 
 from dumont.agent import AgentLost
-from dumont.vault import Gate, StaleEpoch, StoreError, VerificationFailed, pack_name
+from dumont.vault import Gate, LocalStore, StaleEpoch, StoreError, VerificationFailed, pack_name
 
 SMALL_PACKS = (
     "import dumont.vault.packs as packs; packs.PACK_TARGET_BYTES = 1 << 20\nfrom dumont.agent.main import main; main()"
@@ -41,17 +42,33 @@ async def test_later_snapshots_store_only_what_is_new(vault: Any, machines: Any,
         assert vault.reopened().verify(saved.name).merkle_root == saved.merkle_root
 
 
+class Blocked(LocalStore):
+    """A store that takes the first packs, and the others only when it is let go."""
+
+    def __init__(self, root: Path, first: int) -> None:
+        super().__init__(root)
+        self.left, self.go = threading.Semaphore(first), threading.Event()
+
+    def put_stream(self, name: str, chunks: Iterable[bytes]) -> None:
+        """Store an object, or wait."""
+        assert self.left.acquire(blocking=False) or self.go.wait(60)
+        super().put_stream(name, chunks)
+
+
 async def test_a_killed_save_goes_on_with_the_packs_that_are_stored(vault: Any, machines: Any, wait_until: Any) -> None:
     """kill -9 of the agent in mid-save commits nothing; the next save stores only what was missing."""
     machine = machines("first")
     size = 24 << 20
     (machine.workspace / "big").write_bytes(random.Random(1).randbytes(size))
     link = await machine.link(SMALL_PACKS)
+    whole, vault.gate.store = vault.gate.store, Blocked(vault.store.root, 8)
     saving = asyncio.create_task(vault.save(link))
     await wait_until(lambda: len(vault.repository.index().packs) >= 2)
     os.kill(link.hello.pid, signal.SIGKILL)
     with pytest.raises(AgentLost):
         await saving
+    vault.gate.store.go.set()
+    vault.gate.store = whole
     assert vault.repository.snapshots() == []
     before = sum(vault.repository.packs_in_store().values())
     assert 0 < before < size

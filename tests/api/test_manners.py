@@ -148,7 +148,7 @@ async def test_an_operation_is_followed_live_and_again_from_where_one_was(api: W
     following = asyncio.create_task(api.http.get(path, headers=headers))
     await asyncio.sleep(0)
     await work(api, team, found[0][0])
-    answer = await asyncio.wait_for(following, 20)
+    answer = await asyncio.wait_for(following, 60)
     assert answer.headers["content-type"].startswith("text/event-stream")
     events = re.findall(r"id: (\d+)\nevent: (\w+)\ndata: ", answer.text)
     assert [name for _, name in events] == ["step", "step", "done"]

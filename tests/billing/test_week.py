@@ -23,6 +23,8 @@ from dumont.providers import OfferQuery
 
 pytestmark = pytest.mark.requires_postgres
 SEED = 5
+NOON = 2_000_116_800.0
+"""When the week begins: a moment to come, so that each run meets the same market."""
 HOUR = 3600.0
 CENT_NANO = 10_000_000
 
@@ -40,6 +42,8 @@ def urls() -> Iterator[DatabaseUrls]:
 def market(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SandboxProcess]:
     """A market that lives: prices move, hosts come and go, others take what bids hold."""
     sandbox = start_in(tmp_path_factory.mktemp("week") / "sandbox", market="slack", offers=150, seed=SEED)
+    sandbox.stop_clock(NOON)
+    sandbox.control.turn_clock(pause=False)
     yield sandbox
     sandbox.stop()
     sandbox.end_leftovers()

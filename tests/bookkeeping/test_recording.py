@@ -1,11 +1,11 @@
 """Recording money: each request is one transaction and one posting, or a clear problem and no rows at all."""
 
 import asyncio
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
-from tests.bookkeeping.household import TODAY, Household
+from tests.bookkeeping.household import Household
 
 pytestmark = pytest.mark.requires_postgres
 
@@ -62,7 +62,7 @@ BAD: dict[str, tuple[dict[str, Any], int, str]] = {
     "no category": ({"category_id": None}, 422, "invalid-request"),
     "a target for an expense": ({"to_account_id": "acc_00000000000000000000000000"}, 422, "invalid-request"),
     "ancient": ({"date": "1900-01-01"}, 422, "invalid-request"),
-    "future": ({"date": (date.today() + timedelta(days=3)).isoformat()}, 422, "invalid-request"),
+    "future": ({"date": (date.today() + timedelta(days=30)).isoformat()}, 422, "invalid-request"),
     "no date": ({"date": "31/12/2026"}, 422, "invalid-request"),
     "a number for a date": ({"date": 0}, 422, "invalid-request"),
     "blank": ({"description": "  "}, 422, "invalid-request"),
@@ -202,8 +202,10 @@ async def test_a_time_is_recorded_on_its_own_day(home: Household) -> None:
 
 async def test_a_transfer_has_its_own_route(home: Household) -> None:
     body = {"from_account_id": home.checking, "to_account_id": home.savings, "amount": "40.00"}
+    days = [datetime.now(timezone.utc).date().isoformat()]
     answer = await home.post("/transfers", body)
-    assert (answer.status_code, answer.json()["type"], answer.json()["date"]) == (201, "transfer", TODAY)
+    days.append(datetime.now(timezone.utc).date().isoformat())
+    assert (answer.status_code, answer.json()["type"]) == (201, "transfer") and answer.json()["date"] in days
     assert home.balances() == (6000, 4000)
     listed = (await home.ask("GET", "/transfers")).json()
     assert [one["id"] for one in listed["transfers"]] == [answer.json()["id"]]

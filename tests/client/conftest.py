@@ -17,4 +17,4 @@ def api() -> Iterator[Api]:
 @pytest.fixture
 def client(api: Api) -> Client:
     api.tokens.add("token-0")
-    return Client(api.url, "token-0", timeout=5, patience=5)
+    return Client(api.url, "token-0", timeout=60, patience=60)

@@ -358,7 +358,7 @@ class _Speaker(BaseHTTPRequestHandler):
             self.api.seen.append(seen)
             fault = self._fault(seen)
         if isinstance(fault, threading.Event):
-            fault.wait(20)
+            fault.wait(60)
         if fault == "drop-before":
             return self._drop()
         if isinstance(fault, Refusal):
@@ -407,7 +407,7 @@ class _Speaker(BaseHTTPRequestHandler):
                 return self._drop()
             self._chunk(f"id: {number}\nevent: {name}\ndata: {json.dumps(data)}\n\n".encode())
         if work.hold is not None:
-            work.hold.wait(20)
+            work.hold.wait(60)
         with self.api.lock:
             work.finish()
         self._chunk(f"id: 100\nevent: done\ndata: {json.dumps(work.document)}\n\n".encode())
@@ -456,7 +456,7 @@ def serving(api: Api) -> Iterator[Api]:
         thread.join(5)
 
 
-def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     """Wait for a condition; fail when it does not come true in time."""
     deadline = time.monotonic() + seconds
     while not condition():

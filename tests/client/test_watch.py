@@ -6,6 +6,7 @@ import time
 
 import pytest
 from tests.client.server import Api, serving, until
+from tests.support.product import free_port
 
 from dumont.client import ApiProblem, ApiUnreachable, Client, Event
 from dumont.client.sse import read_events
@@ -57,11 +58,12 @@ def test_a_server_that_restarts_meanwhile_is_found_again() -> None:
     api.tokens.add("t")
     api.hold = threading.Event()
     api.cuts = [3]
+    api.port = free_port()  # which no outgoing connection takes while nobody listens
     events: list[Event] = []
     with serving(api):
-        client = Client(api.url, "t", timeout=5, patience=1)
+        client = Client(api.url, "t", timeout=60, patience=1)
         number = _hibernate(api, client)
-        watch = client.watch_operation(number, patience=20)
+        watch = client.watch_operation(number, patience=60)
         events.extend(next(watch) for _ in range(3))
     follower = threading.Thread(target=lambda: events.extend(watch))
     follower.start()
@@ -69,7 +71,7 @@ def test_a_server_that_restarts_meanwhile_is_found_again() -> None:
     assert len(events) == 3
     with serving(api):
         api.hold.set()
-        follower.join(15)
+        follower.join(60)
     assert not follower.is_alive()
     assert [event.id for event in events] == ["1", "2", "3", "4", "5", "6", "100"]
 
@@ -100,7 +102,7 @@ def test_waiting_sees_the_news_as_it_comes(api: Api, client: Client) -> None:
     until(lambda: len(events) == 6 or not follower.is_alive())
     assert follower.is_alive()
     api.hold.set()
-    follower.join(10)
+    follower.join(60)
     assert events[-1].name == "done"
 
 

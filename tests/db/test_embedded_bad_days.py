@@ -67,7 +67,7 @@ def kept(url: str) -> bool:
     return run(url, "SELECT count(*), sum(n) FROM kept") == [(5000, 12502500)]
 
 
-def until(condition: Callable[[], object], seconds: float = 30) -> None:
+def until(condition: Callable[[], object], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"

@@ -213,10 +213,10 @@ def test_news_of_an_operation_resume_where_they_broke_off(
 
 
 def test_a_long_poll_answers_at_the_next_change(server: Product, http: httpx.Client, instance: Instance) -> None:
-    server.control.add_fault("slow_pull", {"s": 1.5})
+    server.control.add_fault("slow_pull", {"s": 60})
     made = server.client.create_instance(next(server.client.iter_offers()).id, label="polled")
     path = f"/operations/{made.operation_id}"
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while http.get(path).json()["current_step"] != "boot":
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -224,9 +224,9 @@ def test_a_long_poll_answers_at_the_next_change(server: Product, http: httpx.Cli
     cancelling = threading.Timer(0.5, lambda: server.client.cancel_operation(str(made.operation_id)))
     cancelling.start()
     started = time.monotonic()
-    after = http.get(path, params={"wait_seconds": 20}).json()
+    after = http.get(path, params={"wait_seconds": 30}).json()
     assert after != before
-    assert time.monotonic() - started < 15, "it answered because something changed, not because the time was over"
+    assert time.monotonic() - started < 29, "it answered because something changed, not because the time was over"
     cancelling.join()
     assert server.ended(made.operation_id).status == "cancelled"
     assert server.bills(made.id) == []

@@ -74,7 +74,7 @@ def test_a_demo_that_breaks_says_so_and_fails(running: Product, told: Said) -> N
         flipped = [path for path in fresh if path.stat().st_size > 1 << 20]
         for path in flipped:
             _flip_a_byte(path)
-        rest, problem_lines = demo.communicate(timeout=90)
+        rest, problem_lines = demo.communicate(timeout=180)
     assert flipped, "the demo has stored no pack"
     assert demo.returncode not in (0, None)
     assert rest == b"", "a failed demo prints no report"

@@ -1,6 +1,7 @@
 """The environment of tests and operators: settings files, the server on its port, a user, a token, and the doctor."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 from tests.support.product import Product, product
 
 ROOT = Path(__file__).resolve().parents[2]
-ADDRESS = "127.0.8.66"
+ADDRESS = f"127.{1 + os.getpid() // 62_500 % 250}.{1 + os.getpid() // 250 % 250}.{1 + os.getpid() % 250}"
 """A loopback address of our own, so that port 8766 is free whatever else runs on this computer."""
 
 
@@ -37,10 +38,14 @@ def test_the_tests_take_their_settings_from_env_test(tmp_path: Path) -> None:
     )
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "PYTHONPATH": str(ROOT / "src")}
     words = ["./test", "-q", "-p", "no:cacheprovider", "test_it.py"]
-    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=180, check=False
+    )
     assert done.returncode == 0 and "1 passed" in done.stdout, done.stdout + done.stderr
     (tmp_path / ".env.test").write_text("DUMONT_PORT=9124\n")
-    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=180, check=False
+    )
     assert done.returncode == 1, "the test passed with another port, so it did not read the file"
 
 
@@ -48,11 +53,11 @@ def test_the_tests_take_their_settings_from_env_test(tmp_path: Path) -> None:
 def test_the_server_answers_on_8766_and_signs_a_new_user_in(served: Product) -> None:
     """Health on port 8766; a user registers, signs in, and the token is his."""
     url = f"http://{ADDRESS}:8766"
-    assert httpx.get(f"{url}/health").json()["status"] == "ok"
+    assert httpx.get(f"{url}/health", timeout=60).json()["status"] == "ok"
     account = {"email": "tester@example.com", "password": "correct horse battery"}
-    assert httpx.post(f"{url}/api/v1/auth/register", json=account).status_code == 201
-    token = httpx.post(f"{url}/api/v1/auth/login", json=account).json()["access_token"]
-    me = httpx.get(f"{url}/api/v1/auth/me", headers={"Authorization": f"Bearer {token}"}).json()
+    assert httpx.post(f"{url}/api/v1/auth/register", json=account, timeout=60).status_code == 201
+    token = httpx.post(f"{url}/api/v1/auth/login", json=account, timeout=60).json()["access_token"]
+    me = httpx.get(f"{url}/api/v1/auth/me", headers={"Authorization": f"Bearer {token}"}, timeout=60).json()
     assert me["user"]["email"] == "tester@example.com"
 
 

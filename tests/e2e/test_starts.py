@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from tests.support.product import Product, Said, free_port, password_in, product
+from tests.support.sandbox import wait_until
 
 from dumont.client import ApiProblem, Client
 
@@ -50,8 +51,7 @@ def test_a_second_start_brings_the_machine_back(first: Product) -> None:
     told = first.restart()
     assert password_in(told) is None, "a password is shown once"
     assert "Recovery:" not in told
-    after = first.client.instance(before.id)
-    assert after.status == "running"
+    wait_until(lambda: first.client.instance(before.id).status == "running", what="the machine to be back")
     assert vars(first.client.instance_ssh(before.id)) == vars(access)
     assert first.control.state()["machines"][0]["folder"] == folder
     assert first.run_on("kept", LISTING) == files
@@ -138,6 +138,5 @@ def refused(made: Product, *, file_bytes: int | None = None) -> Said:
     assert "Traceback" not in said.err, said.err
     assert said.out == ""
     assert len(said.err.strip().splitlines()) <= 2, said.err
-    left = {pid: line for pid, line in made.processes().items() if pid not in running}
-    assert not left, left
+    wait_until(lambda: not set(made.processes()) - running, what="all that it began to end")
     return said

@@ -78,8 +78,8 @@ async def test_while_the_first_runs_the_second_is_told_to_wait(
 ) -> None:
     ana = await api.person()
     first = asyncio.create_task(post(api, ana, "k-1", {"title": "slow"}, f"{NOTES}/slow"))
-    await asyncio.wait_for(gate.entered.wait(), 10)
-    second = await asyncio.wait_for(post(api, ana, "k-1", {"title": "slow"}, f"{NOTES}/slow"), 10)
+    await asyncio.wait_for(gate.entered.wait(), 60)
+    second = await asyncio.wait_for(post(api, ana, "k-1", {"title": "slow"}, f"{NOTES}/slow"), 60)
     assert (second.status_code, second.json()["code"]) == (409, "idempotency-in-progress")
     assert second.headers["retry-after"] == "1"
     gate.opened.set()
@@ -126,7 +126,7 @@ async def test_a_waiting_request_holds_no_connection_and_is_checked_again(
 ) -> None:
     ana = await api.person()
     waiting = [asyncio.create_task(api.http.get(f"{NOTES}/wait", headers=ana.headers)) for _ in range(8)]
-    await asyncio.wait_for(gate.entered.wait(), 10)
+    await asyncio.wait_for(gate.entered.wait(), 60)
     assert (await post(api, ana, "k-1", {"title": "meanwhile"})).status_code == 201
     gate.opened.set()
     for answer in await asyncio.gather(*waiting):
@@ -136,7 +136,7 @@ async def test_a_waiting_request_holds_no_connection_and_is_checked_again(
 async def test_whoever_lost_his_session_while_waiting_gets_nothing(api: Api, gate: Gate) -> None:
     ana = await api.person()
     waiting = asyncio.create_task(api.http.get(f"{NOTES}/wait", headers=ana.headers))
-    await asyncio.wait_for(gate.entered.wait(), 10)
+    await asyncio.wait_for(gate.entered.wait(), 60)
     assert (await api.http.post("/api/v1/auth/logout", headers=ana.headers)).status_code == 200
     gate.opened.set()
     answer = await waiting
@@ -148,7 +148,7 @@ async def test_a_stream_runs_after_the_commit_and_sees_what_came_later(
 ) -> None:
     ana = await api.person()
     following = [asyncio.create_task(api.http.get(f"{NOTES}/stream", headers=ana.headers)) for _ in range(8)]
-    await asyncio.wait_for(gate.entered.wait(), 10)
+    await asyncio.wait_for(gate.entered.wait(), 60)
     assert (await post(api, ana, "k-1", {"title": "news"})).status_code == 201
     gate.opened.set()
     assert [answer.text for answer in await asyncio.gather(*following)] == ["firstnews"] * 8
@@ -157,7 +157,7 @@ async def test_a_stream_runs_after_the_commit_and_sees_what_came_later(
 async def test_a_stream_is_cut_off_when_its_reader_loses_his_right(api: Api, gate: Gate) -> None:
     ana = await api.person()
     following = asyncio.create_task(api.http.get(f"{NOTES}/stream", headers=ana.headers))
-    await asyncio.wait_for(gate.entered.wait(), 10)
+    await asyncio.wait_for(gate.entered.wait(), 60)
     assert (await api.http.post("/api/v1/auth/logout", headers=ana.headers)).status_code == 200
     gate.opened.set()
     with pytest.raises(AssertionError):  # the ASGI client of httpx asserts that an answer was completed

@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import json
-import statistics
 import time
 from collections.abc import AsyncIterator
 
@@ -130,7 +129,7 @@ async def test_wrong_password_and_unknown_account_get_the_same_answer(api: Api, 
 
 
 async def test_an_unknown_account_costs_as_much_work_as_a_known_one(api: Api) -> None:
-    """Measured in processor time of this process, which the load of the machine does not change."""
+    """Measured in processor time of this process, the least of several: others on the machine can only add to it."""
     await api.register("ana@example.com")
 
     async def work(email: str) -> float:
@@ -141,7 +140,7 @@ async def test_an_unknown_account_costs_as_much_work_as_a_known_one(api: Api) ->
 
     await work("warm@example.com")
     pairs = [(await work("ana@example.com"), await work("nobody@example.com")) for _ in range(4)]
-    known, unknown = (statistics.median(side) for side in zip(*pairs, strict=True))
+    known, unknown = (min(side) for side in zip(*pairs, strict=True))
     assert 0.7 * known < unknown < 1.4 * known
 
 

@@ -42,7 +42,7 @@ def asked(http: httpx.Client, method: str, path: str, status: int, **more: Any) 
 
 def ended(http: httpx.Client, document: Document, status: str = "succeeded") -> Document:
     """Wait for the operation of an instance document, see how it ended, and return it."""
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 180
     path = f"/operations/{document['operation_id']}"
     while (found := asked(http, "GET", path, 200, params={"wait_seconds": 5}))["finished_at"] is None:
         assert time.monotonic() < deadline, found
@@ -84,7 +84,9 @@ def box(http: httpx.Client) -> Document:
     made = asked(http, "POST", "/instances", 202, json=body)
     assert made["status"] == "creating" and made["operation_id"] and made["ssh_host"] is None
     ended(http, made)
-    return asked(http, "GET", f"/instances/{made['id']}", 200)
+    shown = asked(http, "GET", f"/instances/{made['id']}", 200)
+    wait_until((Path(shown["workspace_root"]) / "said").exists, what="the start command to begin")
+    return {**shown, "up_by": time.time(), "ran": 0.0}
 
 
 @pytest.mark.checklist("INST-11", "INST-12", "INST-13", "INST-14", "INST-16")
@@ -103,13 +105,19 @@ def test_an_instance_is_created_from_an_offer(server: Product, http: httpx.Clien
     assert float(box["price_hour"]["amount"]) == pytest.approx(theirs["search"]["totalHour"], abs=1e-6)
     assert float(box["paused_cost_hour"]["amount"]) == pytest.approx(theirs["instance"]["diskHour"], abs=1e-6)
     assert box["host_key_fingerprint"].startswith("SHA256:")
-    with socket.create_connection((box["ssh_host"], box["ssh_port"]), timeout=10) as door:
+    with socket.create_connection((box["ssh_host"], box["ssh_port"]), timeout=60) as door:
         assert door.recv(8) == b"SSH-2.0-"
     time.sleep(1)
+    at_least = time.time() - box["up_by"]
     now = asked(http, "GET", f"/instances/{box['id']}", 200)
+    at_most = time.time() - line.created_at
     assert now["uptime_seconds"] >= 1
-    cost = float(server.bills(box["id"])[0].total_nanousd) / 1e9
-    assert float(now["cost_to_date"]["amount"]) == pytest.approx(cost, abs=2 * theirs["search"]["totalHour"] / 3600)
+    _costs(now, theirs["search"]["totalHour"], at_least, at_most)
+
+
+def _costs(shown: Document, price: float, at_least: float, at_most: float) -> None:
+    """See that an instance cost what a time between these is worth. Units: dollars an hour, seconds."""
+    assert price * at_least / 3600 - 2e-6 <= float(shown["cost_to_date"]["amount"]) <= price * at_most / 3600 + 2e-6
 
 
 @pytest.mark.checklist("INST-22")
@@ -186,6 +194,7 @@ def _labels(http: httpx.Client, **query: str) -> list[str]:
 def test_pause_and_resume(server: Product, http: httpx.Client, box: Document) -> None:
     """Pausing, paused, resuming, running; the same verb again is answered by what runs or is so already."""
     path, number = f"/instances/{box['id']}", int(box["provider_machine_id"])
+    box["ran"] += time.time() - box["up_by"]
     begun = asked(http, "POST", f"{path}/pause", 202)
     assert begun["status"] == "pausing"
     again = http.post(f"{path}/pause")
@@ -202,6 +211,7 @@ def test_pause_and_resume(server: Product, http: httpx.Client, box: Document) ->
     resumed = asked(http, "POST", f"{path}/resume", 202, json={"wait_minutes": 1})
     assert resumed["status"] == "resuming"
     ended(http, resumed)
+    box["up_by"] = time.time()
     assert asked(http, "POST", f"{path}/resume", 200)["status"] == "running"
     assert server.control.line(number).running
     assert said(box) == "good morning\n"
@@ -272,16 +282,16 @@ def test_a_destroyed_instance_is_gone(server: Product, http: httpx.Client, box: 
     path, number = f"/instances/{box['id']}", box["provider_machine_id"]
     root = server.home / "sandbox" / "machines" / number
     assert root.is_dir()
+    ran = box["ran"] + time.time() - box["up_by"]
     begun = asked(http, "DELETE", path, 202, params={"reason": "gpu_failure"})
     assert begun["status"] == "destroying"
     ended(http, begun)
+    lived = time.time() - server.control.line(int(number)).created_at
     assert server.bills(box["id"]) == [] and machine(server, number) is None
     wait_until(lambda: not root.exists(), what="the machine's folder to go")
     asked(http, "GET", path, 404)
     record = asked(http, "GET", path, 200, params={"include_destroyed": "true"})
-    cost = server.control.line(int(number)).total_nanousd / 1e9
-    price = float(record["price_hour"]["amount"])
-    assert float(record["cost_to_date"]["amount"]) == pytest.approx(cost, abs=4 * price / 3600)
+    _costs(record, float(record["price_hour"]["amount"]), ran, lived)
     assert asked(http, "DELETE", path, 200)["status"] == "destroyed"
     assert asked(http, "POST", f"{path}/pause", 409)["code"] == "wrong-state"
     (kept,) = asked(http, "GET", f"{path}/machines", 200)["machines"]
@@ -300,7 +310,7 @@ def test_many_at_once_by_two_people(server: Product, http: httpx.Client) -> None
         gate = threading.Barrier(8)
 
         def launch(person: httpx.Client, offer: Document) -> Document:
-            gate.wait(20)
+            gate.wait(60)
             body = {"offer_id": offer["id"], "attempts": 6, "price_hour_max": 9}
             return asked(person, "POST", "/instances", 202, json=body)
 
@@ -308,6 +318,7 @@ def test_many_at_once_by_two_people(server: Product, http: httpx.Client) -> None
             made = list(pool.map(launch, people, chosen))
         for person, one in zip(people, made, strict=True):
             ended(person, one)
+            one["up_by"] = time.time()
         labels = _check_apart(server, people, made)
         _destroy_all(server, people, made, labels)
 
@@ -335,7 +346,9 @@ def _destroy_all(server: Product, people: list[httpx.Client], made: list[Documen
     """Destroy all at once; afterwards nothing is billed, and each instance cost what the marketplace says."""
 
     def destroy(person: httpx.Client, one: Document) -> None:
+        one["ran"] = time.time() - one["up_by"]
         ended(person, asked(person, "DELETE", f"/instances/{one['id']}", 202))
+        one["gone_by"] = time.time()
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(destroy, people, made))
@@ -345,6 +358,5 @@ def _destroy_all(server: Product, people: list[httpx.Client], made: list[Documen
         shown = {"include_destroyed": "true"}
         record = asked(person, "GET", f"/instances/{one['id']}", 200, params=shown)
         (mine,) = asked(person, "GET", f"/instances/{one['id']}/machines", 200)["machines"]
-        price = float(record["price_hour"]["amount"])
-        cost = lines[mine["label"]].total_nanousd / 1e9
-        assert float(record["cost_to_date"]["amount"]) == pytest.approx(cost, abs=4 * price / 3600)
+        lived = one["gone_by"] - lines[mine["label"]].created_at
+        _costs(record, float(record["price_hour"]["amount"]), one["ran"], lived)

@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 from tests.ledger.application import from_json, to_json
 from tests.ledger.books import move, posting
-from tests.ledger.history import History
+from tests.ledger.history import REFUSED, STANDS, History
 from tests.ledger.proxy import Cut, Proxy, never
 from tests.ledger.stage import held, trapped, until
 from tests.ledger.wreck import Program, Wreck, backends, programs, server_processes, stopped
@@ -20,8 +20,10 @@ from dumont.ledger import Leg, Posting
 
 TWICE = 0.15
 PLANNED = 20_000
-_LEAST, _LATEST_SECONDS = 60, 60.0
+_LEAST, _LATEST_SECONDS = 60, 120.0
 _RATES = {Cut.DELAY: 0.03, Cut.MIDST: 0.004, Cut.ANSWER: 0.008, Cut.SILENCE: 0.002}
+_CUTS = (Cut.DELAY, Cut.MIDST, Cut.ANSWER)
+"""What a run must have met: chance alone decides when a cut falls, so a run goes on until each has."""
 _RARE = ("kill server", "kill backend")
 _IMPATIENT = {
     "lane": {"lock_timeout_ms": 100, "statement_timeout_ms": 400, "silence_seconds": 1.0},
@@ -70,6 +72,10 @@ class Chaos:
             self.child.await_up()
             first.stop()
             first.wait()
+        return self._heard()
+
+    def _heard(self) -> History:
+        """Return what the programs were told so far."""
         asked = [from_json(one) for made in self.plans for item in made for one in item]
         history = History({posting.id: posting for posting in asked})
         for program in self.programs:
@@ -94,7 +100,10 @@ class Chaos:
 
     def _is_enough(self, late_seconds: float) -> bool:
         assert late_seconds < _LATEST_SECONDS, "the programs hardly post"
-        return all(program.has_begun(_LEAST) for program in self.programs)
+        if not all(program.has_begun(_LEAST) for program in self.programs) or not all(map(self.proxy.done.get, _CUTS)):
+            return False
+        history = self._heard()
+        return history.counts[STANDS] > 2 * _LEAST and history.counts[REFUSED] > 0 and bool(history.reads)
 
     def some_account(self) -> str:
         """Choose an account."""

@@ -46,7 +46,7 @@ def _both(household: Household) -> list[Posting]:
 @pytest.mark.checklist("PIX-13")
 async def test_a_slow_database_is_waited_for(books: Books, household: Household) -> None:
     """Writing takes long but not too long: ten askers of one transfer get it once, and no half of it is ever seen."""
-    with trapped(books, household.second, "PERFORM pg_sleep(0.3)"):
+    with trapped(books, household.second, "PERFORM pg_sleep(1)"):
         for asked in _both(household):
             before = books.total(household.team)
             async with books.writer() as writer, books.writer() as other:
@@ -64,7 +64,7 @@ async def test_a_database_that_is_too_slow(books: Books, household: Household) -
     for asked in _both(household):
         before = books.total(household.team), books.balance(household.account)
         with trapped(books, household.second, "PERFORM pg_sleep(10)"):
-            async with books.writer(statement_timeout_ms=100, patience_seconds=0.3) as writer:
+            async with books.writer(statement_timeout_ms=100, patience_seconds=1.5) as writer:
                 with pytest.raises(DatabaseUnavailable) as caught:
                     await writer.post(asked)
                 assert writer.tally.faults[Fault.SLOW] >= 2
@@ -76,14 +76,16 @@ async def test_a_database_that_is_too_slow(books: Books, household: Household) -
 @pytest.mark.checklist("PIX-02", "PIX-13")
 async def test_a_session_whose_statement_takes_too_long(books: Books, household: Household, asked: Posting) -> None:
     """In a request's own session too: it is told to try again, its other rows are gone as well, the retry does all."""
-    database = Database(books.urls.app, pool_size=1, statement_timeout_ms=200)
+    hasty = Database(books.urls.app, pool_size=1, statement_timeout_ms=200)
+    database = Database(books.urls.app, pool_size=1)
     try:
         with trapped(books, household.second, "PERFORM pg_sleep(10)"):
             with pytest.raises(DatabaseUnavailable):
-                await _request(database, asked)
+                await _request(hasty, asked)
         assert _rows_of(books, asked) == (0, 0)
         assert [await _request(database, asked) for _ in range(2)] == ["posted", "replay"]
     finally:
+        await hasty.close()
         await database.close()
     assert books.balance(household.account) == 90
 
@@ -118,7 +120,7 @@ async def test_an_account_stays_locked(books: Books, household: Household) -> No
 async def test_what_is_wrong_is_told_beside_a_locked_account(books: Books, household: Household) -> None:
     """An account that is not there is told of at once, though the batch that asked for it met a lock."""
     wrong = move(household.team, household.account, "acc_nobody", 1)
-    async with books.writer(lock_timeout_ms=40, patience_seconds=5.0) as writer:
+    async with books.writer(lock_timeout_ms=40, patience_seconds=60) as writer:
         with held(books, household.second):
             waits = asyncio.ensure_future(writer.post(move(household.team, household.account, household.second, 1)))
             assert named(await writer.post(wrong)) == "account-not-found"
@@ -134,7 +136,7 @@ async def test_a_session_meets_a_locked_account(books: Books, household: Househo
             begun = time.monotonic()
             with pytest.raises(DatabaseUnavailable):
                 await _request(database, asked)
-            assert 1.9 < time.monotonic() - begun < 15
+            assert 1.9 < time.monotonic() - begun < 60
         assert _rows_of(books, asked) == (0, 0)
         assert await _request(database, asked) == "posted"
     finally:
@@ -145,7 +147,7 @@ async def test_a_session_meets_a_locked_account(books: Books, household: Househo
 def test_a_transaction_is_recorded_slowly(books: Books, household: Household) -> None:
     """The database sleeps while somebody records: nothing is seen before its commit; the same again is the same."""
     person = Person(books, household)
-    with trapped(books, household.second, "PERFORM pg_sleep(0.4)"), ThreadPoolExecutor(1) as pool:
+    with trapped(books, household.second, "PERFORM pg_sleep(1)"), ThreadPoolExecutor(1) as pool:
         job = pool.submit(person.record)
         until(lambda: sleeping(books), "the posting sleeps")
         assert person.rows() == (0, 0, 0) and books.balance(household.account) == 100
@@ -160,8 +162,8 @@ async def test_an_idle_transaction_is_ended(books: Books, household: Household, 
     try:
         with pytest.raises(DatabaseUnavailable):
             async with database.begin() as session:
-                await session.execute(text("SET LOCAL idle_in_transaction_session_timeout = 100"))
                 await _note_and_post(session, asked)
+                await session.execute(text("SET LOCAL idle_in_transaction_session_timeout = 100"))
                 other = move(household.team, household.account, household.second, 1)
                 answer = await asyncio.to_thread(through_lane, books, [other])
                 assert problems([answer]) == ["posted"], "the account is free again"

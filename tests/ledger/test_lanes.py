@@ -29,7 +29,7 @@ async def test_two_lanes_post_everything_once(books: Books) -> None:
     given += [move(team, *chance.sample(others, 2), 1, key=f"spread {number}") for number in range(COUNT // 2)]
     twice = given + chance.sample(given, COUNT // 3)
     chance.shuffle(twice)
-    async with books.writer(lanes=2, most=40) as writer:
+    async with books.writer(lanes=2, most=40, lock_timeout_ms=20_000) as writer:
         outcomes = await asyncio.gather(*(writer.post(one) for one in twice))
         assert len(connections(books)) == 2, "both lanes were used"
         assert writer.tally.faults == {}

@@ -34,7 +34,7 @@ def test_each_suite_runs_alone_over_the_given_server(postgres_server: str) -> No
             )
             for suite, test in SUITES.items()
         ]  # fmt: skip
-        said = [child.communicate(timeout=180)[0] for child in started]
+        said = [child.communicate(timeout=600)[0] for child in started]
     for child, words in zip(started, said, strict=True):
         assert child.returncode == 0 and "1 passed" in words, words
     assert proxy.done[Cut.PASS] > 100

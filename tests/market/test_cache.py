@@ -94,7 +94,7 @@ def ids(source: Source) -> set[str]:
     return {offer_id for offer_id, _ in source.listing.offers} if source.listing else set()
 
 
-async def until(what: Callable[[], Any], seconds: float = 15) -> Any:
+async def until(what: Callable[[], Any], seconds: float = 60) -> Any:
     """Ask until the answer is true."""
     deadline = time.monotonic() + seconds
     while not (found := await what()):

@@ -180,7 +180,7 @@ async def gate_to(port: int) -> AsyncIterator[tuple[At, Callable[[], None]]]:
             writer.close()
 
 
-async def until(truth: Callable[[], bool | Awaitable[bool]], *, seconds: float = 5) -> None:
+async def until(truth: Callable[[], bool | Awaitable[bool]], *, seconds: float = 60) -> None:
     """Poll until something is true, or fail at the deadline."""
     deadline = asyncio.get_running_loop().time() + seconds
     while True:

@@ -34,7 +34,7 @@ async def test_first_contact_reports_the_host_key(ssh_server: ServerStarter, ide
         async with connect(server.at, identity, host_key=None) as hands:
             assert hands.host_key == server.host_key
         async with connect(server.at, identity, host_key=f"{hands.host_key} a comment") as again:
-            assert (await again.run("echo in", timeout=5)).stdout == "in\n"
+            assert (await again.run("echo in", timeout=60)).stdout == "in\n"
 
 
 @pytest.mark.parametrize("kind", ["ssh-ed25519", "ecdsa-sha2-nistp256"])
@@ -69,7 +69,7 @@ async def test_closed_and_silent_ports_are_unreachable(identity: SshIdentity) ->
         with pytest.raises(RemoteUnreachable):
             async with connect(At("127.0.0.1", silent.getsockname()[1]), identity, host_key=None, timeout=0.3):
                 pass
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 30
 
 
 async def test_addresses_are_tried_in_order(ssh_server: ServerStarter, identity: SshIdentity) -> None:
@@ -102,10 +102,10 @@ async def test_dead_host_is_noticed_by_keepalives(ssh_server: ServerStarter, ide
     async with ssh_server() as server, gate_to(server.at.port) as (at, pull_plug):
         with pytest.raises(RemoteUnreachable):
             async with connect(at, identity, host_key=None, keepalive_seconds=0.1) as hands:
-                running = asyncio.create_task(hands.run("sleep 60", timeout=50))
+                running = asyncio.create_task(hands.run("sleep 600", timeout=600))
                 await until(lambda: len(server.children) == 1)
                 pull_plug()
-                await asyncio.wait_for(running, 5)
+                await asyncio.wait_for(running, 60)
 
 
 async def test_cancellation_hangs_up(ssh_server: ServerStarter, identity: SshIdentity) -> None:

@@ -41,7 +41,7 @@ async def test_files_wire_and_tunnel(
         assert (Path(home) / ".dumont" / "bundle").read_bytes() == local.read_bytes()
         wire = await hands.open_wire("cat")
         await wire.send(b'{"hello": "there"}')
-        assert await asyncio.wait_for(wire.receive(), 10) == b'{"hello": "there"}'
+        assert await asyncio.wait_for(wire.receive(), 60) == b'{"hello": "there"}'
         await _reach_us_from_there(hands)
 
     await asyncio.to_thread(sandbox.call, "PUT", f"/api/v0/instances/{number}/", {"state": "stopped"})
@@ -52,10 +52,10 @@ async def test_files_wire_and_tunnel(
     await asyncio.to_thread(sandbox.call, "PUT", f"/api/v0/instances/{number}/", {"state": "running"})
     at = await asyncio.to_thread(_at, sandbox, number)
     async with connect(at, identity, host_key=host_key) as hands:
-        assert (await hands.run("cat workspace/note; : signed-address", timeout=10)).stdout == "kept"
+        assert (await hands.run("cat workspace/note; : signed-address", timeout=60)).stdout == "kept"
         sandbox.control.kill_host(number)
         with pytest.raises(RemoteUnreachable):
-            await hands.run("echo still here", timeout=10)
+            await hands.run("echo still here", timeout=60)
     assert "signed-address" not in caplog.text
 
 
@@ -67,5 +67,5 @@ async def _reach_us_from_there(hands: Hands) -> None:
     ours = await asyncio.start_server(answer, "127.0.0.1", 0)
     async with ours, hands.forward_back("127.0.0.1", ours.sockets[0].getsockname()[1]) as port:
         script = f"import urllib.request as u; print(u.urlopen('http://127.0.0.1:{port}/blob').read().decode())"
-        finished = await hands.run(f'python3 -c "{script}"', timeout=20)
+        finished = await hands.run(f'python3 -c "{script}"', timeout=60)
         assert finished.stdout.startswith("GET /blob"), finished

@@ -276,8 +276,8 @@ def test_starts_and_stops_that_take_their_time(box: SandboxProcess) -> None:
     assert (late["actual_status"], late["intended_status"], late["next_state"]) == ("running", "stopped", "stopped")
     assert _connects(up)
     gpu_second = late["instance"]["totalHour"] * 1e9 / 3600
-    assert _billed_since(box, raced, LONG - 5) >= (LONG - 6) * gpu_second
-    box.control.turn_clock(advance_s=5)
+    assert _billed_since(box, raced, LONG / 2) >= (LONG / 2 - 1) * gpu_second
+    box.control.turn_clock(advance_s=LONG / 2)
     box.wait_for(raced, "exited")
     box.control.add_fault("start_queue", {"for_s": LONG})
     refused = _state(box, raced, "running")[1]
@@ -345,8 +345,8 @@ def test_hosts_that_go_and_come_back(box: SandboxProcess, login: Login) -> None:
     again = box.wait_for(number, "running")
     box.control.befall(number, "host_offline", ssh=True, for_s=LONG)
     assert _seen(box, number)["actual_status"] == "offline" and _run(login, again, "echo alive") == "alive\n"
-    assert _billed_since(box, number, LONG - 1) == 0
-    box.control.turn_clock(advance_s=2)
+    assert _billed_since(box, number, LONG / 2) == 0
+    box.control.turn_clock(advance_s=LONG / 2)
     box.wait_for(number, "running")
     assert _billed_since(box, number, LONG) > 0 and _run(login, again, "echo still") == "still\n"
 

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -165,17 +166,16 @@ def test_after_a_crash_nothing_of_the_gap_is_billed(sandboxes: Start, login: Log
     up = box.wait_for(number, "running")
     asyncio.run(_ran(login, up, "sleep 600 >/dev/null 2>&1 &"))
     orphan = wait_until(lambda: box.processes(number), what="a process")
-    before = box.control.state()["now"]
     box.kill9()
+    killed = time.time()
     assert len(orphan) == 1 and box.processes(number) == orphan
     back = sandboxes(home=box.home)
-    started = back.control.state()["now"]
     back.wait_for(number, "running")
     assert back.processes(number) == []
     spans = back.control.line(number).spans
-    ended = max(span["to"] for span in spans if span["to"] is not None and span["to"] <= before + 0.2)
     assert all(span["to"] is not None for span in spans[:-1])
-    assert not [span for span in spans if span["from"] < started - 0.5 and (span["to"] or started) > ended]
+    before = [span for span in spans if span["from"] <= killed]
+    assert before and before != spans and all(span["to"] <= killed for span in before)
 
 
 def test_a_pulled_plug_and_its_return(sandboxes: Start, login: Login, public_key: str) -> None:
@@ -221,7 +221,7 @@ def test_nvidia_smi_shows_what_was_rented_and_the_load(shared: SandboxProcess, l
     assert len(listed) == 4 and all("NVIDIA GeForce RTX 4090" in line for line in listed)
     query = "nvidia-smi --query-gpu=index,utilization.gpu,memory.total --format=csv,noheader,nounits"
     assert asyncio.run(_ran(login, up, query)).stdout.splitlines()[3] == "3, 0, 24564"
-    apps = "sleep 5 & nvidia-smi --query-compute-apps=pid,name --format=csv,noheader; kill $!"
+    apps = "sleep 600 & nvidia-smi --query-compute-apps=pid,name --format=csv,noheader; kill $!"
     assert asyncio.run(_ran(login, up, apps)).stdout == ""
     box.control.set_load(number, 73)
     assert asyncio.run(_ran(login, up, query)).stdout.splitlines()[0] == "0, 73, 24564"

@@ -246,7 +246,7 @@ def test_starts_that_cannot_be_are_refused_in_one_sentence(quiet: SandboxProcess
         (["--home", str(tmp_path / "a"), "--port", str(quiet.port)], "choose another --port"),
         (["--home", str(tmp_path / "b"), "--port", "0", "--host", "0.0.0.0"], "loopback only"),
     ):
-        done = subprocess.run([*base, *arguments], capture_output=True, text=True, timeout=30, check=False)
+        done = subprocess.run([*base, *arguments], capture_output=True, text=True, timeout=60, check=False)
         assert (done.returncode, done.stdout) == (2, "") and words in done.stderr and done.stderr.count("\n") == 1
 
 
@@ -268,4 +268,4 @@ def test_it_ends_with_its_parent(sandboxes: Start) -> None:
         assert (box.home / name).stat().st_mode & 0o777 == 0o600
     assert box.process.stdin is not None
     box.process.stdin.close()
-    assert box.process.wait(10) == 0 and box.processes() == []
+    assert box.process.wait(60) == 0 and box.processes() == []

@@ -121,9 +121,10 @@ def test_renting_on_demand_takes_a_bid_s_place(market: SandboxProcess) -> None:
     assert asked[0] == 200 and asked[1]["error"] == "resources_unavailable"
     assert market.call("PUT", f"/api/v0/instances/{bidder}/", {"state": "stopped"})[0] == 200
     market.call("DELETE", f"/api/v0/instances/{owner}/", {})
-    market.control.send_rival(bidder, for_s=60)
+    market.control.send_rival(bidder, for_s=6000)
     assert _words(market, bidder)[:2] == ("exited", "stopped")
     assert market.call("PUT", f"/api/v0/instances/{bidder}/", {"state": "running"})[1]["success"] is False
+    market.control.turn_clock(advance_s=6000)
     market.wait_for(bidder, "running")
 
 

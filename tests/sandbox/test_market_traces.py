@@ -134,7 +134,7 @@ def test_prices_of_the_past_can_be_followed(tmp_path: Path) -> None:
 
 def test_availability_limits_what_can_be_held(sandboxes: Start) -> None:
     """At most so many slices are offered and held; what is held stays, what stopped cannot start; then it can again."""
-    box = sandboxes(speed=60)
+    box = sandboxes()
     trace = {"metadata": {"gap_seconds": 300}, "data": [1, 0, 4]}
     everything = box.offers(gpu_name={"eq": "RTX 4090"})
     box.control.bind_trace({"trace": trace, "bind": {"model": "RTX_4090"}, "repeat": "hold"})
@@ -145,15 +145,17 @@ def test_availability_limits_what_can_be_held(sandboxes: Start) -> None:
     assert box.offers(gpu_name={"eq": "RTX 4090"}) == []
     status, refused = box.call("PUT", f"/api/v0/asks/{everything[-1]['id']}/", {"image": "x", "disk": 10})
     assert (status, refused["error"]) == (404, "no_such_ask")
-    wait_until(lambda: box.control.state()["traces"][0]["value"] == 0, seconds=30, what="the second sample")
+    box.control.turn_clock(advance_s=300)
+    assert box.control.state()["traces"][0]["value"] == 0
     box.wait_for(kept, "running")
     box.call("PUT", f"/api/v0/instances/{kept}/", {"state": "stopped"})
     box.wait_for(kept, "exited")
     assert box.call("PUT", f"/api/v0/instances/{kept}/", {"state": "running"})[1]["error"] == "resources_unavailable"
-    box.wait_for(kept, "running", seconds=30)
+    box.control.turn_clock(advance_s=300)
+    box.wait_for(kept, "running")
     assert len(box.offers(gpu_name={"eq": "RTX 4090"})) == 3
     box.stop()
-    again = box.restart(speed=60)
+    again = box.restart()
     try:
         assert again.control.state()["traces"][0]["value"] == 4, "a trace outlives a restart and goes on"
         with pytest.raises(SandboxControlError, match=r"data\[0\]"):
@@ -167,7 +169,7 @@ def test_preemption_takes_the_lowest_bids(sandboxes: Start, tmp_path: Path) -> N
     path = tmp_path / "binding.json"
     trace = {"metadata": {"gap_seconds": 240}, "data": [3, 3, 1, 2, 2, 2, 2]}
     path.write_text(json.dumps({"trace": trace, "bind": {"model": "RTX 4090"}, "mode": "preemption"}))
-    box = sandboxes(speed=60, trace=path)
+    box = sandboxes(trace=path)
     offers = [offer["id"] for offer in box.offers(gpu_name={"eq": "RTX 4090"}, type="bid")]
     assert len(offers) == 3, "a bid search shows only what the trace leaves room for"
     bids = {box.rent(offer, price=price): price for offer, price in zip(offers, (0.9, 0.7, 0.8), strict=True)}
@@ -177,7 +179,9 @@ def test_preemption_takes_the_lowest_bids(sandboxes: Start, tmp_path: Path) -> N
     def running() -> list[float]:
         return sorted(bids[m["instance_id"]] for m in box.control.state()["machines"] if m["phase"] == "running")
 
-    wait_until(lambda: running() == [0.9], seconds=30, what="the fall")
+    box.control.turn_clock(advance_s=480)
+    wait_until(lambda: running() == [0.9], what="the fall")
     falls = {span["from"] for n in bids for span in box.control.line(n).spans if span["state"] == "outbid"}
     assert len(falls) == 1
-    wait_until(lambda: running() == [0.8, 0.9], seconds=30, what="the rise")
+    box.control.turn_clock(advance_s=240)
+    wait_until(lambda: running() == [0.8, 0.9], what="the rise")

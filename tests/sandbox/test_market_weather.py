@@ -39,7 +39,7 @@ def test_the_catalogue_is_seeded_cheap_and_spread(weather: Weather, boxes: list[
     """The same seed makes the same computers in little time; models, prices, places and quality are spread."""
     begun = time.process_time()
     again = generate(_SEED, 300, Weather(_SEED, PROFILES["slack"]).presence)
-    assert time.process_time() - begun < 0.5
+    assert time.process_time() - begun < 5
     assert again == boxes and generate(2, 300, weather.presence) != boxes
     assert len({box.id for box in boxes}) == len(boxes)
     assert len({box.model.name for box in boxes}) > 35 and len({box.country for box in boxes}) > 25

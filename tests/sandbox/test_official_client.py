@@ -33,7 +33,7 @@ class Vastai:
         Errors: AssertionError when it failed or complained.
         """
         done = subprocess.run(
-            [sys.executable, "-c", MAIN, *words], env=self._environment(), capture_output=True, text=True, timeout=60
+            [sys.executable, "-c", MAIN, *words], env=self._environment(), capture_output=True, text=True, timeout=120
         )
         assert done.returncode == 0 and "rror" not in done.stderr, (words, done.stdout, done.stderr)
         return done.stdout

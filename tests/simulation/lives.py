@@ -127,9 +127,11 @@ async def _work(given: dict[str, str]) -> None:
 
 async def _alarms(world: World) -> None:
     while True:
+        begun = time.time()
         async with world.database.begin() as session:
             await set_sweep(session)
             await raise_alarms(session)
+        MortalEngine.fate.tell(f"alarms\t{begun:.3f}")
         await asyncio.sleep(1.5)
 
 

@@ -12,7 +12,7 @@ from tests.simulation.judge import Judge
 from tests.simulation.plan import Act, Plan
 from tests.simulation.script import Script, tell
 
-QUIET_SECONDS = 40.0
+QUIET_SECONDS = 120.0
 """How long after the faults the product may take to put everything right; real seconds."""
 _END = Act("destroy")
 

@@ -54,7 +54,7 @@ class Payer:
         self, method: str, path: str, body: Any = None, *, headers: dict[str, str] | None = None, status: int = 0
     ) -> dict[str, Any]:
         """Ask the service and return its document; a refusal is an error unless `status` awaits it."""
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=15)
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
         try:
             sent = headers or {"Authorization": f"Bearer {self._token}"}
             connection.request(method, f"/_psp/{path}", None if body is None else json.dumps(body), sent)
@@ -76,7 +76,7 @@ class Mailbox:
 
     def wait_for(self, count: int) -> list[tuple[dict[str, str], bytes]]:
         """Wait until so many notices were taken and return them."""
-        wait_until(lambda: len(self.taken) >= count, seconds=15, what=f"{count} notices")
+        wait_until(lambda: len(self.taken) >= count, seconds=60, what=f"{count} notices")
         return self.taken
 
 

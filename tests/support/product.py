@@ -23,10 +23,11 @@ from dumont.sandbox import LedgerLine, SandboxControl
 
 DUMONT = Path(sys.executable).with_name("dumont")
 START_SECONDS = 90.0
-STOP_SECONDS = 30.0
+STOP_SECONDS = 60.0
 OPERATION_SECONDS = 120.0
 _PORTS = range(10_000, 20_000)
 """Below the sandbox's own ports and below those that the system gives to outgoing connections."""
+_given: set[int] = set()
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,7 @@ class Product:
         """Start it again over the same home, at once."""
         return self.start()
 
-    def expect_nothing_running(self, seconds: float = 5.0) -> None:
+    def expect_nothing_running(self, seconds: float = 60.0) -> None:
         """See that no process of this home is left.
 
         Errors: AssertionError with their command lines.
@@ -218,7 +219,7 @@ class Product:
     def http(self, token: str | None = None) -> httpx.Client:
         """Return a plain HTTP client, with a bearer token or without any."""
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-        return httpx.Client(base_url=f"{self.url}/api/v1", headers=headers, timeout=30)
+        return httpx.Client(base_url=f"{self.url}/api/v1", headers=headers, timeout=60)
 
     def sign_in(self) -> str:
         """Return a fresh access token of the first user."""
@@ -299,14 +300,18 @@ def product(folder: Path, **more: str) -> Iterator[Product]:
 
 
 def free_port() -> int:
-    """Find a port that nobody listens on."""
+    """Find a port that nobody listens on, and that nobody else in this run of tests is told."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     while True:
-        port = random.choice(_PORTS)
+        port = random.choice(_PORTS[worker % 16 :: 16])
+        if port in _given:
+            continue
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
+            _given.add(port)
             return port
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from dumont.sandbox import SandboxControl
 
-_START_SECONDS = 30.0
+_START_SECONDS = 60.0
 
 
 @dataclass
@@ -38,7 +38,7 @@ class SandboxProcess:
 
     def call(self, method: str, path: str, body: Any = None, *, key: str | None = "") -> tuple[int, Any]:
         """Ask the API once and return (status, document or text); `key` None sends no key, "" the account's."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=15)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
             headers = {} if key is None else {"Authorization": f"Bearer {key or self.key}"}
             connection.request(method, path, None if body is None else json.dumps(body), headers)
@@ -69,7 +69,7 @@ class SandboxProcess:
         shown: dict[str, Any] | None = document["instances"]
         return shown
 
-    def wait_for(self, number: int, status: str | None, *, seconds: float = 15) -> dict[str, Any]:
+    def wait_for(self, number: int, status: str | None, *, seconds: float = 60) -> dict[str, Any]:
         """Poll until `actual_status` is that word and return the document."""
 
         def there() -> dict[str, Any] | None:
@@ -78,6 +78,11 @@ class SandboxProcess:
 
         shown: dict[str, Any] = wait_until(there, seconds=seconds, what=f"instance {number} to be {status}")
         return shown
+
+    def stop_clock(self, at: float) -> None:
+        """Let the time stand still at that moment to come: what a living market shows depends on nothing but it."""
+        shown = self.control.turn_clock(pause=True)
+        self.control.turn_clock(advance_s=at - float(shown["now"]))
 
     def add_key(self, public_key: str) -> int:
         """Add a public key to the account; machines rented from now on accept it."""
@@ -112,7 +117,7 @@ class SandboxProcess:
 
     def _wait(self) -> None:
         try:
-            self.process.wait(15)
+            self.process.wait(60)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait(5)
@@ -160,7 +165,7 @@ def start_in(home: Path, **options: Any) -> SandboxProcess:
     return SandboxProcess(ready["url"], str(key), control, home, process, options)
 
 
-def wait_until(probe: "Callable[[], Any]", *, seconds: float = 10, what: str = "it") -> Any:
+def wait_until(probe: "Callable[[], Any]", *, seconds: float = 60, what: str = "it") -> Any:
     """Ask until the answer is true and return it.
 
     Errors: AssertionError after `seconds`.

@@ -21,7 +21,7 @@ class Watch:
         self.losses = Losses(stage.world)
         self.sweep = Sweep(stage.world)
 
-    async def until(self, holds: Callable[[], Awaitable[Any]], *, seconds: float = 15) -> Any:
+    async def until(self, holds: Callable[[], Awaitable[Any]], *, seconds: float = 60) -> Any:
         """Look and sweep until something holds, and return it."""
         deadline = asyncio.get_running_loop().time() + seconds
         while not (found := await holds()):

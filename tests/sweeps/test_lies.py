@@ -49,9 +49,10 @@ async def test_a_machine_that_rises_again_is_destroyed_again(stage: Stage, watch
     """A machine seen gone comes back and bills: the sweep knows its label and ends it."""
     case = await launched(stage)
     machine = await machine_of(stage, case)
-    wish(stage, "zombie", after_s=1.0)
+    wish(stage, "zombie", after_s=600.0)
     done, _ = await BY_NAME["destroy"].try_out(stage, case)
     assert done.status == "succeeded", done.problem
+    await asyncio.to_thread(stage.sandbox.control.turn_clock, advance_s=600.0)
 
     async def caught() -> bool:
         return [one["action"] for one in await watch.news("machine.stray", machine)] == ["destroyed"]

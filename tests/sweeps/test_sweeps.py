@@ -215,9 +215,10 @@ async def test_turns_are_taken_once(stage: Stage) -> None:
 
     try:
         for _ in range(3):
-            left = await asyncio.gather(*(ask(database, 0.4) for database in databases))
+            left = await asyncio.gather(*(ask(database, 600) for database in databases))
             assert sorted(value == 0.0 for value in left) == [False, False, False, True]
-            await asyncio.sleep(max(left) + 0.02)
+            assert max(left) <= 600
+            await stage.write("UPDATE watch_turn SET next_at = next_at - interval '600 seconds' WHERE name = 'test'")
     finally:
         for database in databases:
             await database.close()
@@ -230,7 +231,7 @@ async def test_the_watch_keeps_its_times(stage: Stage) -> None:
     try:
         case = await launched(stage)
         stage.sandbox.call("PUT", f"/api/v0/instances/{await machine_of(stage, case)}/", {"state": "stopped"})
-        deadline = asyncio.get_running_loop().time() + 10
+        deadline = asyncio.get_running_loop().time() + 60
         while (await stage.instance(case.instance_id)).status != "paused":
             assert asyncio.get_running_loop().time() < deadline
             await asyncio.sleep(0.05)

@@ -142,7 +142,7 @@ async def new_machine(stage: Stage) -> Machine:
     return Machine(stage, instance_id, workspace_id, Path(rental.workspace_root or ""))
 
 
-async def poll(probe: Any, *, seconds: float = 30, what: str = "it") -> Any:
+async def poll(probe: Any, *, seconds: float = 60, what: str = "it") -> Any:
     """Ask until the answer is true and return it."""
     async with asyncio.timeout(seconds):
         while not (answer := probe()):

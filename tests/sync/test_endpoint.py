@@ -30,7 +30,7 @@ class Caller:
     def __call__(
         self, method: str, path: str, body: bytes | None = None, **headers: str
     ) -> tuple[int, bytes, http.client.HTTPMessage]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         token = base64.b64encode(f"{USER}:{self.password}".encode()).decode()
         try:
             connection.putrequest(method, path, skip_accept_encoding=True)
@@ -116,7 +116,7 @@ def test_a_damaged_body_is_not_stored(host: Caller, folder: Path) -> None:
     """What does not have the hash of its name, or ends too early, leaves nothing behind."""
     before = tree(folder)
     assert host.add("data", b"flipped", named(b"original")) == 400
-    with socket.create_connection(("127.0.0.1", host.port), timeout=10) as wire:
+    with socket.create_connection(("127.0.0.1", host.port), timeout=60) as wire:
         token = base64.b64encode(f"{USER}:{host.password}".encode()).decode()
         head = f"POST /{MINE}/data/{named(b'whole')} HTTP/1.1\r\nHost: x\r\nAuthorization: Basic {token}\r\n"
         wire.sendall(f"{head}Content-Length: 5\r\n\r\nwho".encode())
@@ -163,7 +163,7 @@ def test_no_path_leads_elsewhere(host: Caller, folder: Path) -> None:
 def _raw(host: Caller, method: str, path: str) -> int:
     """Send a request line as it is, and return the status of the answer."""
     token = base64.b64encode(f"{USER}:{host.password}".encode()).decode()
-    with socket.create_connection(("127.0.0.1", host.port), timeout=10) as wire:
+    with socket.create_connection(("127.0.0.1", host.port), timeout=60) as wire:
         body = "Content-Length: 0\r\n" if method == "POST" else ""
         wire.sendall(f"{method} {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Basic {token}\r\n{body}\r\n".encode())
         return int(wire.recv(100).split()[1])
@@ -178,7 +178,7 @@ def test_a_session_is_one_password_for_a_while(folder: Path) -> None:
         for wrong in ("", "dumont", other, good[:-1], good + "x", "ü"):
             caller.password = wrong
             assert caller("GET", f"/{MINE}/config")[0] == 401, wrong
-        connection = http.client.HTTPConnection("127.0.0.1", caller.port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", caller.port, timeout=60)
         token = base64.b64encode(f"{USER}:{good}".encode()).decode()
         connection.request("GET", f"/{MINE}/config", headers={"Authorization": f"Basic {token}"})
         assert connection.getresponse().read() == b"config of " + MINE.encode()

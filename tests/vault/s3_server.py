@@ -1,7 +1,6 @@
 """A real S3 server for the tests: the gateway of JuiceFS, which is MinIO's code, over a folder."""
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -11,18 +10,13 @@ from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
+from tests.support.product import free_port
+
 from dumont.vault import S3Place
 
 BUCKET = "dumont"
 KEY_ID, SECRET = "tester", "a secret of tests"
-PATIENCE_SECONDS = 30.0
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+PATIENCE_SECONDS = 60.0
 
 
 @contextmanager

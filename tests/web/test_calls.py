@@ -119,17 +119,21 @@ async def test_of_a_long_body_only_the_end_is_kept() -> None:
 
 
 async def test_a_reply_that_nobody_asked_for_answers_no_later_request() -> None:
+    sent = asyncio.Event()
+
     async def twice(writer: asyncio.StreamWriter) -> None:
         writer.write(HEAD % (2, b"") + b"ok")
         await writer.drain()
         await asyncio.sleep(0.05)
         writer.write(HEAD % (5, b"") + b"stale")
+        sent.set()
 
     async def own(writer: asyncio.StreamWriter) -> None:
         writer.write(HEAD % (3, b"") + b"own")
 
     async with asked(twice, own) as (server, web):
         assert (await web.ask("GET", "/")).body == b"ok"
+        await sent.wait()
         await asyncio.sleep(0.2)
         assert (await web.ask("GET", "/")).body == b"own"
         assert (len(server.requests), server.connections) == (2, 2)
@@ -140,7 +144,7 @@ async def test_a_garbled_body_is_no_reply_and_holds_no_lane(monkeypatch: pytest.
         writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n")
 
     monkeypatch.setattr("dumont.web.client._SILENT_SECONDS", 0.3)
-    async with asked(garbled) as (server, web), asyncio.timeout(5):
+    async with asked(garbled) as (server, web), asyncio.timeout(60):
         for result in await asyncio.gather(*(web.ask("GET", "/") for _ in range(8)), return_exceptions=True):
             assert isinstance(result, Broken)
         assert len(server.requests) == 8
@@ -154,7 +158,7 @@ async def test_a_body_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -
             await writer.drain()
 
     monkeypatch.setattr("dumont.web.client._LARGEST_BODY", 1_000_000)
-    async with asked(endless) as (_, web), asyncio.timeout(5):
+    async with asked(endless) as (_, web), asyncio.timeout(60):
         with pytest.raises(Broken):
             await web.ask("GET", "/")
 
@@ -181,15 +185,19 @@ async def test_a_proxy_never_sees_the_key_of_a_safe_address(monkeypatch: pytest.
 
 async def test_no_more_calls_at_once_than_lanes() -> None:
     at_once = most = 0
+    four = asyncio.Event()
 
     async def slow(writer: asyncio.StreamWriter) -> None:
         nonlocal at_once, most
         at_once += 1
         most = max(most, at_once)
+        if at_once == 4:
+            four.set()
+        await four.wait()
         await asyncio.sleep(0.05)
         at_once -= 1
         writer.write(HEAD % (0, b""))
 
-    async with asked(slow) as (server, web):
+    async with asked(slow, call_seconds=60) as (server, web), asyncio.timeout(60):
         await asyncio.gather(*(web.ask("GET", "/") for _ in range(12)))
         assert (len(server.requests), most) == (12, 4)

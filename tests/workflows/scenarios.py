@@ -228,7 +228,7 @@ async def check_running(stage: Stage, case: Case) -> Instance:
 
 
 def _none_stopped(stage: Stage, machine: int) -> None:
-    wait_until(lambda: not stopped(stage, machine), what="every process to go on", seconds=5)
+    wait_until(lambda: not stopped(stage, machine), what="every process to go on")
 
 
 def stopped(stage: Stage, machine: int) -> list[int]:

@@ -134,7 +134,7 @@ async def test_a_failed_wake_on_a_dead_host_ends(stage: Stage) -> None:
     before = await stage.rental(case.instance_id)
     await stage.write("UPDATE instance SET max_price_hour_nano = 1 WHERE id = %s", case.instance_id)
     await asyncio.to_thread(stage.sandbox.control.kill_host, int(before.provider_machine_id or 0))
-    done = await asyncio.wait_for(Trial(stage, await wake(stage, case)).run(), 30)
+    done = await asyncio.wait_for(Trial(stage, await wake(stage, case)).run(), 60)
     assert done.status == "failed" and (done.problem or {})["code"] in ("price-moved", "offer-gone"), done.problem
     await check_asleep(stage, case)
     await asyncio.to_thread(stage.sandbox.control.restore_host, int(before.provider_machine_id or 0))
@@ -160,6 +160,6 @@ async def test_a_machine_that_was_stopped_is_not_asked_for_its_files(stage: Stag
     number = int((await stage.rental(case.instance_id)).provider_machine_id or 0)
     stage.sandbox.call("PUT", f"/api/v0/instances/{number}/", {"state": "stopped"})
     await asyncio.to_thread(stage.sandbox.wait_for, number, "exited")
-    operation = await asyncio.wait_for(Trial(stage, await hibernate(stage, case)).run(), 20)
+    operation = await asyncio.wait_for(Trial(stage, await hibernate(stage, case)).run(), 60)
     assert (operation.problem or {}).get("code") == "host-lost", operation.problem
     assert (await stage.instance(case.instance_id)).status == "running"

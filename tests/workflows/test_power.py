@@ -8,6 +8,7 @@ from tests.support.frozen import frozen
 from tests.support.sandbox import wait_until
 from tests.support.world import Stage
 
+from dumont.durable import Operation
 from dumont.instances import Losses
 
 from .engine import Trial
@@ -63,12 +64,10 @@ async def test_a_resume_waits_for_its_gpu(stage: Stage) -> None:
     strangers = await taken(stage, case)
     operation_id = await resume(stage, case, wait_minutes=1)
     running = asyncio.create_task(Trial(stage, operation_id).run())
-    while not await _says(stage, operation_id, "rented by somebody else"):
-        assert not running.done()
-        await asyncio.sleep(0.05)
+    await _waits(stage, operation_id, running)
     assert (await stage.instance(case.instance_id)).status == "resuming"
     leave(stage, strangers)
-    done = await asyncio.wait_for(running, 40)
+    done = await asyncio.wait_for(running, 60)
     assert done.status == "succeeded", done.problem
     instance = await check_running(stage, case)
     assert instance.paused_at is None
@@ -84,10 +83,9 @@ async def test_a_start_that_was_given_up_never_runs_later(stage: Stage, how: str
     operation_id = await resume(stage, case, wait_minutes=1 if how == "cancelled" else 0.01)
     running = asyncio.create_task(Trial(stage, operation_id).run())
     if how == "cancelled":
-        while not await _says(stage, operation_id, "rented by somebody else"):
-            await asyncio.sleep(0.05)
+        await _waits(stage, operation_id, running)
         await stage.write(CANCEL, operation_id)
-    done = await asyncio.wait_for(running, 30)
+    done = await asyncio.wait_for(running, 60)
     assert (done.problem or {})["code"] == ("cancelled" if how == "cancelled" else "no-capacity")
     await check_paused(stage, case)
     leave(stage, strangers)
@@ -125,7 +123,7 @@ async def test_a_machine_that_somebody_stops_costs_no_gpu_while_its_reboot_waits
     operation_id = await reboot(stage, case)
     rebooting = asyncio.create_task(Trial(stage, operation_id).run())
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while (await stage.bills(case.instance_id)).gpu_spans:
                 await asyncio.sleep(0.1)
         assert not (await stage.bills(case.instance_id)).running
@@ -148,7 +146,7 @@ async def test_a_machine_that_runs_again_costs_again_while_its_reboot_waits(stag
     operation_id = await reboot(stage, case)
     rebooting = asyncio.create_task(Trial(stage, operation_id).run())
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while (await stage.bills(case.instance_id)).gpu_spans:
                 await asyncio.sleep(0.1)
             stage.sandbox.call("PUT", f"/api/v0/instances/{number}/", {"state": "running"})
@@ -185,9 +183,15 @@ def _words(pid: int) -> str:
         return ""
 
 
-async def _says(stage: Stage, operation_id: str, words: str) -> bool:
-    found = await stage.rows("SELECT steps::text FROM operation WHERE id = %s", operation_id)
-    return words in found[0][0]
+async def _waits(stage: Stage, operation_id: str, running: "asyncio.Task[Operation]") -> None:
+    """Wait until an operation says that it waits for its GPU."""
+    async with asyncio.timeout(60):
+        while (
+            "rented by somebody else"
+            not in (await stage.rows("SELECT steps::text FROM operation WHERE id = %s", operation_id))[0][0]
+        ):
+            assert not running.done(), "it ended instead of waiting"
+            await asyncio.sleep(0.05)
 
 
 async def test_a_stop_that_is_slow_does_not_hold_a_destroy_up(stage: Stage) -> None:
@@ -198,9 +202,9 @@ async def test_a_stop_that_is_slow_does_not_hold_a_destroy_up(stage: Stage) -> N
     pausing = asyncio.create_task(Trial(stage, await pause(stage, case)).run())
     number = int((await stage.rental(case.instance_id)).provider_machine_id or 0)
     await asyncio.to_thread(wait_until, lambda: machine_of(stage, number)["intended"] == "stopped", what="the order")
-    destroyed = await asyncio.wait_for(Trial(stage, await destroy(stage, case)).run(), 20)
+    destroyed = await asyncio.wait_for(Trial(stage, await destroy(stage, case)).run(), 60)
     assert destroyed.status == "succeeded", destroyed.problem
-    await asyncio.wait_for(pausing, 20)
+    await asyncio.wait_for(pausing, 60)
     assert (await stage.instance(case.instance_id)).status == "destroyed"
     bills = await stage.bills(case.instance_id)
     bills.agree()
@@ -218,7 +222,7 @@ async def test_a_stop_that_was_forgotten_is_asked_for_again(stage: Stage) -> Non
         stage.sandbox.call("PUT", f"/api/v0/instances/{number}/", {"state": "running"})
 
     stage.world = frozen(stage, "stop", forgets)
-    done = await asyncio.wait_for(Trial(stage, await pause(stage, case)).run(), 20)
+    done = await asyncio.wait_for(Trial(stage, await pause(stage, case)).run(), 60)
     assert done.status == "succeeded", done.problem
     assert (await stage.instance(case.instance_id)).status == "paused"
     bills = await stage.bills(case.instance_id)
@@ -240,9 +244,8 @@ async def test_a_wait_for_a_gpu_ends_with_its_machine(stage: Stage) -> None:
     await taken(stage, case)
     operation_id = await resume(stage, case, wait_minutes=60)
     running = asyncio.create_task(Trial(stage, operation_id).run())
-    while not await _says(stage, operation_id, "rented by somebody else"):
-        await asyncio.sleep(0.05)
+    await _waits(stage, operation_id, running)
     stage.sandbox.call("DELETE", f"/api/v0/instances/{number}/", {})
-    done = await asyncio.wait_for(running, 20)
+    done = await asyncio.wait_for(running, 60)
     assert (done.problem or {})["code"] == "host-lost"
     assert (await stage.instance(case.instance_id)).status == "paused"

@@ -38,7 +38,7 @@ def mortal_workers(place: Place, deaths: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        workers.communicate(timeout=10)
+        workers.communicate(timeout=60)
 
 
 async def die_everywhere(place: Place, stage: Stage, scenario: Scenario, deaths: Path) -> str:

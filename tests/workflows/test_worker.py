@@ -49,7 +49,7 @@ class Workers:
         """Kill every worker and see it dead."""
         for child in self._running:
             child.kill()
-            child.wait(10)
+            child.wait(60)
             if child.stdout is not None:
                 child.stdout.close()
         self._running.clear()
@@ -84,7 +84,7 @@ async def test_the_next_worker_finishes_a_launch(stage: Stage, workers: Workers)
     stage.sandbox.control.add_fault("slow_pull", {"s": 5})
     await asyncio.to_thread(workers.start)
     instance_id, operation_id = await stage.begin_launch()
-    await until(stage, STEP, operation_id, lambda step: step == "boot", 30)
+    await until(stage, STEP, operation_id, lambda step: step == "boot", 60)
     await asyncio.to_thread(workers.kill)
     assert (await stage.rows(STATUS, operation_id))[0][0] == "running"
     await asyncio.to_thread(workers.start)

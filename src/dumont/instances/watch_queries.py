@@ -17,9 +17,12 @@ from dumont.providers import Machine
 _TAKE = text(
     "INSERT INTO watch_turn AS t (name, next_at) VALUES (:name, clock_timestamp() + :seconds * interval '1 second') "
     "ON CONFLICT (name) DO UPDATE SET next_at = excluded.next_at "
-    "WHERE t.next_at <= clock_timestamp() OR t.next_at > excluded.next_at RETURNING 1"
+    "WHERE t.next_at <= clock_timestamp() OR t.next_at > clock_timestamp() + :seconds * interval '1 second' RETURNING 1"
 )
-"""A turn further away than one period was set by a longer period, or by another clock: it is taken at once."""
+"""A turn further away than one period was set by a longer period, or by another clock: it is taken at once.
+
+The time is read again where the row is there already: who has waited for another's turn must not find it far away.
+"""
 _LEFT = text(
     "SELECT greatest(0, extract(epoch FROM next_at - clock_timestamp()))::float FROM watch_turn WHERE name = :name"
 )

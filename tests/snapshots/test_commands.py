@@ -38,9 +38,10 @@ async def dumont(urls: DatabaseUrls, shelf: Shelf, tmp_path: Path) -> AsyncItera
     """The command line, signed in as a team's admin; the shelf becomes that team's."""
     for name in ("snapshots.verify", "snapshots.collect", "snapshots.preview", "hibernation.restore"):
         await shelf.rows("INSERT INTO durable_workflow (name) VALUES (%s) ON CONFLICT DO NOTHING", name)
-    settings = Settings(home=tmp_path, limit_token_requests_minute=0, limit_token_requests_at_once=0)
+    open_to = {"limit_token_requests_minute": 0, "limit_token_requests_at_once": 0}
+    settings = Settings(home=tmp_path, store_gb_month_usd=0.006, **open_to)
     async with running_api(urls, *ROUTERS, settings=settings) as api:
-        api.app.state.clock = settings.clock
+        api.app.state.clock, api.app.state.settings = settings.clock, settings
         person = await api.person()
         shelf.team_id = person.team_id
         async with shelf.session() as session:
@@ -169,3 +170,26 @@ async def test_a_restore_is_begun_as_it_was_wished(dumont: Dumont, shelf: Shelf)
     wishes = {"snapshot_id": first, "paths": ["f"], "target_path": "old", "replace": True}
     assert rows == [(wishes, shelf.instance_id)]
     assert "operation" in (await dumont("restore", first, code=4)).stderr
+
+
+@pytest.mark.checklist("SNAP-03", "SNAP-04", "SNAP-07", "SNAP-09", "SNAP-14")
+async def test_what_was_measured_is_told_and_what_was_not_is_unknown(dumont: Dumont, shelf: Shelf) -> None:
+    """Sizes, ratio, what was stored already, rates, the first save against a later one, and the price of keeping."""
+    first = await shelf.save({b"f": b"f"}, days_ago(2))
+    second = await shelf.save({b"f": b"f", b"g": b"g"}, days_ago(1))
+    sizes = {"files": 7, "bytes_total": 4_000_000_000, "bytes_new": 1_000_000_000, "bytes_stored": 500_000_000}
+    values = ", ".join(f"{name} = {value}" for name, value in sizes.items())
+    await shelf.rows(f"UPDATE snapshot SET {values}, seconds = 4, bytes_verified = 3 WHERE id = %s", second)
+    await shelf.rows("UPDATE snapshot SET seconds = 40, parent_id = NULL WHERE id = %s", first)
+    await shelf.rows("UPDATE snapshot SET parent_id = %s WHERE id = %s", first, second)
+    found = json.loads((await dumont("show", second, "--json")).stdout)
+    assert {name: found[name] for name in sizes} == sizes
+    assert (found["ratio"], found["dedup_share"], found["chain"]) == (2.0, 0.75, [second, first])
+    assert (found["bytes_second"], found["sent_bytes_second"]) == (1_000_000_000, 125_000_000)
+    assert (found["first_seconds"], found["speedup_vs_full"]) == (40, 10)
+    assert found["cost_month"] == {"amount": "0.003000", "currency": "USD"}
+    said = (await dumont("show", second)).stdout
+    assert "75.0%" in said and "2.00x" in said and "$0.003000 a month" in said
+    await shelf.rows("UPDATE snapshot SET bytes_new = NULL, seconds = NULL WHERE id = %s", second)
+    found = json.loads((await dumont("show", second, "--json")).stdout)
+    assert [found[name] for name in ("ratio", "dedup_share", "bytes_second", "speedup_vs_full")] == [None] * 4

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dumont.app.home import StartError
-from dumont.core import Settings, derive_key
+from dumont.core import Settings, derive_key, nanousd
 from dumont.snapshots import Vaults
 from dumont.vault import KeyRing, LocalStore, S3Place, Store
 
@@ -39,13 +39,15 @@ def build_vaults(settings: Settings, secret: bytes) -> Vaults:
     Errors: StartError where the store's folder cannot be used, or as `store_place`.
     """
     place, keyring, gate = store_place(settings), KeyRing(derive_key(secret, "vault")), derive_key(secret, "gate")
+    price = settings.store_gb_month_usd
+    gb_month_nano = None if price is None else nanousd(price)
     if isinstance(place, S3Place):
-        return Vaults(settings.home / "vault", keyring, gate, place)
+        return Vaults(settings.home / "vault", keyring, gate, place, gb_month_nano=gb_month_nano)
     try:
         place.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
         raise StartError(f"{error.filename or place} cannot be used ({error.strerror}). Mend its rights.") from error
-    return Vaults(place, keyring, gate)
+    return Vaults(place, keyring, gate, gb_month_nano=gb_month_nano)
 
 
 def trial_store(settings: Settings) -> tuple[Store, str]:

@@ -10,8 +10,9 @@ from dumont.cli.exit import CliError, ends_well
 from dumont.cli.find import find_instance, find_snapshot
 from dumont.cli.progress import wait_for
 from dumont.cli.session import sign_in
-from dumont.cli.tables import Column, show_json, show_table
-from dumont.cli.words import UNKNOWN, number, short, size, text
+from dumont.cli.tables import Column, show_facts, show_json, show_table
+from dumont.cli.words import UNKNOWN, amount, moment, number, percent, short, size, text
+from dumont.client import read_moment, read_money
 
 _TREE = (Column("MODE"), Column("SIZE", figures=True), Column("PATH"))
 _ENDS = {"folder": "/", "link": "@"}
@@ -73,6 +74,50 @@ def list_files(name: str, paths: tuple[str, ...], limit: int, as_json: bool) -> 
     client = sign_in().client
     wishes = {"paths": list(paths), "limit": limit}
     _show_tree(client, client.keeping.preview(find_snapshot(client, name).id, **wishes), as_json=as_json)
+
+
+@click.command()
+@click.argument("name", metavar="SNAPSHOT")
+@o.as_json
+@ends_well
+def show(name: str, as_json: bool) -> None:
+    """Show what was measured of a snapshot: sizes, what was new, how quick it was, what it costs to keep."""
+    client = sign_in().client
+    found = client.snapshot_metadata(find_snapshot(client, name).id)
+    if as_json:
+        show_json(found)
+        return
+    new = f"{size(found.get('bytes_new'))}, {percent(found.get('dedup_share'))} was stored already"
+    stored = f"{size(found.get('bytes_stored'))}, {number(found.get('ratio'), 'x', 2)} smaller"
+    quick = f"{number(found.get('seconds'), ' s', 1)}, {_rate(found.get('bytes_second'))}"
+    first = (
+        f"{number(found.get('first_seconds'), ' s', 1)}, {number(found.get('speedup_vs_full'), ' times as long', 1)}"
+    )
+    facts = [
+        *(("made", moment(read_moment(found.get("created_at")))), ("kind", text(found.get("kind")))),
+        ("files", f"{number(found.get('files'))}, {size(found.get('bytes_total'))}"),
+        *(("new", new), ("stored", stored), ("sent", _rate(found.get("sent_bytes_second"))), ("took", quick)),
+        *((("first save took", first),) if found.get("speedup_vs_full") else ()),
+        ("read back", size(found.get("bytes_verified"))),
+        *((f"step {text(row.get('phase'))}", _phase(row)) for row in found.get("phases") or ()),
+        ("snapshots before it", number(len(found.get("chain") or [None]) - 1)),
+        ("not read, or changing", number((found.get("unstable") or 0) + (found.get("read_errors") or 0))),
+        ("keeping costs", _month(found)),
+    ]
+    show_facts(facts)
+
+
+def _rate(bytes_second: Any) -> str:
+    return UNKNOWN if bytes_second is None else f"{size(bytes_second)}/s"
+
+
+def _phase(row: dict[str, Any]) -> str:
+    return f"{number(row.get('seconds'), ' s', 2)}, {_rate(row.get('bytes_second'))}"
+
+
+def _month(found: dict[str, Any]) -> str:
+    month = read_money(found.get("cost_month"))
+    return UNKNOWN if month is None else f"{amount(month, 6)} a month for what only it added"
 
 
 def _show_tree(client: Any, begun: Any, *, as_json: bool) -> None:

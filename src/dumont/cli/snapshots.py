@@ -9,7 +9,7 @@ from dumont.cli import options as o
 from dumont.cli.exit import CliError, ends_well
 from dumont.cli.find import find_instance, find_snapshot
 from dumont.cli.progress import wait_for
-from dumont.cli.restoring import list_files, restore
+from dumont.cli.restoring import list_files, restore, show
 from dumont.cli.session import sign_in
 from dumont.cli.tables import Column, show_facts, show_json, show_table
 from dumont.cli.words import moment, number, short, size, span, text
@@ -59,6 +59,7 @@ def snapshots() -> None:
 
 snapshots.add_command(restore)
 snapshots.add_command(list_files)
+snapshots.add_command(show)
 
 
 @snapshots.command("list")

@@ -12,7 +12,7 @@ from dumont.cli.progress import follow
 from dumont.cli.session import sign_in
 from dumont.cli.tables import show_json
 from dumont.cli.words import amount, gpus, number, price, short, size, text
-from dumont.client import Client, Instance, Operation
+from dumont.client import Client, Instance, Operation, read_money
 from dumont.core import is_id
 
 
@@ -158,7 +158,9 @@ def _saved(result: dict[str, Any]) -> str:
     if total is None or files is None:
         return ""
     new = f", {size(stored)} of it new in the storage" if stored else ", none of it new"
-    return f"Saved {size(total)} in {number(files)} files{new}."
+    month = read_money(result.get("cost_month"))
+    cost = f" Keeping that costs {amount(month)} a month." if month is not None else ""
+    return f"Saved {size(total)} in {number(files)} files{new}.{cost}"
 
 
 def _price_of_keeping(instance: Instance) -> str:

@@ -20,6 +20,7 @@ from dumont.client.model import (
     Wallet,
     read,
     read_moment,
+    read_money,
 )
 from dumont.client.problems import ApiError, ApiProblem, ApiUnreachable, ApiUnreadable
 from dumont.client.syncs import Syncs
@@ -52,4 +53,5 @@ __all__ = [
     "Wallet",
     "read",
     "read_moment",
+    "read_money",
 ]

@@ -234,6 +234,10 @@ class Client:
         """Return one snapshot."""
         return read(Snapshot, self._get(f"/snapshots/{_part(snapshot_id)}"))
 
+    def snapshot_metadata(self, snapshot_id: str) -> dict[str, Any]:
+        """Return what was measured of a snapshot."""
+        return _object(self._get(f"/snapshots/{_part(snapshot_id)}/metadata"))
+
     @property
     def keeping(self) -> Keeping:
         """The calls that keep, check and forget snapshots."""

@@ -52,7 +52,8 @@ def _value(expected: Any, value: Any) -> Any:
     return int(value) if whole else None
 
 
-def _money(value: Any) -> Money | None:
+def read_money(value: Any) -> Money | None:
+    """Read an amount of money, None where there is none to be read."""
     if not isinstance(value, dict):
         return None
     try:
@@ -83,7 +84,7 @@ def _record(value: Any) -> dict[str, Any] | None:
 
 
 _READERS: dict[Any, Callable[[Any], Any]] = {
-    Money | None: _money,
+    Money | None: read_money,
     datetime | None: read_moment,
     ApiProblem | None: _problem,
     dict[str, Any] | None: _record,

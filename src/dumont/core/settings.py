@@ -38,6 +38,7 @@ class Settings:
     vast_key: str | None = None
     provider: str = "sandbox"
     store: str | None = None
+    store_gb_month_usd: float | None = None
     s3_endpoint: str | None = None
     s3_region: str = "us-east-1"
     s3_key_id: str | None = None

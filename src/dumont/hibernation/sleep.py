@@ -34,7 +34,7 @@ from dumont.instances import (
 )
 from dumont.market import explain
 from dumont.providers import MachineState, ProviderError
-from dumont.snapshots import SnapshotFailed, begin_snapshot, complete_snapshot, fail_snapshot, save, verify
+from dumont.snapshots import SnapshotFailed, begin_snapshot, complete_snapshot, cost_month, fail_snapshot, save, verify
 
 ROUNDS = 5
 _SILENT = frozenset({MachineState.STOPPED, MachineState.STOPPING, MachineState.PREEMPTED, MachineState.FAILED})
@@ -101,7 +101,9 @@ async def _round(run: Run, world: World, begun: dict[str, Any], number: int) -> 
         give_back = partial(release, run, world, rental_id, "hibernated, verified copy " + begun["snapshot_id"])
         await run.call("give back", give_back, retry=FOREVER)
         await run.record("given back", partial(_given_back, run))
-    return {"snapshot_id": begun["snapshot_id"], "machine_kept": kept, **saved}
+    cost = cost_month(saved["bytes_stored"], world.vaults.gb_month_nano)
+    month = cost.model_dump() if cost is not None else None
+    return {"snapshot_id": begun["snapshot_id"], "machine_kept": kept, "cost_month": month, **saved}
 
 
 async def _begin(run: Run, world: World, session: AsyncSession) -> dict[str, Any]:

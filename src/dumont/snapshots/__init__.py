@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from dumont.snapshots.api import read_snapshot
 from dumont.snapshots.api import router as _router
+from dumont.snapshots.figures import cost_month
 from dumont.snapshots.keeping import also_needed
 from dumont.snapshots.keeping_api import router as _keeping_router
 from dumont.snapshots.keeping_queries import Verdicts, verdicts
@@ -75,6 +76,7 @@ __all__ = [
     "collect_workspace",
     "compare",
     "complete_snapshot",
+    "cost_month",
     "create_workspace",
     "end_import",
     "fail_import",

@@ -3,13 +3,14 @@
 from datetime import datetime
 from typing import Annotated, Literal
 
-from fastapi import Depends, Query
+from fastapi import Depends, Query, Request
 from pydantic import BaseModel, Field
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from dumont.core import is_id
+from dumont.core import is_id, nanousd
 from dumont.http import CallerDep, Page, ProblemDocument, Router, list_document, page_params, permit, raises
 from dumont.snapshots import queries
+from dumont.snapshots.figures import MetadataDocument, metadata
 from dumont.snapshots.model import Snapshot, SnapshotNotFound
 
 router = Router(prefix="/api/v1/snapshots", tags=["snapshots"])
@@ -78,6 +79,14 @@ async def list_snapshots(
 async def show_snapshot(snapshot_id: str, caller: CallerDep) -> SnapshotDocument:
     """Show one snapshot."""
     return snapshot_document(await read_snapshot(caller.session, snapshot_id))
+
+
+@router.get("/{snapshot_id}/metadata", **permit("gpu.view"), responses=raises(SnapshotNotFound))
+async def show_metadata(request: Request, snapshot_id: str, caller: CallerDep) -> MetadataDocument:
+    """Show what was measured of a snapshot: sizes, what was new, how long each step took, what it costs to keep."""
+    snapshot = await read_snapshot(caller.session, snapshot_id)
+    price = request.app.state.settings.store_gb_month_usd
+    return await metadata(caller.session, snapshot, None if price is None else nanousd(price))
 
 
 async def read_snapshot(session: AsyncSession, snapshot_id: str) -> Snapshot:

@@ -2,11 +2,18 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import select, update
+from sqlalchemy import select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dumont.http import Page
 from dumont.snapshots.model import Snapshot, Workspace
+
+_CHAIN = text(
+    "WITH RECURSIVE chain AS (SELECT id, parent_id, 1 AS place FROM snapshot WHERE id = :id UNION ALL "
+    "SELECT s.id, s.parent_id, place + 1 FROM snapshot s JOIN chain ON s.id = chain.parent_id WHERE place < :most) "
+    "SELECT id FROM chain ORDER BY place"
+)
+_LONGEST_CHAIN = 1000
 
 
 async def next_epoch(session: AsyncSession, workspace_id: str) -> int:
@@ -42,3 +49,17 @@ async def listing(session: AsyncSession, page: Page, *, instance_id: str | None)
     if instance_id is not None:
         statement = statement.where(Snapshot.instance_id == instance_id)
     return (await session.scalars(page.select(statement, {"id": Snapshot.id, "created_at": Snapshot.created_at}))).all()
+
+
+async def chain(session: AsyncSession, snapshot_id: str) -> list[str]:
+    """Read a snapshot's id and those that it was made after, newest first, a thousand at most."""
+    asked = {"id": snapshot_id, "most": _LONGEST_CHAIN}
+    return [str(one) for one in (await session.execute(_CHAIN, asked)).scalars()]
+
+
+async def first_seconds(session: AsyncSession, workspace_id: str) -> float | None:
+    """Read what the first save of a workspace took; unknown where its row is gone."""
+    statement = select(Snapshot.seconds).where(
+        Snapshot.workspace_id == workspace_id, Snapshot.parent_id.is_(None), Snapshot.seconds.is_not(None)
+    )
+    return await session.scalar(statement.order_by(Snapshot.id).limit(1))

@@ -60,7 +60,7 @@ class Vaults:
     """Where snapshots are kept: a folder or a bucket with a repository per workspace, and the installation's keys.
 
     `gate_secret` signs the addresses at which one machine may put and get the objects of its own workspace. Without
-    `leases` nobody collects beside whoever uses it.
+    `leases` nobody collects beside whoever uses it. Units: `gb_month_nano` is what 10^9 bytes cost there in a month.
     """
 
     root: Path
@@ -68,6 +68,7 @@ class Vaults:
     gate_secret: bytes
     bucket: S3Place | None = None
     leases: Leases | None = None
+    gb_month_nano: int | None = None
 
     def store(self, workspace_id: str) -> Store:
         """Return the store that holds one workspace's repository and nothing else."""

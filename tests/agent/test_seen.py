@@ -33,6 +33,7 @@ async def test_a_tree_that_did_not_change_is_not_read(vault: Any, machines: Any,
     assert vault.reopened().verify(fourth.name).merkle_root == fourth.merkle_root
 
 
+@pytest.mark.checklist("SNAP-11")
 async def test_a_change_that_hides_is_seen(vault: Any, machines: Any, look: Look) -> None:
     """The same size and the old modification time; another file under the name; a list that lies: all are read."""
     machine, other = machines("first"), machines("second")

@@ -29,7 +29,7 @@ async def listed(machine: Machine, point: Any, path: str = ".") -> dict[str, Any
     return {entry["path"]: entry["size"] for entry in done.result["entries"]}
 
 
-@pytest.mark.checklist("SYNC-02", "SYNC-05", "SYNC-07", "SYNC-08", "SYNC-09")
+@pytest.mark.checklist("SNAP-02", "SYNC-02", "SYNC-05", "SYNC-07", "SYNC-08", "SYNC-09")
 async def test_only_what_is_new_is_sent(machine: Machine, request: pytest.FixtureRequest) -> None:
     """The first sync sends everything in little memory of ours, a second nothing, a change itself, and a copy of a
     file nearly nothing."""

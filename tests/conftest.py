@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 _ROOT = Path(__file__).resolve().parents[1]
 if str(_ROOT) not in sys.path:
@@ -49,6 +50,14 @@ _LONGEST_FIRST = (
     "db",
 )
 """Folders and files whose tests take longest, so that no process is left with one of them at the end of a run."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let the laws be tried on the same examples in each run, however slow it is; the long forms draw anew."""
+    slow = [HealthCheck.too_slow]
+    drawn = bool(config.getoption("--long"))
+    settings.register_profile("dumont", deadline=None, database=None, derandomize=not drawn, suppress_health_check=slow)
+    settings.load_profile("dumont")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

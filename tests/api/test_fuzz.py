@@ -55,7 +55,7 @@ class Fuzzer:
         return sent
 
     def _try(self, op: Op, mode: GenerationMode) -> int:
-        person = asyncio.run_coroutine_threadsafe(self.api.person(), self.loop).result(20)
+        person = asyncio.run_coroutine_threadsafe(self.api.person(), self.loop).result(120)
         token = self.team.person if not op.path.endswith(ENDS_SESSIONS) else person
         sent = 0
 
@@ -86,7 +86,7 @@ class Fuzzer:
         call = self.api.http.request(
             str(ready.method), str(ready.url), headers=dict(ready.headers), content=ready.body or b""
         )
-        return asyncio.run_coroutine_threadsafe(call, self.loop).result(30)
+        return asyncio.run_coroutine_threadsafe(call, self.loop).result(120)
 
 
 def signed_in(document: dict[str, Any]) -> dict[str, Any]:

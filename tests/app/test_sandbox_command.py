@@ -2,7 +2,6 @@
 
 import json
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.product import free_port
 from tests.support.sandbox import SandboxProcess, wait_until
 
 from dumont.sandbox import SandboxControl
@@ -28,9 +28,7 @@ DUMONT = [sys.executable, "-m", "dumont.app.main", "sandbox"]
 @pytest.fixture
 def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SandboxProcess]:
     """`dumont sandbox --scenario` in a home of its own."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     (tmp_path / "scenario.json").write_text(json.dumps(SCENARIO))
     monkeypatch.setenv("DUMONT_HOME", str(tmp_path))
     monkeypatch.setenv("DUMONT_SANDBOX_PORT", str(port))
@@ -52,7 +50,7 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SandboxPr
 
 
 def _bill(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*DUMONT, "bill", *words], capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run([*DUMONT, "bill", *words], capture_output=True, text=True, timeout=120, check=False)
 
 
 def test_it_runs_alone_and_shows_its_bill(alone: SandboxProcess, tmp_path: Path) -> None:

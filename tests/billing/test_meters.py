@@ -158,7 +158,7 @@ async def test_a_worker_that_is_killed_charges_nothing_twice_and_loses_nothing(t
     till.clock.turn(minutes=30)
     environment = {**os.environ, "MORTAL_URL": till.urls.worker, "MORTAL_NOW": till.clock.now().isoformat()}
     mortal = await asyncio.create_subprocess_exec(sys.executable, str(MORTAL), moment, env=environment)
-    assert await asyncio.wait_for(mortal.wait(), 60) == -signal.SIGKILL
+    assert await asyncio.wait_for(mortal.wait(), 120) == -signal.SIGKILL
     assert await charges(till, stretch) == []
     assert await till.balance(person.team_id, "revenue") == (500_000 if moment == "posted" else 0)
     till.clock.turn(minutes=12)

@@ -221,9 +221,7 @@ async def test_an_api_that_dies_before_its_answer_is_asked_again(counter: Counte
 
     with pytest.raises(ConnectionResetError):
         await counter.api.app(scope, receive, send)
-    wait_until(
-        lambda: counter.rows("SELECT 1 FROM pix_notice WHERE txid = %s", made["txid"]), seconds=5, what="the notice"
-    )
+    wait_until(lambda: counter.rows("SELECT 1 FROM pix_notice WHERE txid = %s", made["txid"]), what="the notice")
     assert (await counter.call_back(notice)).status_code == 200
     await counter.turn()
     assert counter.balances(person.team_id)["wallet USD"] == micro(made["credit"])

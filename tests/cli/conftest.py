@@ -67,7 +67,7 @@ class Dumont:
             text=True,
             env=self.env(),
             cwd=self.cwd,
-            timeout=60,
+            timeout=120,
             check=False,
         )
         return Done(done.returncode, done.stdout, done.stderr)

@@ -175,7 +175,7 @@ def test_interrupting_a_wait_says_that_the_work_goes_on(dumont: Dumont, api: Api
     while "save files: done" not in child.stderr.readline():
         assert child.poll() is None
     child.send_signal(signal.SIGINT)
-    _, err = child.communicate(timeout=20)
+    _, err = child.communicate(timeout=60)
     operation = next(iter(api.work))
     assert child.returncode == 130
     assert f"dumont operations {operation} --follow" in err and "goes on" in err
@@ -190,7 +190,7 @@ def test_interrupting_a_question_says_where_to_look(dumont: Dumont, api: Api) ->
     child = subprocess.Popen(dumont.command("ps"), stderr=subprocess.PIPE, text=True, env=dumont.env(), cwd=dumont.cwd)
     until(lambda: bool(api.asked("GET", "/api/v1/instances")))
     child.send_signal(signal.SIGINT)
-    _, err = child.communicate(timeout=20)
+    _, err = child.communicate(timeout=60)
     answer.set()
     assert child.returncode == 130
     assert "dumont operations" in err and "Traceback" not in err

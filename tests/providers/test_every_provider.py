@@ -33,7 +33,7 @@ async def order(provider: Provider, **changes: Any) -> RentRequest:
     return RentRequest(label=label, offer=offer, image="ubuntu:22.04", disk_gb=20, env={}, onstart=None, **changes)
 
 
-async def until(probe: Callable[[], Awaitable[Any]], *, seconds: float = 10) -> Any:
+async def until(probe: Callable[[], Awaitable[Any]], *, seconds: float = 60) -> Any:
     deadline = asyncio.get_running_loop().time() + seconds
     while not (found := await probe()):
         assert asyncio.get_running_loop().time() < deadline, "it did not come true in time"
@@ -250,7 +250,7 @@ async def test_attached_key_opens_the_machine(provider: Provider, sandbox: Sandb
     for _ in range(2):
         await provider.attach_key(machine, stranger.public_key)
     async with first_reachable(up.addresses, stranger, host_key=None) as hands:
-        assert (await hands.run(f"test -d {up.workspace_root} && echo here", timeout=10)).stdout == "here\n"
+        assert (await hands.run(f"test -d {up.workspace_root} && echo here", timeout=60)).stdout == "here\n"
 
 
 async def test_account_key_opens_later_machines(provider: Provider, sandbox: SandboxProcess, identity_of: Any) -> None:
@@ -263,7 +263,7 @@ async def test_account_key_opens_later_machines(provider: Provider, sandbox: San
     machine = await provider.rent(await order(provider))
     up = await reaches(provider, machine, MachineState.RUNNING)
     async with first_reachable(up.addresses, ours, host_key=None) as hands:
-        assert (await hands.run("echo in", timeout=10)).stdout == "in\n"
+        assert (await hands.run("echo in", timeout=60)).stdout == "in\n"
 
 
 async def test_charges_are_the_providers_own(provider: Provider, sandbox: SandboxProcess) -> None:

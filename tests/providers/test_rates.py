@@ -45,7 +45,7 @@ async def test_fifty_watched_machines_within_the_gaps(strict: SandboxProcess) ->
 
     async def watch(number: str) -> None:
         nonlocal refused
-        while time.monotonic() < until:
+        while time.monotonic() < until or (looks[number] < 2 and time.monotonic() < until + 60):
             try:
                 machine = await provider.get(number)
                 assert machine is not None and machine.id == number

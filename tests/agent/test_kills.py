@@ -27,7 +27,7 @@ from dumont.vault import Choice, KeyRing, LocalStore, Manifest, Repository, pack
 
 CHANGING = (
     *("open", "pwrite", "rename", "replace", "link", "symlink", "mkdir", "unlink", "rmdir"),
-    *("chmod", "utime", "truncate", "fsync", "lchown"),
+    *("chmod", "utime", "truncate", "fsync", "chown"),
 )
 KEYRING = KeyRing(b"s" * 32)
 POINTS, MANY = 20, 120
@@ -42,8 +42,8 @@ class Packs:
     def put(self, pack: bytes, data: memoryview) -> None:
         self._store.put_stream(pack_name(pack), (bytes(data),))
 
-    def get(self, pack: bytes, offset: int, length: int) -> bytes:
-        return self._store.get(pack_name(pack), offset, length)
+    def get_into(self, pack: bytes, offset: int, room: memoryview) -> None:
+        room[:] = self._store.get(pack_name(pack), offset, len(room))
 
 
 def save(home: Path) -> str:

@@ -77,10 +77,11 @@ async def test_the_bundle_is_pushed_once_and_runs_isolated(machines: Callable[[s
         "for codec, parameter in ((1, 0), (2, 2), (3, 1), (3, 3)):\n"
         "    body = b''.join(_encoded(bytes(range(256)), Codec(codec), parameter))\n"
         "    assert decode(codec, parameter, body, 256) == bytes(range(256))\n"
-        "print(numpy.__file__)"
+        "from dumont.vault.coder import _coder\n"
+        "print(numpy.__file__, type(_coder()).__name__)"
     )
     ran = await hands.run(f"{shlex.quote(sys.executable)} -I -c {shlex.quote(code)}", timeout=30)
-    assert ran.stdout.startswith(str(folder)), ran.stderr
+    assert ran.stdout.startswith(str(folder)) and ran.stdout.endswith("_Whole\n"), ran.stderr
     assert [path.name for path in (machine.home / ".dumont" / "agent").iterdir()] == [
         Path(hands.pushed[0]).name.partition(".")[0]
     ]

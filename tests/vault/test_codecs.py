@@ -3,6 +3,8 @@
 import math
 import random
 import struct
+from collections.abc import Callable
+from typing import Any
 
 import blosc
 import numpy as np
@@ -11,7 +13,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dumont.vault import RecordDamaged, Rooms
+from dumont.vault import RecordDamaged, Rooms, coder
 from dumont.vault.codecs import Codec, _encoded, choose, decode, encode
 
 WAYS = [
@@ -68,6 +70,19 @@ def test_the_probe_takes_what_pays(name: str, raw: bytes, codec: Codec, least: f
     assert found is codec, f"{name}: {choose(raw)}"
     assert len(raw) / sum(map(len, body)) >= least
     assert decode(found, parameter, b"".join(body), len(raw)) == raw
+
+
+@pytest.mark.parametrize("form", [coder._Whole, coder._Plain])
+def test_both_forms_of_the_coder_write_frames_of_zstd(form: Callable[[], Any]) -> None:
+    """Planes that compress, that do not, that are nothing but one byte, and nothing at all."""
+    draw = random.Random(3)
+    near = bytes(draw.choices(range(8), range(1, 9), k=100_000))
+    for plane in (near, draw.randbytes(70_000), bytes(300_000), b"x", b""):
+        room = memoryview(bytearray(coder.frame_room(len(plane))))
+        packed = form().code_into(memoryview(plane), room)
+        assert zstandard.frame_content_size(room[:packed]) == len(plane)
+        assert coder.decompressor().decompress(bytes(room[:packed])) == plane
+        assert packed < len(plane) * 0.4 or plane != near
 
 
 def bomb() -> bytes:

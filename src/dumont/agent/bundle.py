@@ -27,7 +27,7 @@ LOCK_310 = Path(__file__).with_name("requirements-3.10.txt")
 _ROOMS = ("core", "vault", "agent")
 _SOURCES = Path(__file__).resolve().parents[1]
 _ENDS_LEFT_OUT = (".pyc", ".pyi", ".pxd", ".a", ".h", "/RECORD")
-_PARTS_LEFT_OUT = re.compile(r"/tests/|^zstandard/_cffi|^numpy/(random|f2py|distutils|testing|_core/_simd)\b")
+_PARTS_LEFT_OUT = re.compile(r"/tests/|^zstandard/backend_cffi|^numpy/(random|f2py|distutils|testing|_core/_simd)\b")
 _INSTALL_SECONDS = 300.0
 
 

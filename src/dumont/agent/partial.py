@@ -3,6 +3,7 @@
 import ctypes
 import os
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +32,7 @@ from dumont.vault import (
 )
 
 _AT_ONCE = min(4, 2 * (os.cpu_count() or 1))
+_TELL_SECONDS = 0.05
 Raw = bytes | bytearray | memoryview
 
 
@@ -84,6 +86,8 @@ class PartialTree:
         self._progress = progress
         self._wanted: dict[bytes, list[tuple[Entry, int, int]]] = defaultdict(list)
         self._done: set[bytes] = set()
+        self._finished: set[bytes] = set()
+        self._tell_next = 0.0
         self._plain: dict[bytes, bool] = {}
         self._counting = threading.Lock()
         self._local = threading.local()
@@ -114,7 +118,7 @@ class PartialTree:
             if entry.kind is Kind.LINK:
                 os.symlink(entry.target, self._at(entry))
         for entry in reversed(self._plan.entries):
-            if entry.path not in self._done:
+            if entry.path not in self._done and entry.path not in self._finished:
                 self.counts.xattrs_lost += _set_metadata(self._at(entry), entry)
 
     def prove(self) -> None:
@@ -243,12 +247,13 @@ class PartialTree:
     def _fetch_run(self, blobs: Blobs, pack: bytes, run: list[tuple[bytes, Location]]) -> None:
         start = run[0][1].offset
         length = run[-1][1].offset + run[-1][1].length - start
-        view = memoryview(blobs.get(pack, start, length))
-        with self._counting:
-            self.counts.bytes_fetched += length
         rooms: Rooms | None = getattr(self._local, "rooms", None)
         if rooms is None:
             rooms = self._local.rooms = Rooms()
+        view = rooms.sealed(length).view[:length]
+        blobs.get_into(pack, start, view)
+        with self._counting:
+            self.counts.bytes_fetched += length
         reader = RecordReader(self._sealer, view, start, hashed=False, rooms=rooms)
         for chunk, place in run:
             raw = reader.open(chunk, place)
@@ -265,23 +270,32 @@ class PartialTree:
             self._write(entry, offset, raw, zeros=zeros and entry.sparse)
 
     def _write(self, entry: Entry, offset: int, raw: Raw, *, zeros: bool) -> None:
-        """Write a chunk of a file; `zeros` stay a hole. A file of one chunk is made only now."""
-        if not zeros or _at_once(entry):
-            fresh = os.O_CREAT | os.O_EXCL if _at_once(entry) else 0
+        """Write a chunk of a file; `zeros` stay a hole. A file of one chunk is made only now, and wholly."""
+        whole = _at_once(entry)
+        if not zeros or whole:
+            fresh = os.O_CREAT | os.O_EXCL if whole else 0
             descriptor = os.open(self._at(entry), os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC | fresh, 0o600)
             try:
                 view = memoryview(raw)
                 while len(view):
                     written = os.pwrite(descriptor, view, offset)
                     view, offset = view[written:], offset + written
+                lost = _set_metadata(descriptor, entry) if whole else 0
             finally:
                 os.close(descriptor)
+            if whole:
+                with self._counting:
+                    self.counts.xattrs_lost += lost
+                    self._finished.add(entry.path)
         self._tell(len(raw))
 
     def _tell(self, length: int) -> None:
         with self._counting:
-            self.counts.bytes_written += length
-            counts = self.counts
+            counts, now = self.counts, time.monotonic()
+            counts.bytes_written += length
+            if now < self._tell_next and counts.bytes_written != counts.bytes_total:
+                return
+            self._tell_next = now + _TELL_SECONDS
             told = Progress("fetch", counts.bytes_written, counts.bytes_total, counts.files)
         self._progress(replace(told, bytes_new=counts.bytes_opened, bytes_stored=counts.bytes_fetched))
 
@@ -308,20 +322,20 @@ def _shown(path: bytes) -> str:
     return path.decode("utf-8", "backslashreplace")
 
 
-def _set_metadata(path: bytes, entry: Entry) -> int:
-    """Give a path its owner, mode and time; return how many extended attributes could not be set."""
-    lost = 0
+def _set_metadata(path: bytes | int, entry: Entry) -> int:
+    """Give a path or an open file its owner, mode and time; return how many extended attributes could not be set."""
+    lost, held = 0, isinstance(path, int)
     for name, value in entry.xattrs:
         try:
-            os.setxattr(path, name, value, follow_symlinks=False)
+            os.setxattr(path, name, value, follow_symlinks=held)
         except OSError:
             lost += 1
     if os.geteuid() == 0:
         with suppress(OSError):
-            os.lchown(path, entry.uid, entry.gid)
+            os.chown(path, entry.uid, entry.gid, follow_symlinks=held)
     if entry.kind is not Kind.LINK:
         os.chmod(path, entry.mode)
-    os.utime(path, ns=(entry.mtime_ns, entry.mtime_ns), follow_symlinks=False)
+    os.utime(path, ns=(entry.mtime_ns, entry.mtime_ns), follow_symlinks=held)
     return lost
 
 

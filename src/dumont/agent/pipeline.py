@@ -17,11 +17,9 @@ from dumont.vault import (
     MAX_CHUNK_BYTES,
     MAX_GROUP_MEMBERS,
     PackBuilder,
-    Record,
     Sealer,
     fresh_memory,
     new_pack_room,
-    record_room,
 )
 
 SMALL_BYTES = 256 << 10
@@ -54,8 +52,7 @@ class Saved:
 class Packer:
     """Take in pieces of files, store the chunks that are new, and send each pack as it fills.
 
-    Guarantees: memory does not depend on the size of files: each worker has two buffers of one chunk, and there are
-    three packs at most. Close it in the end.
+    Guarantees: memory does not depend on the size of files: XX
     """
 
     def __init__(
@@ -129,8 +126,7 @@ class Packer:
         if piece.hole and (chunk := self._holes.get(piece.length)):
             self._is_new(chunk, piece.length)
             return chunk, piece.length
-        raw, _ = self._buffers()
-        view = memoryview(raw)[: piece.length]
+        view = memoryview(self._buffer())[: piece.length]
         view = view[: _zeros(view) if piece.hole else read_into(descriptor, piece.offset, view)]
         if not len(view):
             return b"", 0
@@ -177,15 +173,20 @@ class Packer:
         self._seal(self._sealer.chunk_id(raw), raw, group.members)
 
     def _seal(self, chunk: bytes, raw: "bytes | memoryview", members: "list[Ids] | tuple[()]") -> None:
-        _, room = self._buffers()
-        codec, length = self._sealer.seal_into(chunk, raw, memoryview(room))
-        record = Record(chunk, codec, len(raw), memoryview(room)[:length])
+        """Compress a chunk and write its record straight into its place in a pack, beside others who do the same."""
+        coded = self._sealer.encode(raw)
         with self._lock:
             builder = self._builder or self._begin()
-            builder.add(record, members)
-            if not builder.full:
-                return
-            self._builder = None
+            room = builder.reserve(chunk, coded, members)
+            if builder.full:
+                self._builder = None
+        try:
+            self._sealer.seal_into(chunk, coded, room)
+        except BaseException as error:
+            self._failed = self._failed or error
+            self._rooms.put(builder.room)
+            raise
+        if builder.written():
             self._sent.append(self._senders.submit(self._send, builder))
 
     def _begin(self) -> PackBuilder:
@@ -215,11 +216,10 @@ class Packer:
         finally:
             self._rooms.put(builder.room)
 
-    def _buffers(self) -> tuple[mmap.mmap, mmap.mmap]:
-        found: tuple[mmap.mmap, mmap.mmap] | None = getattr(self._local, "buffers", None)
+    def _buffer(self) -> mmap.mmap:
+        found: mmap.mmap | None = getattr(self._local, "buffer", None)
         if found is None:
-            found = fresh_memory(MAX_CHUNK_BYTES), fresh_memory(record_room(MAX_CHUNK_BYTES))
-            self._local.buffers = found
+            found = self._local.buffer = fresh_memory(MAX_CHUNK_BYTES)
         return found
 
 

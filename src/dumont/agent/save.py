@@ -13,7 +13,8 @@ import msgpack
 from dumont.agent.cuts import cut
 from dumont.agent.pipeline import SMALL_BYTES, Ids, Packer, Saved
 from dumont.agent.protocol import Progress
-from dumont.agent.seen import Seen
+from dumont.agent.seen import Seen, Whole
+from dumont.agent.still import Still
 from dumont.agent.walk import (
     MARK_CHANGED,
     Excluder,
@@ -40,21 +41,33 @@ def save_tree(
     listed as unstable, with what was read last.
     Errors: AgentFailed as the transfer raises it.
     """
+    asked = (root, *exclude, None, *own)
+    last, counts = seen.whole, packer.counts
+    if last and last.asked == asked and packer.known.issuperset(last.chunks) and last.tree.holds(root):
+        counts.files, counts.bytes_total, counts.chunks = last.files, last.bytes_total, len(last.chunks)
+        return counts, _report(seen, Scan(skipped=last.skipped), counts)
     seen.begin()
     scanned = scan(root, Excluder(exclude), own=own, known=seen.found)
     tree = _Tree(root, scanned, packer, progress)
     entries = _regrouped(tree.read())
     packer.finish()
-    seen.keep(scanned.found)
+    settled = seen.keep(scanned.found)
     if entries != seen.listed[0]:
         seen.listed = entries, pack_columns(entries)
-    counts = packer.counts
+    chunks = frozenset(chain.from_iterable(map(attrgetter("chunks"), entries)))
     counts.files = sum(entry.kind is Kind.FILE for entry in entries)
-    counts.bytes_total = bytes_of(entries)
-    counts.chunks = len(set(chain.from_iterable(map(attrgetter("chunks"), entries))))
+    counts.bytes_total, counts.chunks = bytes_of(entries), len(chunks)
+    whole = settled and not scanned.errors and not counts.unstable
+    still = Still(scanned.found, scanned.names)
+    plain = (asked, still, chunks, counts.files, counts.bytes_total, scanned.skipped)
+    seen.whole = Whole(*plain) if whole else None
+    return counts, _report(seen, scanned, counts)
+
+
+def _report(seen: Seen, scanned: Scan, counts: Saved) -> bytes:
     report = {"entries": seen.listed[1], "errors": scanned.errors, "skipped": scanned.skipped}
     packed: bytes = msgpack.packb({**report, "unstable": counts.unstable, "packs": counts.packs})
-    return counts, packed
+    return packed
 
 
 @dataclass

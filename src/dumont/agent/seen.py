@@ -2,12 +2,14 @@
 
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import msgpack
 
+from dumont.agent.still import Still
 from dumont.agent.walk import MARK_CHANGED, MARK_MODIFIED, MARK_NUMBERS, Found, mark_of
 from dumont.vault import CHUNK_ID_BYTES, Entry, Kind
 
@@ -17,6 +19,18 @@ page that a process has mapped changes its file's time once until the kernel has
 _TICK_NS = 100_000_000
 """Longer than the clock of file times stands still."""
 _FORMAT = 3
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A save that left nothing out and met nothing young: what was asked, how the tree was, and what it came to."""
+
+    asked: tuple[object, ...]
+    tree: Still
+    chunks: frozenset[bytes]
+    files: int
+    bytes_total: int
+    skipped: list[bytes]
 
 
 class Seen:
@@ -30,6 +44,8 @@ class Seen:
         self.found: dict[bytes, Found] = {}
         self.listed: tuple[list[Entry] | None, bytes] = (None, b"")
         """The entries of the last save and how they were packed."""
+        self.whole: Whole | None = None
+        """The last save, where it was whole: while nothing has changed since, its report is the next one's too."""
         self._path = path
         self._about = about
         self._limit = 0
@@ -39,8 +55,11 @@ class Seen:
         """Begin to look at the tree."""
         self._limit = time.time_ns() - int(SETTLED_SECONDS * 1e9)
 
-    def keep(self, found: Iterable[Found]) -> None:
-        """Remember what was settled when the save began; a disk that does not allow it costs time later, no more."""
+    def keep(self, found: Sequence[Found]) -> bool:
+        """Remember what was settled when the save began, and tell whether that is all.
+
+        A disk that does not allow it costs time later, no more.
+        """
         kept = {}
         old, fresh = self.found, False
         for item in found:
@@ -56,6 +75,7 @@ class Seen:
         if fresh or len(kept) != len(old):
             self.found = kept
             self._store()
+        return len(kept) == len(found)
 
     def restored(self, root: bytes, found: Iterable[Found]) -> None:
         """Remember files that were just restored, in the place that they have now; `found` is how they were hashed.
@@ -71,7 +91,7 @@ class Seen:
                 calm = now[MARK_MODIFIED] + _TICK_NS < item.mark[MARK_CHANGED]
                 if calm and (now == item.mark or (moved and _without_change(now) == _without_change(item.mark))):
                     kept[item.entry.path] = item._replace(mark=now)
-        self.found = kept
+        self.found, self.whole = kept, None
         self._store()
 
     def _store(self) -> None:

@@ -18,6 +18,8 @@ _URL_SECONDS = 600.0
 _BROKEN = (OSError, http.client.HTTPException)
 
 SignUrl = Callable[[str, bytes, int], str]
+Body = bytes | memoryview
+Answer = tuple[int, Body]
 
 
 class Blobs:
@@ -39,18 +41,17 @@ class Blobs:
         """
         self._patiently("PUT", pack, len(data), lambda url: self._once("PUT", url, data, {}))
 
-    def get(self, pack: bytes, offset: int, length: int) -> bytes:
-        """Read a range of a pack.
+    def get_into(self, pack: bytes, offset: int, room: memoryview) -> None:
+        """Fill `room` with what a pack holds from an offset on.
 
         Errors: AgentFailed `store_missing`, `store_refused` or `store_unreachable`.
         """
-        header = {"Range": f"bytes={offset}-{offset + length - 1}"}
-        body = self._patiently("GET", pack, length, lambda url: self._once("GET", url, None, header))
-        if len(body) != length:
+        header = {"Range": f"bytes={offset}-{offset + len(room) - 1}"}
+        body = self._patiently("GET", pack, len(room), lambda url: self._once("GET", url, None, header, room))
+        if len(body) != len(room):
             raise AgentFailed("store_missing", "A pack in the store is shorter than the index says.")
-        return body
 
-    def _patiently(self, method: str, pack: bytes, size: int, attempt: Callable[[str], tuple[int, bytes]]) -> bytes:
+    def _patiently(self, method: str, pack: bytes, size: int, attempt: Callable[[str], Answer]) -> Body:
         wait = _FIRST_WAIT_SECONDS
         last = "no answer"
         for number in range(_ATTEMPTS):
@@ -77,14 +78,17 @@ class Blobs:
             self._urls[pack] = url, until
         return url
 
-    def _once(self, method: str, url: str, data: object, headers: dict[str, str]) -> tuple[int, bytes]:
+    def _once(
+        self, method: str, url: str, data: object, headers: dict[str, str], room: memoryview | None = None
+    ) -> Answer:
         parts = urlsplit(url)
         connection = self._connection(parts.scheme, parts.netloc)
         body = memoryview(data) if isinstance(data, (bytes, bytearray, memoryview)) else None
         sized = {"Content-Length": str(len(body))} if body is not None else {}
         connection.request(method, f"{parts.path}?{parts.query}", body=body, headers={**sized, **headers})
         response = connection.getresponse()
-        content = response.read()
+        fits = room is not None and response.status in (200, 206) and response.length == len(room)
+        content = _filled(response, room) if room is not None and fits else response.read()
         if response.will_close:
             self._forget()
         return response.status, content
@@ -103,11 +107,22 @@ class Blobs:
         vars(self._local).clear()
 
 
-def _refuse(status: int, body: bytes) -> None:
+def _filled(response: http.client.HTTPResponse, room: memoryview) -> memoryview:
+    """Take an answer's body straight into memory that is there already."""
+    done = 0
+    while done < len(room):
+        count = response.readinto(room[done:])
+        if not count:
+            raise http.client.IncompleteRead(b"", len(room) - done)
+        done += count
+    return room
+
+
+def _refuse(status: int, body: Body) -> None:
     if status in (403, 408, 429) or (status >= 500 and status != 507):
         return
     try:
-        detail = str(json.loads(body)["detail"])
+        detail = str(json.loads(bytes(body))["detail"])
     except (ValueError, KeyError, TypeError):
         detail = f"The store answered {status}."
     codes = {404: "store_missing", 507: "store_full"}

@@ -35,9 +35,10 @@ class Found(NamedTuple):
 
 @dataclass
 class Scan:
-    """What a walk saw, in the order of paths."""
+    """What a walk saw, in the order of paths, and the names in each folder that it went into."""
 
     found: list[Found] = field(default_factory=list)
+    names: dict[bytes, list[bytes]] = field(default_factory=dict)
     errors: list[tuple[bytes, str]] = field(default_factory=list)
     skipped: list[bytes] = field(default_factory=list)
 
@@ -83,7 +84,7 @@ def scan(
     while waiting:
         folder = waiting.pop()
         try:
-            names = os.listdir(os.path.join(root, folder))
+            names = result.names[folder] = os.listdir(os.path.join(root, folder))
         except OSError as error:
             result.errors.append((folder, _reason(error)))
             continue

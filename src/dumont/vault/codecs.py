@@ -7,6 +7,7 @@ from typing import Any
 
 import zstandard
 
+from dumont.vault.coder import decompressor
 from dumont.vault.errors import RecordDamaged
 from dumont.vault.memory import Rooms
 from dumont.vault.planes import WIDTHS, Floats, entropies, join, split
@@ -107,7 +108,7 @@ def _encoded(raw: "bytes | memoryview", codec: Codec, parameter: int) -> Body:
     if codec is Codec.BITSHUFFLE:
         return [_shuffle(raw, parameter)]
     if codec is Codec.SPLIT:
-        return split(raw, Floats(parameter))
+        return [split(raw, Floats(parameter))]
     return [raw]
 
 
@@ -115,7 +116,7 @@ def _unzstd(body: "bytes | memoryview", raw_length: int) -> bytes:
     try:
         if zstandard.frame_content_size(body) != raw_length:
             raise RecordDamaged("A record decodes to another length than it promises.")
-        raw: bytes = zstandard.ZstdDecompressor().decompress(body)
+        raw: bytes = decompressor().decompress(body)
     except zstandard.ZstdError:
         raise RecordDamaged("A record does not decompress.") from None
     return raw

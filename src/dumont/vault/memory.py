@@ -28,8 +28,13 @@ class Rooms:
     """Where one thread opens records, one after the other: what was opened is good until the next one."""
 
     def __init__(self) -> None:
+        self._sealed = Room(_ROOM_BYTES)
         self._body = Room(_ROOM_BYTES)
         self._raw = Room(_ROOM_BYTES)
+
+    def sealed(self, length: int) -> Room:
+        """Return room for records as they lie in the store."""
+        return self._sealed if length <= _ROOM_BYTES else Room(length)
 
     def body(self, length: int) -> Room:
         """Return room for what was sealed."""

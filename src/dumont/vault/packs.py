@@ -6,6 +6,7 @@ Small chunks share a record: it holds a group, whose members follow it in the ta
 import mmap
 import os
 import struct
+import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -16,7 +17,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from dumont.vault.errors import RecordDamaged
 from dumont.vault.keys import NONCE_BYTES, TAG_BYTES, DataKeys, bound
 from dumont.vault.memory import fresh_memory
-from dumont.vault.records import CHUNK_ID_BYTES, MAX_CHUNK_BYTES, RECORD_OVERHEAD, Record, record_room
+from dumont.vault.records import CHUNK_ID_BYTES, MAX_CHUNK_BYTES, RECORD_OVERHEAD, Coded, Record, record_room
 
 PACK_MAGIC = b"DMTPACK\x01"
 PACK_FORMAT = 2
@@ -28,6 +29,7 @@ MAX_PACK_BYTES = 64 << 20
 MAX_PACK_RECORDS = 16_384
 MAX_GROUP_MEMBERS = 4096
 PACK_ID_BYTES = 16
+Members = Sequence[tuple[bytes, int]]
 _ROW = struct.Struct(f"<{CHUNK_ID_BYTES}sIIB3x")
 _FOOTER = struct.Struct("<IIHH8s8s")
 TAIL_BYTES = _FOOTER.size + NONCE_BYTES + TAG_BYTES + MAX_PACK_RECORDS * _ROW.size
@@ -71,12 +73,26 @@ class PackBuilder:
         self._repository_id = repository_id
         self._rows: list[bytes] = []
         self._length = 0
+        self._writers = 0
+        self._counting = threading.Lock()
 
-    def add(self, record: Record, members: Sequence[tuple[bytes, int]] = ()) -> None:
+    def add(self, record: Record, members: Members = ()) -> None:
         """Append a record; of a group, also the ids and lengths of the chunks that it holds one after the other."""
-        self._append(record.data)
-        self._rows.append(_ROW.pack(record.chunk_id, len(record.data), record.raw_length, record.codec))
-        self._rows += [_ROW.pack(chunk, 0, length, MEMBER) for chunk, length in members]
+        row = _ROW.pack(record.chunk_id, len(record.data), record.raw_length, record.codec)
+        self._place(len(record.data), row, members)[:] = record.data
+
+    def reserve(self, chunk: bytes, coded: Coded, members: Members = ()) -> memoryview:
+        """Append a record that the caller writes into the memory returned; then he says so with `written`."""
+        with self._counting:
+            self._writers += 1
+        row = _ROW.pack(chunk, coded.record_bytes, coded.raw_length, coded.codec)
+        return self._place(coded.record_bytes, row, members)
+
+    def written(self) -> bool:
+        """Note that a reserved record was written; tell whether the pack is full and nobody writes any more."""
+        with self._counting:
+            self._writers -= 1
+            return self.full and not self._writers
 
     @property
     def full(self) -> bool:
@@ -90,14 +106,16 @@ class PackBuilder:
         sealed_length = NONCE_BYTES + len(table) + TAG_BYTES
         footer = _FOOTER.pack(sealed_length, len(self._rows), PACK_FORMAT, 0, self._keys.key_id, PACK_MAGIC)
         aad = footer + bound(self._repository_id, pack)
-        for part in (nonce, AESGCM(self._keys.table).encrypt(nonce, table, aad), footer):
-            self._append(part)
-        return memoryview(self.room)[: self._length]
+        tail = nonce + AESGCM(self._keys.table).encrypt(nonce, table, aad) + footer
+        end = self._length + len(tail)
+        memoryview(self.room)[self._length : end] = tail
+        return memoryview(self.room)[:end]
 
-    def _append(self, part: "bytes | memoryview") -> None:
-        end = self._length + len(part)
-        memoryview(self.room)[self._length : end] = part
-        self._length = end
+    def _place(self, length: int, row: bytes, members: Members) -> memoryview:
+        start, self._length = self._length, self._length + length
+        self._rows.append(row)
+        self._rows += [_ROW.pack(chunk, 0, size, MEMBER) for chunk, size in members]
+        return memoryview(self.room)[start : self._length]
 
 
 def new_pack_room() -> mmap.mmap:

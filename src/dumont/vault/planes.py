@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import zstandard
 
+from dumont.vault.coder import code_into, decompressor, frame_room
 from dumont.vault.errors import RecordDamaged
-from dumont.vault.memory import Rooms
+from dumont.vault.memory import Rooms, fresh_memory
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 _LENGTH = struct.Struct("<I")
 _BLOCK = 64 << 10
+_SCRATCH_BYTES = 13 << 20
 _local = threading.local()
 
 
@@ -35,17 +37,28 @@ class Floats(IntEnum):
 WIDTHS = {Floats.BF16: 2, Floats.FP16: 2, Floats.FP32: 4}
 
 
-def split(raw: "bytes | memoryview", kind: Floats) -> list["bytes | memoryview"]:
-    """Return the parts of a field-split body, to be stored one after the other.
+def split(raw: "bytes | memoryview", kind: Floats) -> memoryview:
+    """Return the field-split body of a chunk; it is good until this thread splits the next one.
 
     Shapes: length of the frame (u32), a zstd frame with the plane that compresses, the other planes, the odd bytes.
     """
-    width = WIDTHS[kind]
-    view = memoryview(raw)
-    whole = len(view) // width * width
-    first, *rest = _planes(view[:whole], kind)
-    frame = _coder().compress(first.data)
-    return [_LENGTH.pack(len(frame)), frame, *(plane.data for plane in rest), view[whole:]]
+    import numpy as np
+
+    view, width = memoryview(raw), WIDTHS[kind]
+    count, odd = divmod(len(view), width)
+    most = frame_room(count)
+    rest = _aligned(count) + _aligned(_LENGTH.size + most + count) - count
+    room = _scratch(rest + len(view) - count)
+    planes = np.frombuffer(room, np.uint8)
+    low = rest + count
+    end = low + count * (width - 2)
+    _take_apart(view[: count * width], kind, planes[:count], planes[rest:low], planes[low:end])
+    room[end : end + odd] = view[count * width :]
+    packed = code_into(room[:count], room[rest - most : rest])
+    room[rest - packed : rest] = room[rest - most : rest - most + packed]
+    start = rest - packed - _LENGTH.size
+    _LENGTH.pack_into(room, start, packed)
+    return room[start : end + odd]
 
 
 def join(
@@ -94,16 +107,14 @@ def entropies(raw: "bytes | memoryview") -> dict[Floats, float]:
     return shares
 
 
-def _planes(view: memoryview, kind: Floats) -> list["Bytes"]:
-    """Return the plane that compresses and the others; block by block, so that the work stays in the CPU's cache."""
+def _take_apart(view: memoryview, kind: Floats, first: "Bytes", second: "Bytes", low: "Bytes") -> None:
+    """Fill the plane that compresses and the others; block by block, so that the work stays in the CPU's cache."""
     import numpy as np
 
     words = np.frombuffer(view, "<u2")
-    low: list[Bytes] = []
     if kind is Floats.FP32:
-        low = [np.ascontiguousarray(words[0::2]).view(np.uint8)]
+        low.view("<u2")[:] = words[0::2]
         words = words[1::2]
-    first, second = np.empty(len(words), np.uint8), np.empty(len(words), np.uint8)
     turned, sign = np.empty(_BLOCK, np.uint16), np.empty(_BLOCK, np.uint16)
     for at in range(0, len(words), _BLOCK):
         part = words[at : at + _BLOCK]
@@ -111,55 +122,56 @@ def _planes(view: memoryview, kind: Floats) -> list["Bytes"]:
         if kind is Floats.FP16:
             word[:] = part
         else:
-            np.left_shift(part, 1, out=word)
+            np.add(part, part, out=word)
             np.right_shift(part, 15, out=bit)
             np.bitwise_or(word, bit, out=word)
         second[at : at + _BLOCK] = word
         np.right_shift(word, 8, out=word)
         first[at : at + _BLOCK] = word
-    return [first, second, *low]
 
 
 def _weave(rows: "Bytes", first: "Bytes", second: "Bytes", low: "Bytes", kind: Floats) -> None:
+    """Put planes together again. Multiplying is how numpy shifts to the left most quickly."""
     import numpy as np
 
     words = rows.view("<u2")
     top = words[:, -1]
-    turned, sign = np.empty(_BLOCK, np.uint16), np.empty(_BLOCK, np.uint16)
+    turned, other = np.empty(_BLOCK, np.uint16), np.empty(_BLOCK, np.uint16)
     for at in range(0, len(top), _BLOCK):
         part = first[at : at + _BLOCK]
-        word, bit = turned[: len(part)], sign[: len(part)]
+        word, bits = turned[: len(part)], other[: len(part)]
         word[:] = part
-        np.left_shift(word, 8, out=word)
-        np.bitwise_or(word, second[at : at + _BLOCK], out=word)
+        np.multiply(word, 1 << 8, out=word)
+        bits[:] = second[at : at + _BLOCK]
+        np.bitwise_or(word, bits, out=word)
         if kind is not Floats.FP16:
-            np.left_shift(word, 15, out=bit)
+            np.multiply(word, 1 << 15, out=bits)
             np.right_shift(word, 1, out=word)
-            np.bitwise_or(word, bit, out=word)
+            np.bitwise_or(word, bits, out=word)
         top[at : at + _BLOCK] = word
     if kind is Floats.FP32:
         words[:, 0] = np.frombuffer(low.data, "<u2")
+
+
+def _scratch(length: int) -> memoryview:
+    """Return memory of this thread's own, the same one each time."""
+    found: memoryview | None = getattr(_local, "scratch", None)
+    if found is None or len(found) < length:
+        found = _local.scratch = memoryview(fresh_memory(max(length, _SCRATCH_BYTES)))
+    return found
+
+
+def _aligned(length: int) -> int:
+    return -(-length // 64) * 64
 
 
 def _unpacked(frame: memoryview, count: int) -> bytes:
     try:
         if zstandard.frame_content_size(frame) != count:
             raise RecordDamaged("A field-split record decodes to another length than it promises.")
-        plane: bytes = zstandard.ZstdDecompressor().decompress(frame)
+        plane: bytes = decompressor().decompress(frame)
     except zstandard.ZstdError:
         raise RecordDamaged("A field-split record does not decompress.") from None
     if len(plane) != count:
         raise RecordDamaged("A field-split record decodes to another length than it promises.")
     return plane
-
-
-def _coder() -> zstandard.ZstdCompressor:
-    """Make a compressor that spends no time on matches: exponents have none, their coding is all that pays."""
-    found: zstandard.ZstdCompressor | None = getattr(_local, "coder", None)
-    if found is not None:
-        return found
-    parameters = zstandard.ZstdCompressionParameters.from_level(
-        1, strategy=zstandard.STRATEGY_FAST, window_log=20, hash_log=6, min_match=7, target_length=0
-    )
-    _local.coder = zstandard.ZstdCompressor(compression_params=parameters)
-    return _coder()

@@ -32,6 +32,21 @@ class Record:
     data: "bytes | memoryview"
 
 
+@dataclass(frozen=True)
+class Coded:
+    """A compressed chunk, before it is sealed. Units: `raw_length` and `record_bytes` in bytes."""
+
+    codec: int
+    parameter: int
+    raw_length: int
+    body: "bytes | memoryview"
+
+    @property
+    def record_bytes(self) -> int:
+        """How long its record will be."""
+        return RECORD_OVERHEAD + len(self.body)
+
+
 class Sealer:
     """Turn chunks into records and back, for one repository. Safe to share between threads."""
 
@@ -47,24 +62,26 @@ class Sealer:
 
     def seal(self, chunk_id: bytes, raw: "bytes | memoryview") -> Record:
         """Compress and encrypt a chunk."""
-        room = bytearray(record_room(len(raw)))
-        codec, length = self.seal_into(chunk_id, raw, memoryview(room))
-        return Record(chunk_id, codec, len(raw), bytes(room[:length]))
+        coded = self.encode(raw)
+        room = bytearray(coded.record_bytes)
+        self.seal_into(chunk_id, coded, memoryview(room))
+        return Record(chunk_id, coded.codec, coded.raw_length, bytes(room))
 
-    def seal_into(self, chunk_id: bytes, raw: "bytes | memoryview", room: memoryview) -> tuple[int, int]:
-        """Write the record of a chunk into `room` and return its codec and its length in bytes.
-
-        Shapes: `room` has at least `record_room(len(raw))` bytes.
-        """
+    def encode(self, raw: "bytes | memoryview") -> "Coded":
+        """Compress a chunk; what comes out is good until this thread compresses the next one."""
         codec, parameter, body = encode(raw)
-        whole = body[0] if len(body) == 1 else b"".join(body)
-        header = _HEADER.pack(RECORD_FORMAT, codec, parameter, self.keys.key_id, len(raw))
+        return Coded(int(codec), parameter, len(raw), body[0] if len(body) == 1 else b"".join(body))
+
+    def seal_into(self, chunk_id: bytes, coded: "Coded", room: memoryview) -> None:
+        """Write the record of a compressed chunk into `room`.
+
+        Shapes: `room` has `coded.record_bytes` bytes.
+        """
+        header = _HEADER.pack(RECORD_FORMAT, coded.codec, coded.parameter, self.keys.key_id, coded.raw_length)
         nonce = os.urandom(NONCE_BYTES)
         start = NONCE_BYTES + _HEADER.size
-        end = start + len(whole) + TAG_BYTES
         room[:NONCE_BYTES], room[NONCE_BYTES:start] = nonce, header
-        self._cipher.encrypt_into(nonce, whole, chunk_id + header + self._repository, room[start:end])
-        return int(codec), end
+        self._cipher.encrypt_into(nonce, coded.body, chunk_id + header + self._repository, room[start:])
 
     def open(
         self, chunk_id: bytes, data: bytes | memoryview, *, hashed: bool = True, rooms: Rooms | None = None

@@ -1,0 +1,117 @@
+"""A tree is told to be the same only while it is: every kind of change shows, and what cannot be told counts as one."""
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dumont.agent import still
+from dumont.agent.still import Still
+from dumont.agent.walk import scan
+
+YEAR_2001 = 10**18
+COARSE = 5
+"""The clock of file times on Linux; Python has no name for it."""
+
+
+def make(root: Path) -> None:
+    """Make a small tree with every kind of entry, a name that is no UTF-8 and a time before 1970, a tick ago."""
+    (root / "a/b").mkdir(parents=True)
+    (root / "empty").mkdir()
+    for name in ("a/one", "a/b/two", "three", "other"):
+        (root / name).write_text(name)
+    os.link(root / "three", root / "linked")
+    (root / "way").symlink_to("a/one")
+    (root / os.fsdecode(b"odd-\xff")).touch()
+    os.utime(root / "a/one", ns=(-1_500_000_000, -1_500_000_000))
+    os.utime(root / "three", ns=(YEAR_2001, YEAR_2001))
+    last = max(path.lstat().st_ctime_ns for path in root.rglob("*"))
+    while time.clock_gettime_ns(COARSE) <= last:
+        time.sleep(0.001)
+
+
+def seen(root: Path) -> Still:
+    scanned = scan(os.fsencode(root), lambda _: False)
+    assert not scanned.errors
+    return Still(scanned.found, scanned.names)
+
+
+def rewrite(path: Path) -> None:
+    """Other bytes of the same length, with the old time put back."""
+    path.write_bytes(bytes(path.stat().st_size))
+    os.utime(path, ns=(YEAR_2001, YEAR_2001))
+
+
+def swap(root: Path) -> None:
+    (root / "other").rename(root / "x")
+    (root / "a/one").rename(root / "other")
+    (root / "x").rename(root / "a/one")
+
+
+def relink(root: Path) -> None:
+    (root / "way").unlink()
+    (root / "way").symlink_to("three")
+
+
+def refill(root: Path) -> None:
+    """The same folder name over another folder with the same names."""
+    (root / "a/b").rename(root / "a/c")
+    (root / "a/b").mkdir()
+    (root / "a/c/two").rename(root / "a/b/two")
+    (root / "a/c").rmdir()
+
+
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "written": lambda root: rewrite(root / "three"),
+    "longer": lambda root: (root / "a/b/two").write_text("longer than before"),
+    "new": lambda root: (root / "empty/new").write_text(""),
+    "gone": lambda root: (root / "other").unlink(),
+    "swapped": swap,
+    "another link": relink,
+    "one more name": lambda root: os.link(root / "other", root / "a/again"),
+    "mode": lambda root: (root / "a/one").chmod(0o640),
+    "mode of a folder": lambda root: (root / "empty").chmod(0o700),
+    "time": lambda root: os.utime(root / "other", ns=(5, 5)),
+    "a file for a folder": lambda root: ((root / "empty").rmdir(), (root / "empty").write_text("")),
+    "another folder": refill,
+    "touched": lambda root: (root / "other").chmod((root / "other").stat().st_mode & 0o7777),
+    "all gone": shutil.rmtree,
+}
+
+
+@pytest.mark.checklist("SNAP-13")
+@pytest.mark.parametrize("name", CHANGES)
+def test_every_change_shows(tmp_path: Path, name: str) -> None:
+    """The tree holds as often as it is asked, and no more once anything at all has changed."""
+    root = tmp_path / "tree"
+    make(root)
+    tree = seen(root)
+    assert tree.holds(os.fsencode(root)) and tree.holds(os.fsencode(root))
+    CHANGES[name](root)
+    assert not tree.holds(os.fsencode(root))
+
+
+def test_many_paths_and_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tree of several blocks holds until its last file changes; an empty one until it has a file."""
+    monkeypatch.setattr(still, "_BLOCK", 7)
+    (tmp_path / "none").mkdir()
+    (tmp_path / "many").mkdir()
+    for number in range(7 * 3):
+        (tmp_path / f"many/{number:02}").write_text("x")
+    none, many = seen(tmp_path / "none"), seen(tmp_path / "many")
+    assert none.holds(os.fsencode(tmp_path / "none")) and many.holds(os.fsencode(tmp_path / "many"))
+    (tmp_path / "many/20").write_text("changed")
+    (tmp_path / "none/one").write_text("")
+    assert not none.holds(os.fsencode(tmp_path / "none")) and not many.holds(os.fsencode(tmp_path / "many"))
+
+
+def test_without_the_kernels_answer_nothing_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An old C library, and a kernel that refuses the question."""
+    make(tmp_path / "tree")
+    tree = seen(tmp_path / "tree")
+    for answer in (None, lambda *_: -1):
+        monkeypatch.setattr(still, "_statx", lambda answer=answer: answer)
+        assert not tree.holds(os.fsencode(tmp_path / "tree"))

@@ -163,6 +163,8 @@ class AgentLink:
         try:
             while (line := await asyncio.wait_for(self._wire.receive(), self._silence)) is not None:
                 self._sort(load(line))
+                if self._lost is not None:  # closed: a line that came in that moment hides the cancellation
+                    return
             self._fail(AgentLost("The wire to the agent has ended."))
         except asyncio.TimeoutError:
             self._fail(AgentLost(f"The agent said nothing for {self._silence:g} seconds."))

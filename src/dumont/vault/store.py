@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+from dumont.vault.direct import Sink
 from dumont.vault.errors import StoreError, StoreExists, StoreMissing
 
 _NAME = re.compile(r"^[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*$")
@@ -141,10 +142,10 @@ class LocalStore:
 
     def _write(self, path: Path, pieces: Iterable[bytes]) -> None:
         with self._open(path, "xb") as stream:
+            sink = Sink(stream)
             for piece in pieces:
-                view = memoryview(piece)
-                while len(view):
-                    view = view[stream.write(view) :]
+                sink.write(piece)
+            sink.finish()
             os.fsync(stream.fileno())
 
     def _make_folder(self, folder: Path) -> None:

@@ -180,9 +180,15 @@ async def test_retention_is_ours(machine: Machine) -> None:
     await machine.sync()
     last = await machine.sync()
     await machine.configure(keep_last=10)
+    there = sorted((machine.store() / "snapshots").iterdir())
+    _, tried = await machine.ended("prune", dry_run=True)
+    assert tried.result is not None and tried.result["dry_run"], tried.problem
+    assert sorted((machine.store() / "snapshots").iterdir()) == there, "a dry run takes nothing away"
     _, done = await machine.ended("prune")
     assert done.status == "succeeded", (done.problem or {}).get("detail")
     assert done.result is not None and done.result["bytes_freed"] > 5 * MB, done.result
+    assert tried.result["forgotten"] == done.result["forgotten"]
+    assert abs(tried.result["bytes_freed"] - done.result["bytes_freed"]) < MB, "it said so before"
     snapshots = [path.name for path in (machine.store() / "snapshots").iterdir()]
     assert len(snapshots) == 2 and last.snapshot_id in snapshots
     _, checked = await machine.ended("check", read_data_percent=100)

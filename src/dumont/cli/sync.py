@@ -227,13 +227,14 @@ def check(name: str, percent: int | None, no_wait: bool, as_json: bool) -> None:
 
 @sync.command()
 @o.name
+@click.option("--dry-run", is_flag=True, help="Only say how much room that would give back.")
 @o.no_wait
 @o.as_json
 @ends_well
-def prune(name: str, no_wait: bool, as_json: bool) -> None:
+def prune(name: str, dry_run: bool, no_wait: bool, as_json: bool) -> None:
     """Give back the room of points that are not kept any more; once a day this happens by itself."""
     signed, instance_id = _named(name)
-    begun = signed.client.syncs.prune(instance_id)
+    begun = signed.client.syncs.prune(instance_id, dry_run=dry_run)
     _carried_out(signed, begun, _pruned, no_wait=no_wait, as_json=as_json)
 
 
@@ -297,6 +298,10 @@ def _whole(result: Document) -> str:
 
 
 def _pruned(result: Document) -> str:
+    if result.get("dry_run"):
+        return (
+            f"{number(result.get('forgotten'))} points would go, and give back about {size(result.get('bytes_freed'))}."
+        )
     return f"{number(result.get('forgotten'))} points are gone, {size(result.get('bytes_freed'))} are free again."
 
 

@@ -73,9 +73,9 @@ class Syncs:
         body = None if percent is None else {"read_data_percent": percent}
         return self._call("POST", instance_id, "/check", body)
 
-    def prune(self, instance_id: str) -> Document:
-        """Begin to give back the room of forgotten points."""
-        return self._call("POST", instance_id, "/prune")
+    def prune(self, instance_id: str, *, dry_run: bool = False) -> Document:
+        """Begin to give back the room of forgotten points, or to find out how much that is."""
+        return self._call("POST", instance_id, "/prune", {"dry_run": dry_run})
 
     def _call(
         self,

@@ -15,6 +15,7 @@ from dumont.sync.documents import (
     PointsDocument,
     PolicyBody,
     PolicyDocument,
+    PruneHistoryBody,
     ReleaseBody,
     RunDocument,
     SummaryDocument,
@@ -190,10 +191,12 @@ async def check_history(
 
 
 @router.post("/prune", status_code=202, **permit("gpu.provision"), responses=_BUSY)
-async def prune_history(request: Request, instance_id: str, caller: CallerDep) -> RunDocument:
-    """Give the room back that forgotten points take up, which happens once a day by itself."""
+async def prune_history(
+    request: Request, instance_id: str, caller: CallerDep, body: PruneHistoryBody | None = None
+) -> RunDocument:
+    """Give the room back that forgotten points take up, which happens once a day by itself; or say how much that is."""
     instance = await read_instance(caller.session, instance_id)
-    return await _begin(request, caller, instance, "prune", {})
+    return await _begin(request, caller, instance, "prune", {"dry_run": (body or PruneHistoryBody()).dry_run})
 
 
 async def _begin_at(

@@ -149,6 +149,14 @@ class CheckBody(BaseModel):
     read_data_percent: Annotated[int, Field(ge=0, le=100)] = 5
 
 
+class PruneHistoryBody(BaseModel):
+    """Whether only to say how much room pruning would give back."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    dry_run: bool = False
+
+
 class ReleaseBody(BaseModel):
     """The owner's word that the files may be gone."""
 

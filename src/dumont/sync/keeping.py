@@ -1,5 +1,6 @@
 """What the control plane does with a repository by itself: read a tree, check, forget and prune."""
 
+import re
 from typing import Any
 
 from dumont.instances import World
@@ -9,6 +10,8 @@ from dumont.sync.syncing import drop_locks, our_restic, owned_run, pack_bytes, s
 
 MOST_ENTRIES = 2000
 _ERRORS_SHOWN = 50
+_PRUNED = re.compile(r"^total prune: +\d+ blobs / ([\d.]+) ([KMGT]?i?B)$", re.MULTILINE)
+_UNITS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 
 
 async def read_tree(world: World, wish: dict[str, Any]) -> dict[str, Any]:
@@ -79,6 +82,7 @@ async def prune(world: World, wish: dict[str, Any], kept: list[str]) -> dict[str
     """Take all snapshots but the kept ones out of the repository, and give the room back that only they had.
 
     One that no row of ours knows goes too: it is of a sync that was cut off at its very end, or was forged by a host.
+    A dry run only says how much room that would give back, as nearly as restic does; None where it does not say.
     Errors: SyncUnavailable, StorageUnreachable, SyncFailed.
     """
     program, store = await our_restic(world), store_of(world.vaults, wish["workspace_id"])
@@ -86,6 +90,11 @@ async def prune(world: World, wish: dict[str, Any], kept: list[str]) -> dict[str
     before = await storing(pack_bytes, store)
     there = [name.rpartition("/")[2] for name, _ in await storing(lambda: list(store.list("snapshots/")))]
     gone = sorted(set(there) - set(kept))
+    if wish.get("dry_run"):
+        ran = await owned_run(world.vaults, program, wish["workspace_id"], *_trial(gone))
+        if ran.code != 0:
+            raise SyncFailed(f"What pruning gives back cannot be told: {' '.join((ran.err or ran.out).split())[-300:]}")
+        return {"bytes_before": before, "bytes_after": before, "bytes_freed": freed_by(ran.out)}
     words = (["forget", *gone],) if gone else ()
     for command in (*words, ["prune"]):
         ran = await owned_run(world.vaults, program, wish["workspace_id"], *command)
@@ -93,3 +102,14 @@ async def prune(world: World, wish: dict[str, Any], kept: list[str]) -> dict[str
             raise SyncFailed(f"Old points could not be pruned: {' '.join((ran.err or ran.out).split())[-300:]}")
     after = await storing(pack_bytes, store)
     return {"bytes_before": before, "bytes_after": after, "bytes_freed": before - after}
+
+
+def _trial(gone: list[str]) -> list[str]:
+    words = ["forget", *gone, "--prune"] if gone else ["prune"]
+    return [*words, "--dry-run", "--quiet=false"]
+
+
+def freed_by(said: str) -> int | None:
+    """Read from restic's words, which are rounded, how much a prune would give back."""
+    found = _PRUNED.search(said)
+    return round(float(found[1]) * _UNITS[found[2]]) if found and found[2] in _UNITS else None

@@ -164,12 +164,15 @@ async def prune(run: Run, world: World) -> Result:
 
     async def finish(session: AsyncSession) -> dict[str, Any]:
         now = world.clock.now()
+        if run.input.get("dry_run"):
+            await service.end_work(session, run.input["run_id"], now)
+            return {**found, "forgotten": len(old["runs"]), "dry_run": True}
         await queries.mark_pruned(session, old["runs"], now)
         row = await service.end_work(session, run.input["run_id"], now, repository_bytes=found["bytes_after"])
         policy = await queries.policy_of(session, row.instance_id, lock=True)
         if policy is not None:
             policy.pruned_at = now
-        return {**found, "forgotten": len(old["runs"])}
+        return {**found, "forgotten": len(old["runs"]), "dry_run": False}
 
     return finish
 

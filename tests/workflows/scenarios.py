@@ -19,6 +19,7 @@ from dumont.identity import SshKey
 from dumont.instances import Instance, begin_stopping, find_instance, get_rental
 from dumont.instances import service as instances
 from dumont.instances.keys import attach
+from dumont.providers import Offer
 from dumont.snapshots import get_snapshot
 
 from .engine import FIXED, Moment, Trial
@@ -119,6 +120,7 @@ async def wake(
     accept_loss: bool = False,
     limit_nano: int | None = None,
     snapshot_id: str = "",
+    offer: Offer | None = None,
 ) -> str:
     """Begin to wake as the API does."""
     async with stage.world.session(stage.person.team_id) as session:
@@ -126,7 +128,7 @@ async def wake(
         begun = await hibernation.wake(
             session,
             instance,
-            offer=None,
+            offer=offer,
             elsewhere=elsewhere,
             accept_loss=accept_loss,
             max_price_hour_nano=limit_nano,

@@ -10,6 +10,7 @@ from tests.support.world import Stage, staged, tree_digest
 
 from dumont.durable import Operation, cancel_operation, get_operation
 from dumont.hibernation.progress import Told
+from dumont.providers import OfferQuery
 from dumont.snapshots import SnapshotIncomplete
 
 from .conftest import Place
@@ -77,22 +78,26 @@ async def test_a_running_workspace_goes_back_to_an_earlier_snapshot_and_forth(st
     assert tree_digest(await workspace(stage, case.instance_id)) == made.later
 
 
-@pytest.mark.checklist("SNAP-23")
+@pytest.mark.checklist("SNAP-22", "SNAP-23")
 @pytest.mark.parametrize("then", ["keep", "destroy"])
 async def test_an_instance_wakes_from_an_earlier_snapshot(stage: Stage, then: str) -> None:
-    """On its kept machine, where newer files are given up only by the owner's waiver, and on another one."""
+    """On its kept machine, where newer files go only by the owner's waiver, and on one with another card."""
     made = await saved_twice(stage, then)
+    card, offer = (await stage.instance(made.case.instance_id)).gpu_name, None
     if then == "keep":
         await stage.write("UPDATE instance SET disk_newer = true WHERE id = %s", made.case.instance_id)
         with pytest.raises(SnapshotIncomplete):
             await wake(stage, made.case, snapshot_id=made.first)
-    again = await wake(stage, made.case, snapshot_id=made.first, accept_loss=then == "keep")
+    else:
+        found = await stage.world.provider("sandbox").offers(OfferQuery(num_gpus=1))
+        offer = next(one for one in found if one.gpu_name != card)
+    again = await wake(stage, made.case, snapshot_id=made.first, accept_loss=then == "keep", offer=offer)
     operation = await done(stage, again)
     assert (operation.result or {})["mode"] == "restore"
-    assert (await check_running(stage, made.case)).last_snapshot_id == made.first
-    ready = await stage.rows(
-        "SELECT id FROM snapshot WHERE instance_id = %s AND status = 'ready'", made.case.instance_id
-    )
+    woken = await check_running(stage, made.case)
+    assert (woken.last_snapshot_id, woken.gpu_name) == (made.first, offer.gpu_name if offer else card)
+    statement = "SELECT id FROM snapshot WHERE instance_id = %s AND status = 'ready'"
+    ready = await stage.rows(statement, made.case.instance_id)
     assert {one for (one,) in ready} == {made.first, made.second}, "what it woke from before is still there"
 
 

@@ -179,6 +179,35 @@ async def test_a_bad_file_is_a_clear_problem_and_no_rows(home: Household) -> Non
         assert home.counts() == before, name
 
 
+ODD = "<STMTTRN>{}<FITID>A1<MEMO>a{}<STMTTRN><DTPOSTED>20260303<TRNAMT>-2,50<FITID>A2<MEMO>b{}"
+ODDITIES: dict[str, str] = {
+    "no closing tags": ODD.format("<DTPOSTED>20260302<TRNAMT>+1.652,29", "", ""),
+    "lower case": ODD.format("<DTPOSTED>20260302<TRNAMT>1652,29", "", "")
+    .lower()
+    .replace("a1", "A1")
+    .replace("a2", "A2"),
+    "a day with dashes": ODD.format("<DTPOSTED>2026-03-02T10:00<TRNAMT>1652,29", "</STMTTRN>", "</STMTTRN>"),
+    "spaces and lines": ODD.format(" <DTPOSTED> 20260302[-3:BRT]\r\n<TRNAMT> 1 652,29 \r\n", "\r\n", "\r\n</STMTTRN>"),
+}
+
+
+@pytest.mark.parametrize("name", ODDITIES)
+def test_odd_ofx_is_understood(name: str) -> None:
+    file = read_ofx(b"<OFX xmlns='x'><STMTRS><CURDEF>BRL" + ODDITIES[name].encode() + b"<LEDGERBAL><BALAMT>9,99</OFX>")
+    told = [(line.date.isoformat(), line.cents, line.description, line.name) for line in file.lines]
+    assert told == [("2026-03-02", 165229, "a", "A1"), ("2026-03-03", -250, "b", "A2")]
+
+
+@pytest.mark.parametrize("fitid", ["0", "000", "1"])
+def test_movements_of_one_name_that_say_different_things_are_not_one(fitid: str) -> None:
+    """A bank that gives every movement the same FITID loses none, and a file with the same again adds nothing."""
+    one = f"<STMTTRN><DTPOSTED>20260302<TRNAMT>-4.40<FITID>{fitid}<MEMO>"
+    first, both = (read_ofx(f"<OFX><STMTRS>{one}bus{more}".encode()).lines for more in ("", f"{one}coffee{one}bus"))
+    assert [line.description for line in both][:2] == ["bus", "coffee"]
+    assert len({line.key for line in both}) == len(both) == (3 if fitid.strip("0") == "" else 2)
+    assert first[0].key == both[0].key
+
+
 async def test_a_file_of_another_currency_or_for_nobodys_account_is_refused(home: Household) -> None:
     status, problem = await take_in(home, SGML.replace("BRL", "USD").encode())
     assert (status, problem["code"]) == (409, "currency-mismatch")

@@ -4,7 +4,7 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from decimal import Decimal
 
@@ -90,6 +90,7 @@ def decode(content: bytes, told: str | None = None) -> str:
 def understand(raws: Iterable[Raw], *, comma_by_default: bool) -> list[Line]:
     """Understand dates and amounts of a whole file at once: each of its lines follows the same custom.
 
+    Of two that have one name, day and amount the second is the first once more, unless it says something else.
     Errors: InvalidRequest that names the lines which cannot be understood.
     """
     rows = list(raws)
@@ -100,6 +101,7 @@ def understand(raws: Iterable[Raw], *, comma_by_default: bool) -> list[Line]:
     lines: list[Line] = []
     wrong: list[dict[str, str]] = []
     seen: dict[str, int] = {}
+    named: dict[str, str] = {}
     for row in rows:
         try:
             cents = to_units(_read(row.amount, comma), 2)
@@ -107,9 +109,11 @@ def understand(raws: Iterable[Raw], *, comma_by_default: bool) -> list[Line]:
         except ValueError as error:
             wrong.append(problems.field_error(f"/lines/{row.number}", str(error), "unreadable"))
             continue
+        if line.name is not None and named.setdefault(line.key, _folded(line.description)) != _folded(line.description):
+            line = replace(line, name=None)
         turn = seen[line.key] = seen.get(line.key, -1) + 1
         if cents and (line.name is None or not turn):
-            lines.append(Line(line.number, line.date, cents, line.description, line.name, turn if not line.name else 0))
+            lines.append(line if line.name is not None else replace(line, turn=turn))
     if wrong:
         raise problems.InvalidRequest(wrong[:_MOST_ERRORS], f"{len(wrong)} lines of the file cannot be understood.")
     return lines

@@ -16,6 +16,7 @@ from dumont.core import plain_amount
 from dumont.ledger import SCALES
 
 _TOKEN = re.compile(r"<(/?)([A-Za-z0-9_.]{1,40})>([^<]*)")
+_START = re.compile(r"<OFX(?:\s[^<>]*)?>", re.IGNORECASE)
 _CDATA = re.compile(r"<!\[CDATA\[(.*?)\]\]>", re.DOTALL)
 _ENTITY = re.compile(r"&(?:amp|lt|gt|quot|apos|nbsp|#[0-9]{1,6}|#x[0-9a-fA-F]{1,5});")
 _CHARSET = re.compile(rb"CHARSET:\s*([A-Za-z0-9-]+)", re.IGNORECASE)
@@ -38,10 +39,10 @@ def read_ofx(content: bytes) -> File:
     text = decode(content, "iso-8859-1" if charset and b"8859" in charset.group(1) else None)
     if re.search(r"<!(?:DOCTYPE|ENTITY)", text, re.IGNORECASE):
         raise unreadable("A file with a document type or entities of its own is refused.")
-    start = text.upper().find("<OFX>")
-    if start < 0:
+    start = _START.search(text)
+    if start is None:
         raise unreadable("This is not an OFX file.")
-    body = _CDATA.sub(lambda found: escape(found.group(1)), text[start:])
+    body = _CDATA.sub(lambda found: escape(found.group(1)), text[start.end() :])
     told = _Told()
     for closing, name, value in ((m[1], m[2].upper(), m[3]) for m in _TOKEN.finditer(body)):
         told.hear(bool(closing), name, _plain(value))
@@ -76,11 +77,12 @@ class _Told:
             self.movements[-1].setdefault(name, value)
 
     def raws(self) -> Iterator[Raw]:
-        """Yield the movements as text; a name that the memo repeats is left out."""
+        """Yield the movements as text; a name that the memo repeats is left out, and a FITID of zeros names nothing."""
         for number, one in enumerate(self.movements, 1):
             name, memo = one.get("NAME", ""), one.get("MEMO", "")
             told = memo if name.casefold() in memo.casefold() else f"{name} {memo}"
-            yield Raw(number, one.get("DTPOSTED", "")[:8], one.get("TRNAMT", ""), told, one.get("FITID"))
+            fitid = one.get("FITID", "")
+            yield Raw(number, one.get("DTPOSTED", ""), one.get("TRNAMT", ""), told, fitid if fitid.strip("0") else None)
 
 
 def write_ofx(found: Statement) -> str:

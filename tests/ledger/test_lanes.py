@@ -88,7 +88,7 @@ async def test_few_postings_are_parted_by_their_accounts(books: Books) -> None:
     apart = [move(team, *pair, 1) for pair in zip(accounts, sinks, strict=False)]
     hot = [move(team, sink, accounts[16], 1) for sink in sinks]
     for postings, batches in ((apart, 2), (hot, 1)):
-        async with books.writer(lanes=2) as writer:
+        async with books.writer(lanes=2, lock_timeout_ms=20_000) as writer:
             outcomes = await asyncio.gather(*(writer.post(one) for one in postings))
             assert all(outcome.problem is None for outcome in outcomes)
             assert (writer.tally.batches, writer.tally.postings) == (batches, 16)

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from dumont.core import Problem
@@ -28,6 +28,7 @@ class _Item:
     """A posting that waits; `sent` tells whether it may stand already, because an answer was lost."""
 
     posting: Posting
+    accounts: Sequence[str]
     done: "asyncio.Future[Outcome]"
     until: float
     sent: bool = False
@@ -110,7 +111,8 @@ class Writer:
         loop = asyncio.get_running_loop()
         if not self._workers:
             self._workers = [loop.create_task(self._work(lane), name="ledger-writer") for lane in self._lanes]
-        item = _Item(posting, loop.create_future(), time.monotonic() + self._patience)
+        accounts = [leg.account_id for leg in posting.legs]
+        item = _Item(posting, accounts, loop.create_future(), time.monotonic() + self._patience)
         self._waiting.append(item)
         if (not self._at_work or len(self._waiting) % _WORTH_APART == 0) and self._is_worth_a_batch():
             self._wake.set()
@@ -140,7 +142,8 @@ class Writer:
             return waiting > 0
         if waiting < _WORTH_APART or self._at_work == len(self._lanes):
             return False
-        return sum(not _touches(item.posting, self._touched) for item in self._waiting) >= _WORTH_APART
+        touched = self._touched.keys()
+        return sum(touched.isdisjoint(item.accounts) for item in self._waiting) >= _WORTH_APART
 
     async def _turn(self, lane: Lane) -> None:
         """Send one batch of what waits, without two of one key and without accounts that somebody has locked."""
@@ -148,7 +151,7 @@ class Writer:
             await self._look(lane)
         batch = self._gather()
         ids = {item.posting.id for item in batch}
-        accounts = {leg.account_id for item in batch for leg in item.posting.legs}
+        accounts = {account for item in batch for account in item.accounts}
         self._in_flight |= ids
         self._touched.update(accounts)
         try:
@@ -182,13 +185,12 @@ class Writer:
         company: set[str] = set()
         while self._waiting and len(batch) < (self._most if parted else room):
             item = self._waiting.popleft()
-            posting = item.posting
-            apart = len(batch) >= room and not _touches(posting, company)
-            if apart or posting.id in ids or _touches(posting, blocked):
+            apart = len(batch) >= room and company.isdisjoint(item.accounts)
+            if apart or item.posting.id in ids or not blocked.isdisjoint(item.accounts):
                 left.append(item)
             elif not item.done.done():
-                ids.add(posting.id)
-                company.update([leg.account_id for leg in posting.legs] if parted else ())
+                ids.add(item.posting.id)
+                company.update(item.accounts)
                 batch.append(item)
         left.extend(self._waiting)
         self._waiting = left
@@ -231,7 +233,7 @@ class Writer:
 
     async def _set_aside(self, lane: Lane, items: list[_Item], error: BaseException) -> None:
         """Leave the accounts that somebody has locked, and those of them who wait for one, out of the next batches."""
-        self._busy |= {leg.account_id for item in items for leg in item.posting.legs}
+        self._busy.update(account for item in items for account in item.accounts)
         await self._look(lane)
         if self._busy:
             self._waiting.extendleft(reversed(items))
@@ -269,10 +271,6 @@ class Writer:
                 item.done.set_exception(problem_for(OSError()) if item.sent else DatabaseUnavailable(retry_after=1.0))
             else:
                 item.done.set_exception(problem_for(error))
-
-
-def _touches(posting: Posting, accounts: Collection[str]) -> bool:
-    return bool(accounts) and any(leg.account_id in accounts for leg in posting.legs)
 
 
 def _outcome(posting: Posting, answer: "Outcome | BaseException") -> Outcome:

@@ -8,7 +8,7 @@ import signal
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -94,17 +94,30 @@ async def kept_in(machine: Machine, store_at: Callable[[Path], LocalStore]) -> A
         world.vaults = whole
 
 
-class TwoPacks(LocalStore):
-    """A store that takes two packs, and the next ones only when it is let go."""
+@dataclass
+class Half:
+    """How much of a sync was taken, one pack after the other, and whether the rest may come."""
 
-    def __init__(self, root: Path, packs: threading.Semaphore, go: threading.Event) -> None:
+    turn: threading.Lock = field(default_factory=threading.Lock)
+    go: threading.Event = field(default_factory=threading.Event)
+    taken: int = 0
+
+
+class HalfTaken(LocalStore):
+    """A store that takes packs up to 20 MB, and whatever comes then only when it is let go."""
+
+    def __init__(self, root: Path, half: Half) -> None:
         super().__init__(root)
-        self.packs, self.go = packs, go
+        self.half = half
 
     def put_stream(self, name: str, pieces: Iterable[bytes]) -> None:
         """Store an object, or wait."""
-        assert not name.startswith("data/") or self.packs.acquire(blocking=False) or self.go.wait(60)
-        super().put_stream(name, pieces)
+        if name.startswith("locks/"):
+            return super().put_stream(name, pieces)
+        with self.half.turn:
+            assert self.half.taken <= 20 * MB or self.half.go.wait(60)
+            super().put_stream(name, pieces)
+            self.half.taken += self.size(name) or 0
 
 
 @pytest.mark.checklist("SYNC-11")
@@ -116,13 +129,13 @@ async def test_a_killed_restic_costs_nothing_twice(machine: Machine) -> None:
     machine.write("model.bin", noise(44 * MB, 1))
     before = stored(machine)
     run = await machine.begin()
-    packs, go = threading.Semaphore(2), threading.Event()
-    async with kept_in(machine, lambda root: TwoPacks(root, packs, go)):
+    half = Half()
+    async with kept_in(machine, lambda root: HalfTaken(root, half)):
         task = asyncio.create_task(machine.trial(run).run())
         await poll(lambda: stored(machine) - before > 20 * MB, what="two packs")
         (victim,) = running_restics(machine)
         os.kill(victim, signal.SIGKILL)
-        go.set()
+        half.go.set()
         expect_problem(await task, "sync-failed")
     left = stored(machine) - before
     assert stored(machine, "locks") > 0, "the dead restic took its lock away"

@@ -1,6 +1,7 @@
 """Save a workspace from the machine's side: walk, cut, and hand the pieces on; what was seen before is not read."""
 
 import os
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -30,6 +31,7 @@ from dumont.agent.walk import (
 from dumont.vault import Entry, Kind, bytes_of, pack_columns
 
 _TRIES = 3
+_TELL_SECONDS = 0.05
 
 
 def save_tree(
@@ -97,6 +99,7 @@ class _Tree:
         self._readings: deque[_Reading] = deque()
         self._under_way = 0
         self._done = 0
+        self._tell_next = 0.0
 
     def read(self) -> list[Entry]:
         """Return the entries of all that could be read."""
@@ -138,7 +141,7 @@ class _Tree:
         descriptor = open_regular(os.path.join(self._root, found.entry.path))
         try:
             before = os.fstat(descriptor)
-            raw = os.read(descriptor, SMALL_BYTES + 1)
+            raw = os.read(descriptor, min(before.st_size, SMALL_BYTES) + 1)
             after = os.fstat(descriptor)
         finally:
             os.close(descriptor)
@@ -213,22 +216,29 @@ class _Tree:
         *,
         stable: bool = True,
     ) -> None:
-        path, group = found.entry.path, found.entry.group
-        mark, xattrs = mark_of(after), found.entry.xattrs
-        if mark[MARK_CHANGED] != found.mark[MARK_CHANGED]:
-            xattrs = xattrs_of(os.path.join(self._root, path))
-        entry = entry_of(path, Kind.FILE, after, xattrs=xattrs)
-        if group or entry.size != sum(lengths):
-            entry = replace(entry, size=sum(lengths), group=group)
+        mark = mark_of(after)
+        entry = found.entry if mark == found.mark else self._looked_at_again(found, after, mark)
+        if entry.size != sum(lengths):
+            entry = replace(entry, size=sum(lengths))
         entry = entry.filled(chunks, lengths)
         self._entries[place] = entry
         self._scanned.found[place] = Found(entry, mark, read=stable)
         self._done += 1
         self._tell()
 
+    def _looked_at_again(self, found: Found, after: os.stat_result, mark: tuple[int, ...]) -> Entry:
+        path, xattrs = found.entry.path, found.entry.xattrs
+        if mark[MARK_CHANGED] != found.mark[MARK_CHANGED]:
+            xattrs = xattrs_of(os.path.join(self._root, path))
+        entry = entry_of(path, Kind.FILE, after, xattrs=xattrs)
+        return replace(entry, group=found.entry.group) if found.entry.group else entry
+
     def _tell(self) -> None:
-        counts = self._packer.counts
+        counts, now = self._packer.counts, time.monotonic()
         done = counts.bytes_read + self._kept
+        if now < self._tell_next and done != self._total:
+            return
+        self._tell_next = now + _TELL_SECONDS
         self._progress(
             Progress("save", done, max(self._total, done), self._done, counts.bytes_new, counts.bytes_stored)
         )

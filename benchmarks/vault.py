@@ -172,8 +172,10 @@ def _later(bench: _Bench) -> Iterator[Metric]:
     local, seen = str(bench.fresh("local")), str(bench.fresh("seen"))
     _, (first, *again) = bench.save(bench.mixed, local, times=2 + 2 * bench.rounds, seen=seen, settled_seconds=1)
     unchanged = median([saved["agent_wall"] for saved in again[1:]])
+    burned = median([saved["agent_cpu"] for saved in again[1:]])
     more: dict[str, float | str] = {
         "files": first["files"],
+        "cpu_ms": 1000 * burned * 10_000 / first["files"],
         "read": max(saved["read"] for saved in again),
         "with_commit_ms": 1000 * median([saved["wall"] for saved in again[1:]]),
     }

@@ -96,7 +96,7 @@ def _save(repository: Repository, blobs: Any, seen: Seen, task: dict[str, Any]) 
         counts, blob = save_tree(root, [], [], packer, seen, lambda progress: None)
     finally:
         packer.close()
-    agent_seconds = time.monotonic() - started
+    agent_seconds, agent_cpu = time.monotonic() - started, time.process_time() - burned
     import msgpack
 
     entries = unpack_columns(msgpack.unpackb(blob)["entries"])
@@ -106,6 +106,7 @@ def _save(repository: Repository, blobs: Any, seen: Seen, task: dict[str, Any]) 
     return {
         "wall": time.monotonic() - started,
         "agent_wall": agent_seconds,
+        "agent_cpu": agent_cpu,
         "cpu": time.process_time() - burned,
         "files": manifest.files,
         "bytes": manifest.bytes_total,

@@ -3,9 +3,12 @@
 import contextlib
 import os
 import signal
+import threading
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+_NUMBER = b"DUMONT_MACHINE="
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -27,19 +30,47 @@ def environment(number: int, marker: str, folder: Path, extra: dict[str, str]) -
     }
 
 
+class _Census:
+    """The living processes of every machine of one sandbox; who asks while others wait shares one look with them."""
+
+    def __init__(self, marker: str) -> None:
+        self._mark = f"DUMONT_SANDBOX={marker}".encode()
+        self._turn = threading.Lock()
+        self._begun = float("-inf")
+        self._found: Mapping[bytes, Sequence[int]] = {}
+
+    def take(self) -> Mapping[bytes, Sequence[int]]:
+        """Return the processes by their machine's number, as a look found them that began after this call did."""
+        asked = time.monotonic()
+        with self._turn:
+            if self._begun < asked:
+                begun = time.monotonic()
+                self._found = self._look()
+                self._begun = begun
+            return self._found
+
+    def _look(self) -> Mapping[bytes, Sequence[int]]:
+        found: dict[bytes, list[int]] = {}
+        for entry in os.listdir("/proc"):  # noqa: PTH208 - a plain listing is much cheaper here
+            if entry.isdigit():
+                number = _machine_of(f"/proc/{entry}", self._mark)
+                if number is not None:
+                    found.setdefault(number, []).append(int(entry))
+        return found
+
+
+_census: dict[str, _Census] = {}
+
+
 def marked(marker: str, number: int | None = None) -> list[int]:
     """Return the living processes of a machine, or of all machines of a sandbox; only of the own user.
 
     Guarantees: processes that left their session are found too, because the mark is in their environment.
     """
-    wanted = {f"DUMONT_SANDBOX={marker}".encode()}
+    machines = _census.setdefault(marker, _Census(marker)).take()
     if number is not None:
-        wanted.add(f"DUMONT_MACHINE={number}".encode())
-    found = []
-    for entry in os.listdir("/proc"):  # noqa: PTH208 - a plain listing is much cheaper here
-        if entry.isdigit() and _carries(f"/proc/{entry}", wanted):
-            found.append(int(entry))
-    return found
+        return list(machines.get(str(number).encode(), ()))
+    return [pid for pids in machines.values() for pid in pids]
 
 
 def end(marker: str, number: int | None = None, *, grace: float = 0.5) -> None:
@@ -72,11 +103,17 @@ def _signal(pids: list[int], number: signal.Signals) -> None:
             os.kill(pid, number)
 
 
-def _carries(folder: str, wanted: set[bytes]) -> bool:
+def _machine_of(folder: str, mark: bytes) -> bytes | None:
+    """Return the number of the machine that a process belongs to; None for a stranger's or one that is gone."""
     try:
         if os.stat(folder).st_uid != os.getuid():  # noqa: PTH116
-            return False
+            return None
         with open(f"{folder}/environ", "rb") as stream:  # noqa: PTH123
-            return wanted <= set(stream.read().split(b"\0"))
+            environ = stream.read()
     except (FileNotFoundError, ProcessLookupError, PermissionError):
-        return False
+        return None
+    if mark not in environ:
+        return None
+    words = environ.split(b"\0")
+    numbers = [word.removeprefix(_NUMBER) for word in words if word.startswith(_NUMBER)]
+    return numbers[-1] if mark in words and numbers else None

@@ -11,7 +11,7 @@ from dumont.providers.vast.replies import checked
 from dumont.providers.vast.values import Row, text
 from dumont.web import Broken, Reply, Unsent, Web
 
-_LANES, _LANES_TO_SPARE = 8, 16
+_LANES, _LANES_TO_SPARE = 32, 16
 """Calls at once. Where calls keep gaps, their turns are given before: none may then wait for a lane."""
 
 _CALL_SECONDS = 60.0

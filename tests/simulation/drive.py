@@ -20,6 +20,7 @@ from dumont.durable import Operation, cancel_operation, get_operation
 from dumont.hibernation import service as hibernation
 from dumont.instances import Instance, find_instance
 from dumont.instances import service as instances
+from dumont.instances.moves import destroy_at_once
 
 MINUTES = 0.05
 WAIT_MINUTES = 0.03
@@ -245,7 +246,8 @@ async def _wake_elsewhere(session: Any, instance: Instance, user: str) -> Operat
 
 
 async def _destroy(session: Any, instance: Instance, user: str) -> Operation | None:
-    return await instances.destroy(session, instance, user_id=user)
+    at_once = await destroy_at_once(session, instance.team_id, instance.id, user_id=user)
+    return at_once or await instances.destroy(session, instance, user_id=user)
 
 
 _VERBS = {

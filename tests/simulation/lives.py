@@ -70,6 +70,13 @@ class MortalEngine(worker_room.StepRecord):
 
         return await super().transaction(name, mortal)
 
+    async def write(self, name: str, *arguments: Any) -> Any:
+        """Meet the boundary before the statement, and when it is committed."""
+        self.fate.meet("step", _plain(name), "before")
+        outcome = await super().write(name, *arguments)
+        self.fate.meet("step", _plain(name), "after")
+        return outcome
+
 
 def _plain(name: str) -> str:
     return name.partition(" (")[0]

@@ -1,16 +1,17 @@
 """A durable engine for trials: it keeps the record of one operation and dies or fails wherever a test says so."""
 
 import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from sqlalchemy.ext.asyncio import AsyncSession
 from tests.support.world import Stage
 
-from dumont.db import Database, set_sweep
+from dumont.db import Database, set_sweep, set_team
 from dumont.durable import REGISTRY, Operation, StepFailed, get_operation
 from dumont.durable.execute import execute
+from dumont.durable.queries import recorded_write
 from dumont.durable.run import Refused
 
 FIXED = frozenset({"start", "finish", "fail"})
@@ -96,6 +97,23 @@ class Trial:
             known = self._keep(name, outcome if outcome is not None else _failure(name))
             await self._happens("recorded", name)
         return json.loads(known)
+
+    async def write(
+        self,
+        name: str,
+        parts: str,
+        values: Mapping[str, Any],
+        outcome: Any,
+        refuse: Callable[[AsyncSession], Awaitable[Any]],
+    ) -> Any:
+        """Run the statement, less its record in the durable engine's table, as any other transaction."""
+
+        async def write(session: AsyncSession) -> Any:
+            await set_team(session, values["team"])
+            written = (await session.execute(recorded_write(parts, owned=False), dict(values))).first()
+            return outcome if written is not None else await refuse(session)
+
+        return await self.transaction(name, write)
 
     async def _committed(self, name: str, body: Callable[[AsyncSession], Awaitable[Any]]) -> Any:
         database: Database = self.stage.world.database

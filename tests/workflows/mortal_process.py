@@ -53,6 +53,13 @@ class MortalEngine(StepRecord):
 
         return await super().transaction(name, mortal)
 
+    async def write(self, name: str, *arguments: Any) -> Any:
+        """Die before the statement, or when it is committed."""
+        self._die_once("before", name)
+        outcome = await super().write(name, *arguments)
+        self._die_once("after", name)
+        return outcome
+
     def _die_once(self, when: str, name: str) -> None:
         line = f"{when}\t{name.partition(' (')[0]}\n"
         with self.deaths.open("a+") as file:

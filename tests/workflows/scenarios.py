@@ -19,6 +19,7 @@ from dumont.identity import SshKey
 from dumont.instances import Instance, begin_stopping, find_instance, get_rental
 from dumont.instances import service as instances
 from dumont.instances.keys import attach
+from dumont.instances.moves import destroy_at_once
 from dumont.providers import Offer
 from dumont.snapshots import get_snapshot
 
@@ -143,9 +144,12 @@ async def wake(
 
 async def destroy(stage: Stage, case: Case) -> str:
     """Begin to destroy as the API does."""
+    user = stage.person.user_id
     async with stage.world.session(stage.person.team_id) as session:
-        instance = await find_instance(session, case.instance_id, lock=True)
-        begun = await instances.destroy(session, instance, user_id=stage.person.user_id)
+        begun = await destroy_at_once(session, stage.person.team_id, case.instance_id, user_id=user)
+        if begun is None:
+            instance = await find_instance(session, case.instance_id, lock=True)
+            begun = await instances.destroy(session, instance, user_id=user)
         assert begun is not None
         return begun.id
 

@@ -13,9 +13,16 @@ from dumont.durable.model import (
 )
 from dumont.durable.queries import get as get_operation
 from dumont.durable.queries import live_of_instance, live_operation_id
-from dumont.durable.registry import REGISTRY, Definition, Registry, Result, Schedule, schedule, workflow
+from dumont.durable.registry import REGISTRY, Definition, Ending, Registry, Result, Schedule, schedule, workflow
 from dumont.durable.run import Engine, Retry, Run, revive
-from dumont.durable.service import announce, begin_operation, cancel_operation, raise_alarms
+from dumont.durable.service import (
+    announce,
+    begin_moving,
+    begin_operation,
+    cancel_operation,
+    new_operation,
+    raise_alarms,
+)
 from dumont.durable.worker import Worker, migrate_engine
 
 __all__ = [
@@ -23,6 +30,7 @@ __all__ = [
     "Cancelled",
     "DeadlineExceeded",
     "Definition",
+    "Ending",
     "Engine",
     "InstanceBusy",
     "NotCancellable",
@@ -37,6 +45,7 @@ __all__ = [
     "StepFailed",
     "Worker",
     "announce",
+    "begin_moving",
     "begin_operation",
     "cancel_operation",
     "forget_history",
@@ -44,6 +53,7 @@ __all__ = [
     "live_of_instance",
     "live_operation_id",
     "migrate_engine",
+    "new_operation",
     "raise_alarms",
     "revive",
     "schedule",

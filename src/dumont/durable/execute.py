@@ -11,7 +11,7 @@ from dumont.core import Problem
 from dumont.db import Database, DatabaseUnavailable
 from dumont.durable import queries
 from dumont.durable.model import StepFailed
-from dumont.durable.registry import Definition, Result
+from dumont.durable.registry import Definition, Ending, Plain
 from dumont.durable.run import Engine, Run, final_status, is_the_engines, new_run
 
 log = structlog.get_logger()
@@ -27,7 +27,10 @@ async def execute(definition: Definition, operation_id: str, *, world: Any, data
     run = new_run(await _begin(operation_id, database), database, engine)
     try:
         result = await definition.body(run, world)
-        await run.record("finish", partial(_succeed, run, result))
+        if isinstance(result, Ending):
+            await run.close("finish", result)
+        else:
+            await run.record("finish", partial(_succeed, run, result))
     except Problem as problem:
         await _undo_and_fail(definition, run, problem)
         return
@@ -57,7 +60,7 @@ async def _begin(operation_id: str, database: Database) -> queries.Begun:
             await asyncio.sleep(_PAUSE_SECONDS)
 
 
-async def _succeed(run: Run, result: Result, session: AsyncSession) -> None:
+async def _succeed(run: Run, result: Plain, session: AsyncSession) -> None:
     """Write what the body left to be written at the very end, and the end itself."""
     await _finished(session, run, None, await result(session) if callable(result) else result)
 

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from psycopg.types.json import Jsonb
-from sqlalchemy import ColumnElement, ScalarSelect, any_, func, literal_column, select, text, update
+from sqlalchemy import ColumnElement, ScalarSelect, TextClause, any_, func, literal_column, select, text, update
 from sqlalchemy.dialects.postgresql import array
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -56,9 +57,39 @@ _ADD = text(
     "INSERT INTO outbox_event (team_id, topic, resource_type, resource_id, operation_id, data) "
     "SELECT :team_id, 'operation.queued', :resource_type, :resource_id, id, :news FROM made RETURNING id"
 )
+_ADD_MOVING = (
+    "WITH {held}, "
+    f"made AS (INSERT INTO operation ({', '.join(_OWN)}) "
+    f"SELECT {', '.join(':input || held.input' if name == 'input' else f':{name}' for name in _OWN)} FROM held "
+    "ON CONFLICT DO NOTHING RETURNING id), "
+    "moved AS ({moved} RETURNING held.was) "
+    "INSERT INTO outbox_event (team_id, topic, resource_type, resource_id, operation_id, data) "
+    "SELECT :team_id, :topic, :resource_type, :resource_id, NULL, :told || jsonb_build_object('from', was) FROM moved "
+    "UNION ALL SELECT :team_id, 'operation.queued', :resource_type, :resource_id, id, :news FROM made RETURNING id"
+)
 _END = text(
     _TOLD + "UPDATE operation SET status = :status, percent = coalesce(:percent, percent), current_step = NULL, "
     "steps = :steps, finished_at = clock_timestamp(), result = :result, problem = :problem WHERE id = :id"
+)
+_CLOSED = (
+    "{moved}, "
+    "told AS (INSERT INTO outbox_event (team_id, topic, resource_type, resource_id, operation_id, data) "
+    "SELECT :team, entry->>'topic', 'instance', :instance, CASE WHEN entry ? 'moved' THEN NULL ELSE :id END, "
+    "CASE WHEN entry ? 'moved' THEN entry->'data' || jsonb_build_object('from', moved.was) ELSE entry->'data' END "
+    "FROM moved, jsonb_array_elements(:news) WITH ORDINALITY AS each (entry, place) ORDER BY place), "
+    "done AS (UPDATE operation SET status = :status, percent = :percent, current_step = NULL, steps = :steps, "
+    "finished_at = clock_timestamp(), result = :result, problem = :problem FROM moved WHERE operation.id = :id "
+    "RETURNING operation.id)"
+)
+_MINE = (
+    "mine AS MATERIALIZED (SELECT application_name FROM dbos.workflow_status "
+    "WHERE workflow_uuid = :id AND owner_xid = :owner FOR NO KEY UPDATE)"
+)
+_KEPT = (
+    "INSERT INTO dbos.operation_outputs (workflow_uuid, function_id, function_name, output, started_at_epoch_ms, "
+    "completed_at_epoch_ms, serialization, application_name, retention_timestamp) "
+    "SELECT :id, :number, :name, :output, :began, :ended, 'portable_json', mine.application_name, :ended "
+    "FROM mine, done RETURNING function_id"
 )
 _LIVE = [OperationStatus.QUEUED.value, OperationStatus.RUNNING.value, OperationStatus.CANCELLING.value]
 
@@ -82,9 +113,31 @@ async def add(session: AsyncSession, operation: Operation) -> bool:
 
     Guarantees: it waits for a transaction that writes another one, and the session stays usable whatever comes.
     """
+    return (await session.execute(_ADD, _values(operation))).first() is not None
+
+
+async def add_moving(
+    session: AsyncSession, operation: Operation, *, held: str, moved: str, values: dict[str, Any], news: dict[str, Any]
+) -> bool:
+    """Write a new operation and the move of what it works on in one statement; False where nothing was written.
+
+    Shapes: `held` is a part of a WITH that locks the row and gives the state that `was` and more `input`, or nothing;
+    `moved` is an UPDATE from `held` and `made`; `news` is what is told of the move, topic and data.
+    """
+    statement = _adding(held, moved)
+    told = {"topic": news["topic"], "told": Jsonb(news["data"])}
+    return (await session.execute(statement, {**_values(operation), **told, **values})).first() is not None
+
+
+@cache
+def _adding(held: str, moved: str) -> TextClause:
+    return text(_ADD_MOVING.format(held=held, moved=moved))
+
+
+def _values(operation: Operation) -> dict[str, Any]:
     values = {column: getattr(operation, column) for column in _OWN}
     json = {"steps": Jsonb(operation.steps), "input": Jsonb(operation.input), "news": Jsonb({"kind": operation.kind})}
-    return (await session.execute(_ADD, {**values, **json})).first() is not None
+    return {**values, **json}
 
 
 async def get(session: AsyncSession, operation_id: str) -> Operation | None:
@@ -167,7 +220,55 @@ async def end(
 
     Shapes: `news` holds topic and data; `about` is (team, instance).
     """
-    values = {
+    values = _ending(operation_id, status, steps=steps, result=result, problem=problem, news=news, about=about)
+    await session.execute(_END, values)
+
+
+def closing(moved: str) -> str:
+    """Return the parts of a `recorded_write` that move an instance and end its operation well.
+
+    Shapes: `moved` holds such parts, too; one is called `moved`, follows from `mine`, and gives the state that `was`
+    where the instance was moved, else nothing.
+    """
+    return _CLOSED.format(moved=moved)
+
+
+@cache
+def recorded_write(parts: str, *, owned: bool = True) -> TextClause:
+    """Return the one statement that writes rows and keeps the record of it, for the owner of the workflow.
+
+    Shapes: `parts` are those of a WITH; they follow from `mine`, and one is called `done`, which has a row where all is
+    written, else none. Where not `owned`, somebody else keeps the record.
+    Guarantees: all of it is written, which gives one row, or nothing is.
+    """
+    mine = _MINE if owned else "mine AS MATERIALIZED (SELECT 1)"
+    return text(f"WITH {mine}, {parts} {_KEPT if owned else 'SELECT 1 FROM done'}")
+
+
+def succeeded(
+    operation_id: str,
+    *,
+    steps: list[dict[str, Any]],
+    result: dict[str, Any],
+    news: list[dict[str, Any]],
+    about: tuple[str, str],
+) -> dict[str, Any]:
+    """Return the values of `closing` that say how the operation ended."""
+    status = OperationStatus.SUCCEEDED
+    return _ending(operation_id, status, steps=steps, result=result, problem=None, news=news, about=about)
+
+
+def _ending(
+    operation_id: str,
+    status: OperationStatus,
+    *,
+    steps: list[dict[str, Any]],
+    result: dict[str, Any] | None,
+    problem: dict[str, Any] | None,
+    news: list[dict[str, Any]],
+    about: tuple[str, str],
+) -> dict[str, Any]:
+    return {
         "id": operation_id,
         "status": status.value,
         "percent": 100 if status is OperationStatus.SUCCEEDED else None,
@@ -178,7 +279,6 @@ async def end(
         "team": about[0],
         "instance": about[1],
     }
-    await session.execute(_END, values)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ beyond the transaction that they are part of. See docs/decisions/0018-steps-reco
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import structlog
@@ -15,7 +16,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dumont.db import Database, DatabaseUnavailable, Question, dump_json
-from dumont.durable.queries import recorded_of
+from dumont.durable.queries import recorded_of, recorded_write
 from dumont.durable.run import Refused
 
 log = structlog.get_logger()
@@ -36,7 +37,13 @@ _KEEP = text(
 )
 """Writes for the owner only, and holds ownership until the commit: what a later owner reads is all there will be."""
 _KEEP_ALONE = Question(_KEEP)
+_TEAM = Question(text("SELECT set_config('dumont.team_id', :team, true)"))
 _NO_TEAM = Question(text("SELECT set_config('dumont.team_id', '', true)"))
+
+
+@cache
+def _written(parts: str) -> Question:
+    return Question(recorded_write(parts))
 
 
 class _NotKept(Exception):
@@ -75,6 +82,30 @@ class StepRecord:
         if known is not None:
             return json.loads(known)
         return await self._until_certain(number, name, lambda: self._commit(number, name, body))
+
+    async def write(
+        self,
+        name: str,
+        parts: str,
+        values: Mapping[str, Any],
+        outcome: Any,
+        refuse: Callable[[AsyncSession], Awaitable[Any]],
+    ) -> Any:
+        """Run a statement that holds its own record; where it wrote nothing, let `refuse` say why."""
+        number = self._next()
+        known = await self._recorded(number, name)
+        if known is not None:
+            return json.loads(known)
+        began = _now_ms()
+
+        async def write() -> Any:
+            record = self._values(number, name, outcome, began)
+            async with self._database.glance() as glance:
+                if await glance.enter_and_ask(_TEAM, _written(parts), values={**values, **record}):
+                    return json.loads(record["output"])
+            return await self._commit(number, name, refuse)
+
+        return await self._until_certain(number, name, write)
 
     async def sleep(self, seconds: float) -> None:
         """Sleep until a recorded moment."""

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -13,7 +13,26 @@ if TYPE_CHECKING:
     from dumont.durable.run import Run
 
 ScheduledBody = Callable[[Any, datetime], Awaitable[None]]
-Result = dict[str, Any] | None | Callable[[AsyncSession], Awaitable[dict[str, Any]]]
+Refusal = Awaitable[NoReturn]
+
+
+@dataclass(frozen=True)
+class Ending:
+    """The last rows of a workflow as part of the one statement that also writes its success: one round trip.
+
+    Shapes: `moved` holds parts of a WITH as `queries.closing` takes them, with `values`; `news` is what is told of the
+    move, topic and data. Where nothing was moved, `refuse` raises the problem that says why.
+    """
+
+    moved: str
+    values: dict[str, Any]
+    news: dict[str, Any]
+    result: dict[str, Any]
+    refuse: Callable[[AsyncSession], Refusal]
+
+
+Plain = dict[str, Any] | Callable[[AsyncSession], Awaitable[dict[str, Any]]] | None
+Result = Ending | Plain
 """What a body ends with: the result, or what writes its last rows and returns it, committed with the success."""
 Body = Callable[["Run", Any], Awaitable[Result]]
 OnFailure = Callable[[AsyncSession, "Run", Problem], Awaitable[None]]

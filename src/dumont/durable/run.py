@@ -6,7 +6,7 @@ exceptions, so that a replay raises the same problem on any version of the code.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import partial
@@ -19,9 +19,11 @@ from dumont.core import Problem
 from dumont.db import Database, DatabaseUnavailable, is_wait, set_team
 from dumont.durable import queries
 from dumont.durable.model import Cancelled, DeadlineExceeded, OperationStatus, StepFailed
+from dumont.durable.registry import Ending, Refusal
 
 log = structlog.get_logger()
 Json = Any
+_LATELY_SECONDS = 0.1
 
 
 class Refused(Exception):
@@ -43,6 +45,16 @@ class Engine(Protocol):
 
         Where it raises Refused, nothing of it stays, and the outcome that this carries is recorded.
         """
+
+    async def write(
+        self,
+        name: str,
+        parts: str,
+        values: Mapping[str, Any],
+        outcome: Json,
+        refuse: Callable[[AsyncSession], Awaitable[Json]],
+    ) -> Json:
+        """Run a `queries.recorded_write`: exactly once; where it wrote nothing, run `refuse` as a transaction."""
 
     async def sleep(self, seconds: float) -> None:
         """Sleep across restarts."""
@@ -88,6 +100,8 @@ class Run:
     _undoing: bool = False
     _settled: bool = False
     _told_at: float = 0.0
+    _wishes: queries.Wishes | None = None
+    _wishes_at: float = 0.0
     _percent: int = 0
     _news: list[dict[str, Any]] = field(default_factory=list)
 
@@ -117,20 +131,45 @@ class Run:
         Errors: the body's Problem, after everything that it wrote is undone; StepFailed for any other error, so that a
         replay goes the same way.
         """
+        return _open(await self.engine.transaction(name, partial(self._outcome, name, body)))
 
-        async def guarded(session: AsyncSession) -> Json:
-            await set_team(session, self.team_id)
-            try:
-                return {"ok": await body(session)}
-            except Problem as problem:
-                raise Refused({"problem": problem.document(self.operation_id)}) from problem
-            except Exception as error:
-                if is_the_engines(error) or is_wait(error):
-                    raise
-                log.error("step failed", step=name, operation_id=self.operation_id, exc_info=error)
-                raise Refused({"problem": self._broken(name).document(self.operation_id)}) from error
+    async def write(
+        self, name: str, parts: str, values: Mapping[str, Any], result: Json, refuse: Callable[[AsyncSession], Refusal]
+    ) -> Json:
+        """Run a step that is one statement of our own rows and holds its own record: a `record` of one round trip.
 
-        return _open(await self.engine.transaction(name, guarded))
+        Shapes: `parts` are those of `queries.recorded_write`. Where they wrote nothing, `refuse` raises the problem.
+        """
+        known = {"id": self.operation_id, "team": self.team_id, "instance": self.instance_id}
+        refused = partial(self._outcome, name, refuse)
+        return _open(await self.engine.write(name, parts, {**known, **values}, {"ok": result}, refused))
+
+    async def close(self, name: str, ending: Ending) -> None:
+        """Write the last rows, the success and its record by one statement."""
+        values = queries.succeeded(
+            self.operation_id,
+            steps=self.steps,
+            result=ending.result,
+            news=[
+                *self.untold(),
+                {**ending.news, "moved": True},
+                {"topic": "operation.succeeded", "data": {"status": "succeeded", "result": ending.result}},
+            ],
+            about=(self.team_id, self.instance_id or ""),
+        )
+        await self.write(name, queries.closing(ending.moved), {**values, **ending.values}, None, ending.refuse)
+
+    async def _outcome(self, name: str, body: Callable[[AsyncSession], Awaitable[Json]], session: AsyncSession) -> Json:
+        await set_team(session, self.team_id)
+        try:
+            return {"ok": await body(session)}
+        except Problem as problem:
+            raise Refused({"problem": problem.document(self.operation_id)}) from problem
+        except Exception as error:
+            if is_the_engines(error) or is_wait(error):
+                raise
+            log.error("step failed", step=name, operation_id=self.operation_id, exc_info=error)
+            raise Refused({"problem": self._broken(name).document(self.operation_id)}) from error
 
     async def sleep(self, seconds: float) -> None:
         """Wait in real time, also across restarts."""
@@ -149,9 +188,10 @@ class Run:
     async def check(self) -> None:
         """Raise when somebody cancelled or the deadline passed; long steps call it while they wait.
 
-        Errors: Cancelled, DeadlineExceeded.
+        What was read in the last tenth of a second is not read again. Errors: Cancelled, DeadlineExceeded.
         """
-        self._heed(await self._write())
+        lately = time.monotonic() - self._wishes_at < _LATELY_SECONDS
+        self._heed(self._wishes if lately and self._wishes is not None else await self._write())
 
     def _heed(self, wishes: queries.Wishes) -> None:
         if self._undoing or self._settled:
@@ -182,6 +222,10 @@ class Run:
     def note(self, step: str, detail: str) -> None:
         """Say something to people about a step; it is shown when the step next changes."""
         self._entry(step).update(detail=detail)
+
+    def skip(self, step: str) -> None:
+        """Show that a planned step is not needed."""
+        self._entry(step).update(status="skipped")
 
     def percent(self) -> int:
         """How much of the planned work is done, 0..99, never falling; 100 is said only by success."""
@@ -285,6 +329,7 @@ class Run:
             self._news = news + self._news
             raise
         self.engine.own(wishes.owner)
+        self._wishes, self._wishes_at = wishes, time.monotonic()
         return wishes
 
 

@@ -34,9 +34,50 @@ async def begin_operation(
     Guarantees: either the row, the news and the queued workflow are all committed, or none is.
     Errors: InstanceBusy, after which nothing is written and the session goes on.
     """
+    operation = new_operation(
+        workflow,
+        team_id=team_id,
+        resource=resource,
+        instance_id=instance_id,
+        inputs=inputs,
+        deadline=deadline,
+        requested_by=requested_by,
+        cancellable=cancellable,
+    )
+    if not await queries.add(session, operation):
+        raise InstanceBusy(instance_id)
+    await queries.enqueue(session, operation.id)
+    return operation
+
+
+async def begin_moving(
+    session: AsyncSession, operation: Operation, *, held: str, moved: str, values: dict[str, Any], news: dict[str, Any]
+) -> bool:
+    """Write a new operation and the move of its instance in one statement, and enqueue its workflow.
+
+    Shapes: those of `queries.add_moving`. False where nothing was written.
+    """
+    if not await queries.add_moving(session, operation, held=held, moved=moved, values=values, news=news):
+        return False
+    await queries.enqueue(session, operation.id)
+    return True
+
+
+def new_operation(
+    workflow: str,
+    *,
+    team_id: str,
+    resource: tuple[str, str],
+    instance_id: str | None,
+    inputs: dict[str, Any],
+    deadline: timedelta,
+    requested_by: str | None,
+    cancellable: bool,
+) -> Operation:
+    """Make an operation that is queued from now on; nothing is written."""
     definition = REGISTRY.definitions[workflow]
     now = datetime.now(timezone.utc)
-    operation = Operation(
+    return Operation(
         id=new_id("op"),
         team_id=team_id,
         kind=definition.kind,
@@ -57,10 +98,6 @@ async def begin_operation(
         created_at=now,
         deadline_at=now + deadline,
     )
-    if not await queries.add(session, operation):
-        raise InstanceBusy(instance_id)
-    await queries.enqueue(session, operation.id)
-    return operation
 
 
 async def cancel_operation(session: AsyncSession, operation: Operation, *, insist: bool = False) -> None:

@@ -14,7 +14,7 @@ from dumont.identity.model import (
     SshKeyNotFound,
     Team,
 )
-from dumont.identity.queries import find_user, forget_access, is_operator, own_ssh_keys, ssh_keys_of
+from dumont.identity.queries import find_user, forget_access, glance_at_ssh_keys, is_operator, own_ssh_keys, ssh_keys_of
 from dumont.identity.service import IdentityService, TeamHook, build_authenticator
 from dumont.identity.sessions import SignedIn, Visitor
 from dumont.identity.team_api import team_routes, token_routes, users
@@ -41,6 +41,7 @@ __all__ = [
     "build_authenticator",
     "find_user",
     "forget_access",
+    "glance_at_ssh_keys",
     "is_operator",
     "own_ssh_keys",
     "routers",

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import delete, func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from dumont.db import Glance, Question
+from dumont.db import Database, Glance, Question
 from dumont.identity.model import (
     Account,
     ApiToken,
@@ -51,6 +51,8 @@ _END_ACCESS = text("SELECT dumont_end_access(:user_id, :now)")
 _CLOSE_SESSIONS = text("SELECT dumont_close_sessions(:user_id, :session_id, :now)")
 _FORGET_ACCESS = text("SELECT dumont_forget_access(:before)")
 _SSH_KEYS = text("SELECT public_key FROM dumont_ssh_keys(:user_id)")
+_SSH_KEYS_GLANCE = Question(_SSH_KEYS)
+_TEAM = Question(text("SELECT set_config('dumont.team_id', :team, true)"))
 
 
 @dataclass(frozen=True)
@@ -296,6 +298,13 @@ async def forget_access(session: AsyncSession, before: datetime) -> int:
 async def ssh_keys_of(session: AsyncSession, user_id: str) -> list[str]:
     """Return a user's public keys in the form of authorized_keys, oldest first."""
     return list((await session.scalars(_SSH_KEYS, {"user_id": user_id})).all())
+
+
+async def glance_at_ssh_keys(database: Database, team_id: str, user_id: str) -> list[str]:
+    """Return what `ssh_keys_of` does, in one round trip."""
+    async with database.glance() as glance:
+        values = {"team": team_id, "user_id": user_id}
+        return [row[0] for row in await glance.enter_and_ask(_TEAM, _SSH_KEYS_GLANCE, values=values)]
 
 
 async def own_ssh_keys(session: AsyncSession, user_id: str) -> Sequence[SshKey]:

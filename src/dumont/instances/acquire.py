@@ -3,15 +3,15 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
+from psycopg.types.json import Jsonb
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dumont.core import Problem, money_document, new_id
-from dumont.durable import Retry, Run
-from dumont.identity import ssh_keys_of
+from dumont.durable import Retry, Run, StepFailed
+from dumont.identity import glance_at_ssh_keys
 from dumont.instances.machines import boot
-from dumont.instances.model import Rental
 from dumont.instances.release import release
 from dumont.instances.renting import rent
 from dumont.instances.world import World
@@ -35,7 +35,7 @@ class Wish:
 
     At most `machines` are tried, in `attempts`, which also count answers that were lost.
     `retry_price_hour_nano` is the most that another machine may cost where `max_price_hour_nano` sets no limit.
-    `tried` collects what was tried in vain: machine, price, and the problem.
+    `tried` collects what was tried in vain: machine, price, and the problem; `label` is that of the machine in the end.
     """
 
     offer: dict[str, Any]
@@ -54,6 +54,7 @@ class Wish:
     retry_price_hour_nano: int | None = None
     avoid: list[str] = field(default_factory=list)
     tried: list[dict[str, Any]] = field(default_factory=list)
+    label: str = ""
 
     def goes_on_after(self, code: str) -> bool:
         """Whether there is another attempt after this problem: on the same machine, or on another that is allowed."""
@@ -82,11 +83,12 @@ async def acquire(run: Run, world: World, wish: Wish, prepare: Prepare) -> str:
     """
     offer, avoid = wish.offer, list(wish.avoid)
     for attempt in range(1, wish.attempts + 1):
-        intent = await run.record(f"intend {attempt}", partial(_intend, run, world, offer, attempt, wish.requested_by))
+        intent = await _intend(run, world, offer, attempt, wish.requested_by)
         rental_id = intent["rental_id"]
         try:
             await _attempt(run, world, wish, intent, attempt)
             await prepare(rental_id, attempt)
+            wish.label = intent["label"]
             return str(rental_id)
         except Problem as problem:
             if attempt == wish.attempts or not wish.goes_on_after(problem.code):
@@ -165,25 +167,29 @@ async def _attempt(run: Run, world: World, wish: Wish, intent: dict[str, Any], a
     await run.call(named("boot", attempt), up)
 
 
-async def _intend(
-    run: Run, world: World, offer: dict[str, Any], attempt: int, requested_by: str, session: AsyncSession
-) -> dict[str, Any]:
-    rental = Rental(
-        id=new_id("rnt"),
-        team_id=run.team_id,
-        instance_id=run.instance_id,
-        operation_id=run.operation_id,
-        provider=offer["provider"],
-        label=f"dumont-{run.operation_id[-12:]}-a{attempt}",
-        state="intended",
-        offer=offer,
-        machine_id=offer["machine_id"],
-        created_at=world.clock.now(),
-    )
-    session.add(rental)
-    await session.flush()
-    keys = await ssh_keys_of(session, requested_by)
-    return {"rental_id": rental.id, "label": rental.label, "public_keys": list(keys)}
+_INTENDED = (
+    "done AS (INSERT INTO rental (id, team_id, instance_id, operation_id, provider, label, state, offer, machine_id, "
+    "created_at) SELECT :rental, :team, :instance, :id, :provider, :label, 'intended', :offer, :machine, :at FROM mine "
+    "RETURNING id)"
+)
+
+
+async def _intend(run: Run, world: World, offer: dict[str, Any], attempt: int, requested_by: str) -> dict[str, Any]:
+    intent = {"rental_id": new_id("rnt"), "label": f"dumont-{run.operation_id[-12:]}-a{attempt}"}
+    values = {
+        "rental": intent["rental_id"],
+        "provider": offer["provider"],
+        "label": intent["label"],
+        "offer": Jsonb(offer),
+        "machine": offer["machine_id"],
+        "at": world.clock.now(),
+    }
+
+    async def refuse(session: AsyncSession) -> NoReturn:
+        raise StepFailed(f"The rental could not be written. Report it with operation {run.operation_id}.")
+
+    kept: dict[str, Any] = await run.write(f"intend {attempt}", _INTENDED, values, intent, refuse)
+    return {**kept, "public_keys": await glance_at_ssh_keys(world.database, run.team_id, requested_by)}
 
 
 async def _other(run: Run, step: str, world: World, wish: Wish, avoid: list[str]) -> dict[str, Any] | None:

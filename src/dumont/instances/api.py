@@ -43,6 +43,7 @@ from dumont.instances.model import (
     Status,
     VersionMismatch,
 )
+from dumont.instances.moves import destroy_at_once
 from dumont.instances.summaries import InstancesDocument, listing, summary
 from dumont.instances.wishes import ChangeBody, Labels, LaunchBody, ResumeBody, check_fit, wrong
 from dumont.ledger import InsufficientFunds
@@ -371,6 +372,9 @@ async def destroy_instance(
 
     While its workspace is being saved or moved only with `force`.
     """
+    wish = {"user_id": caller.user_id, "reason": reason}
+    if await destroy_at_once(caller.session, caller.team_id, instance_id, **wish) is not None:
+        return instance_document(await _read_shown(caller.session, instance_id, request))
     instance = await read_instance(caller.session, instance_id, lock=True)
-    begun = await service.destroy(caller.session, instance, user_id=caller.user_id, reason=reason, force=force)
+    begun = await service.destroy(caller.session, instance, **wish, force=force)
     return await show_begun(caller.session, instance, request, response, begun)

@@ -12,7 +12,7 @@ from dumont.billing import following_stretches
 from dumont.core import new_id
 from dumont.db import Question
 from dumont.durable import live_operation_id
-from dumont.instances.model import Rental
+from dumont.instances.model import Instance, Rental
 from dumont.instances.world import World
 
 _TEAM = Question(text("SELECT set_config('dumont.team_id', :team, true)"))
@@ -25,6 +25,11 @@ _LEFT = Question(
         .scalar_subquery()
         .label("rentals"),
     )
+)
+WISH = ("image", "disk_gb", "env", "onstart_cmd", "max_price_hour_nano", "ports", "bid_hour_nano")
+"""Columns of an instance that say what it was wished to be; nothing changes them."""
+_WISH = Question(
+    select(*(Instance.__table__.c[name] for name in WISH)).where(Instance.__table__.c.id == bindparam("id"))
 )
 _ASKED = Question(
     text("UPDATE rental SET state = 'asked', offer = :offer WHERE id = :id AND state <> 'released' RETURNING id")
@@ -92,6 +97,17 @@ async def read_rental(world: World, team_id: str, rental_id: str) -> Rental:
     if row is None:
         raise LookupError(f"there is no rental {rental_id}")
     return Rental(**row._asdict())
+
+
+async def read_wish(world: World, team_id: str, instance_id: str) -> dict[str, Any]:
+    """Read what an instance was wished to be, which never changes.
+
+    Errors: LookupError where the team has none of this id.
+    """
+    row = await _ask(world, team_id, _WISH, id=instance_id)
+    if row is None:
+        raise LookupError(f"there is no instance {instance_id}")
+    return dict(row._asdict())
 
 
 async def what_is_left(world: World, team_id: str, instance_id: str) -> tuple[str | None, list[str]]:

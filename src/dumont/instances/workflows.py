@@ -2,15 +2,16 @@
 
 import asyncio
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dumont.core import Problem
-from dumont.durable import Result, Retry, Run, workflow
+from dumont.durable import Ending, Result, Retry, Run, StepFailed, workflow
 from dumont.instances import queries, rental_rows, service
 from dumont.instances.acquire import PATIENT, Wish, acquire
-from dumont.instances.model import HostLost, Instance, Status
+from dumont.instances.model import HostLost, Instance, Rental, Status
+from dumont.instances.moves import moved_to, moving
 from dumont.instances.release import release
 from dumont.instances.world import World
 
@@ -28,7 +29,7 @@ async def launch_failed(session: AsyncSession, run: Run, problem: Problem) -> No
 @workflow("instances.launch", kind="create", steps=("rent", "boot", "ready"), on_failure=launch_failed)
 async def launch(run: Run, world: World) -> Result:
     """Rent the chosen offer and see it answer on SSH; where it fails, the next best ones, as far as was agreed to."""
-    facts = await run.record("read instance", partial(_facts, run))
+    facts = await rental_rows.read_wish(world, run.team_id, run.instance_id or "")
     machines = run.input["attempts"]
     wish = Wish(
         **facts,
@@ -46,36 +47,17 @@ async def launch(run: Run, world: World) -> Result:
 
     rental_id = await acquire(run, world, wish, nothing_more)
 
-    async def ready(session: AsyncSession) -> dict[str, Any]:
-        return {**await take_machine(run, world, rental_id, session), "tried": wish.tried}
-
-    return ready
-
-
-async def _facts(run: Run, session: AsyncSession) -> dict[str, Any]:
-    instance = await service.find_instance(session, run.instance_id or "")
-    return wish_of(instance)
+    return taking_machine(run, world, rental_id, label=wish.label, tried=wish.tried)
 
 
 def wish_of(instance: Instance) -> dict[str, Any]:
     """The part of a wish that an instance carries with it wherever it goes."""
-    return {
-        "image": instance.image,
-        "disk_gb": instance.disk_gb,
-        "env": instance.env,
-        "onstart_cmd": instance.onstart_cmd,
-        "max_price_hour_nano": instance.max_price_hour_nano,
-        "ports": instance.ports,
-        "bid_hour_nano": instance.bid_hour_nano,
-    }
+    return {name: getattr(instance, name) for name in rental_rows.WISH}
 
 
 async def take_machine(run: Run, world: World, rental_id: str, session: AsyncSession) -> dict[str, Any]:
     """Make a rental the instance's machine and the instance running."""
-    instance = await service.find_instance(session, run.instance_id or "", lock=True)
-    rental = await queries.get_rental(session, rental_id)
-    if rental.state == "released":
-        raise HostLost("The machine was given back meanwhile.")
+    instance, rental = await _untaken(run, rental_id, session)
     instance.rental_id = rental_id
     instance.started_at = world.clock.now()
     instance.paused_at = instance.hibernated_at = None
@@ -84,6 +66,38 @@ async def take_machine(run: Run, world: World, rental_id: str, session: AsyncSes
         setattr(instance, name, rental.offer[name])
     await service.move(session, instance, Status.RUNNING)
     return {"instance_id": instance.id, "rental_id": rental_id, "label": rental.label}
+
+
+async def _untaken(run: Run, rental_id: str, session: AsyncSession) -> tuple[Instance, Rental]:
+    instance = await service.find_instance(session, run.instance_id or "", lock=True)
+    rental = await queries.get_rental(session, rental_id)
+    if rental.state == "released":
+        raise HostLost("The machine was given back meanwhile.")
+    return instance, rental
+
+
+_TAKEN = moving(
+    sets="rental_id = :rental, started_at = :at, paused_at = NULL, hibernated_at = NULL, disk_newer = false, "
+    "provider = r.offer->>'provider', gpu_name = r.offer->>'gpu_name', num_gpus = (r.offer->>'num_gpus')::integer, "
+    "gpu_memory_mib = (r.offer->>'gpu_memory_mib')::integer, machine_type = r.offer->>'machine_type', "
+    "price_hour_nano = (r.offer->>'price_hour_nano')::bigint",
+    held=", (SELECT offer FROM rental WHERE id = :rental AND state <> 'released' FOR SHARE) AS r",
+)
+"""What `take_machine` does, as an ending; the columns are those of `service.FROM_OFFER`."""
+
+
+def taking_machine(run: Run, world: World, rental_id: str, *, label: str, tried: list[dict[str, Any]]) -> Ending:
+    """End a workflow by `take_machine`."""
+
+    async def refuse(session: AsyncSession) -> NoReturn:
+        instance, _ = await _untaken(run, rental_id, session)
+        await service.move(session, instance, Status.RUNNING)
+        raise StepFailed(f"The machine could not be taken. Report it with operation {run.operation_id}.")
+
+    values, news = moved_to(Status.RUNNING)
+    values |= {"rental": rental_id, "at": world.clock.now()}
+    result = {"instance_id": run.instance_id, "rental_id": rental_id, "label": label, "tried": tried}
+    return Ending(_TAKEN, values, news, result, refuse)
 
 
 async def destroy_failed(session: AsyncSession, run: Run, problem: Problem) -> None:
@@ -95,13 +109,17 @@ async def destroy_failed(session: AsyncSession, run: Run, problem: Problem) -> N
 @workflow("instances.destroy", kind="destroy", steps=("wait", "destroy", "gone"), on_failure=destroy_failed)
 async def destroy(run: Run, world: World) -> Result:
     """Give back every machine of the instance and see each of them gone."""
-    rentals = (await run.call("wait", partial(_wait_for_others, run, world)))["rentals"]
+    rentals = run.input.get("rentals")
+    if rentals is None:
+        rentals = (await run.call("wait", partial(_wait_for_others, run, world)))["rentals"]
+    else:
+        run.skip("wait")
     patient = Retry(on=PATIENT.on, for_seconds=float("inf"), most_seconds=15.0)
     for number, rental_id in enumerate(rentals, start=1):
         name = "destroy" if number == 1 else f"destroy ({number})"
         give_back = partial(release, run, world, rental_id, run.input["reason"])
         await run.call(name, give_back, retry=patient)
-    return partial(_gone, run, world, rentals)
+    return _gone(run, world, rentals)
 
 
 async def _wait_for_others(run: Run, world: World) -> dict[str, Any]:
@@ -114,9 +132,15 @@ async def _wait_for_others(run: Run, world: World) -> dict[str, Any]:
         await asyncio.sleep(0.3)
 
 
-async def _gone(run: Run, world: World, rentals: list[str], session: AsyncSession) -> dict[str, Any]:
-    instance = await service.find_instance(session, run.instance_id or "", lock=True)
-    instance.rental_id = None
-    instance.destroyed_at = world.clock.now()
-    await service.move(session, instance, Status.DESTROYED)
-    return {"instance_id": instance.id, "machines_given_back": len(rentals)}
+_GONE = moving(sets="rental_id = NULL, destroyed_at = :at")
+
+
+def _gone(run: Run, world: World, rentals: list[str]) -> Ending:
+    async def refuse(session: AsyncSession) -> NoReturn:
+        instance = await service.find_instance(session, run.instance_id or "", lock=True)
+        await service.move(session, instance, Status.DESTROYED)
+        raise StepFailed(f"The end could not be written. Report it with operation {run.operation_id}.")
+
+    values, news = moved_to(Status.DESTROYED)
+    result = {"instance_id": run.instance_id, "machines_given_back": len(rentals)}
+    return Ending(_GONE, {**values, "at": world.clock.now()}, news, result, refuse)

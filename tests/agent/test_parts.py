@@ -25,6 +25,8 @@ async def saved(vault: Any, machines: Any, fill: Fill) -> tuple[Any, Any, str]:
     """A machine, its link and a snapshot of what is there."""
     machine = machines("first")
     fill(machine.workspace)
+    (machine.workspace / "models" / "m.safetensors").write_bytes(b"a small model")
+    (machine.workspace / "models" / "holes.bin").unlink()
     link = await machine.link()
     return machine, link, (await vault.save(link)).name
 

@@ -11,7 +11,7 @@ from tests.support.world import Stage, staged, tree_digest
 from dumont.durable import Operation, cancel_operation, get_operation
 from dumont.hibernation.progress import Told
 from dumont.providers import OfferQuery
-from dumont.snapshots import SnapshotIncomplete
+from dumont.snapshots import SnapshotIncomplete, get_snapshot
 
 from .conftest import Place
 from .engine import Trial
@@ -49,7 +49,7 @@ class Twice:
     later: str
 
 
-async def saved_twice(stage: Stage, then: str = "keep") -> Twice:
+async def saved_twice(stage: Stage) -> Twice:
     case = await running(stage, None)
     first = await saved(stage, case)
     await done(stage, await wake(stage, case))
@@ -58,12 +58,12 @@ async def saved_twice(stage: Stage, then: str = "keep") -> Twice:
     (folder / "born later").write_bytes(LATER)
     (folder / "twin").unlink()
     later = tree_digest(folder)
-    return Twice(case, first, await saved(stage, case, then), later)
+    return Twice(case, first, await saved(stage, case), later)
 
 
 @pytest.mark.checklist("SNAP-23")
 async def test_a_running_workspace_goes_back_to_an_earlier_snapshot_and_forth(stage: Stage) -> None:
-    """Exactly as it was, nothing beside; lost afterwards, it would wake from there; the next save is incremental."""
+    """Exactly as it was; the next save is incremental; a kept disk is written over only with the owner's waiver."""
     made = await saved_twice(stage)
     case = made.case
     await done(stage, await wake(stage, case))
@@ -73,54 +73,43 @@ async def test_a_running_workspace_goes_back_to_an_earlier_snapshot_and_forth(st
     third = await saved(stage, case)
     [(new, stored)] = await stage.rows("SELECT bytes_new, bytes_stored FROM snapshot WHERE id = %s", third)
     assert (new, stored) == (0, 0), "every byte of it was in the store"
-    await done(stage, await wake(stage, case))
-    await done(stage, await restore_onto(stage, case, [], of=made.second))
-    assert tree_digest(await workspace(stage, case.instance_id)) == made.later
+    await stage.write("UPDATE instance SET disk_newer = true WHERE id = %s", case.instance_id)
+    with pytest.raises(SnapshotIncomplete):
+        await wake(stage, case, snapshot_id=made.second)
+    woken = await done(stage, await wake(stage, case, snapshot_id=made.second, accept_loss=True))
+    assert (woken.result or {})["mode"] == "restore"
+    assert (await check_running(stage, Case(case.instance_id, made.later))).last_snapshot_id == made.second
+    statement = "SELECT count(*) FROM snapshot WHERE instance_id = %s AND status = 'ready'"
+    assert await stage.rows(statement, case.instance_id) == [(3,)], "each of them is still there"
 
 
-@pytest.mark.checklist("SNAP-22", "SNAP-23")
-@pytest.mark.parametrize("then", ["keep", "destroy"])
-async def test_an_instance_wakes_from_an_earlier_snapshot(stage: Stage, then: str) -> None:
-    """On its kept machine, where newer files go only by the owner's waiver, and on one with another card."""
-    made = await saved_twice(stage, then)
-    card, offer = (await stage.instance(made.case.instance_id)).gpu_name, None
-    if then == "keep":
-        await stage.write("UPDATE instance SET disk_newer = true WHERE id = %s", made.case.instance_id)
-        with pytest.raises(SnapshotIncomplete):
-            await wake(stage, made.case, snapshot_id=made.first)
-    else:
-        found = await stage.world.provider("sandbox").offers(OfferQuery(num_gpus=1))
-        offer = next(one for one in found if one.gpu_name != card)
-    again = await wake(stage, made.case, snapshot_id=made.first, accept_loss=then == "keep", offer=offer)
-    operation = await done(stage, again)
-    assert (operation.result or {})["mode"] == "restore"
-    woken = await check_running(stage, made.case)
-    assert (woken.last_snapshot_id, woken.gpu_name) == (made.first, offer.gpu_name if offer else card)
-    statement = "SELECT id FROM snapshot WHERE instance_id = %s AND status = 'ready'"
-    ready = await stage.rows(statement, made.case.instance_id)
-    assert {one for (one,) in ready} == {made.first, made.second}, "what it woke from before is still there"
-
-
-@pytest.mark.checklist("SNAP-23", "SNAP-20")
-async def test_parts_of_another_workspace_come_over_and_another_teams_never(stage: Stage, other: Stage) -> None:
-    """Within the team, under the instance's own key at its next save; what another team has is not there."""
+@pytest.mark.checklist("SNAP-20", "SNAP-22", "SNAP-23")
+async def test_another_workspace_is_restored_and_woken_from_but_never_another_teams(stage: Stage, other: Stage) -> None:
+    """Within the team, also on another card, under the instance's own key at its next save."""
     giver = await running(stage, None)
     snapshot = await saved(stage, giver, "destroy")
+    card = (await stage.instance(giver.instance_id)).gpu_name
     taker = await running(stage, None)
     folder = await workspace(stage, taker.instance_id)
     (folder / "deep" / "twin").write_bytes(LATER)
     await done(stage, await restore_onto(stage, taker, ["deep"], of=snapshot, replace=False))
     await check_running(stage, taker)
-    own = await saved(stage, taker)
+    (folder / "own").write_bytes(LATER)
+    digest, own = tree_digest(folder), await saved(stage, taker)
     [(new,)] = await stage.rows("SELECT bytes_new FROM snapshot WHERE id = %s", own)
     assert new > 0, "nothing is shared between repositories"
-    stranger = await running(other, None)
-    with pytest.raises(AssertionError):
-        await restore_onto(other, stranger, [], of=snapshot)
-    await check_running(other, stranger)
+    found = await stage.world.provider("sandbox").offers(OfferQuery(num_gpus=1))
+    offer = next(one for one in found if one.gpu_name != card)
+    await done(stage, await wake(stage, giver, snapshot_id=own, offer=offer))
+    woken = await check_running(stage, Case(giver.instance_id, digest))
+    assert (woken.last_snapshot_id, woken.gpu_name) == (own, offer.gpu_name)
+    async with other.world.session(other.person.team_id) as session:
+        assert await get_snapshot(session, own) is None
 
 
-async def test_a_cancelled_restore_is_all_or_nothing(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_restore_that_is_cancelled_or_cannot_be_is_all_or_nothing(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Until its files begin to change place it turns back; from then on it goes to its end."""
     case = await running(stage, None)
     snapshot = await saved(stage, case)
@@ -148,14 +137,12 @@ async def test_a_cancelled_restore_is_all_or_nothing(stage: Stage, monkeypatch: 
         assert list(folder.glob(".dumont*")) == []
         assert operation.status == ("succeeded" if late else "cancelled"), operation.problem
         await check_running(stage, case if late else Case(case.instance_id, later))
+    monkeypatch.undo()
+    await _refused(stage, case, snapshot, folder)
 
 
-async def test_a_damaged_pack_or_a_wrong_path_changes_nothing(stage: Stage) -> None:
-    """The problem says which; the workspace stays. What is there already as it was needs no pack."""
-    case = await running(stage, None)
-    snapshot = await saved(stage, case)
-    await done(stage, await wake(stage, case))
-    folder = await workspace(stage, case.instance_id)
+async def _refused(stage: Stage, case: Case, snapshot: str, folder: Path) -> None:
+    """A wrong path or damaged packs change nothing; what is there already as it was needs no pack."""
     (folder / "note").write_bytes(LATER)
     later = Case(case.instance_id, tree_digest(folder))
     refused = await Trial(stage, await restore_onto(stage, case, ["note", "nowhere/*"], of=snapshot)).run()

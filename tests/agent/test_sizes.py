@@ -34,17 +34,20 @@ def many(root: Path, numbers: range) -> None:
 
 
 async def test_memory_for_each_of_many_small_files(vault: Any, machines: Any) -> None:
-    """What one more file costs an agent that has saved, and saved unchanged, 3,000 before."""
+    """What one more file costs an agent that has saved, and saved unchanged, 3,000 before.
+
+    Of 9,000 more, for what an allocator takes at once for all of them comes and goes by a megabyte.
+    """
     machine = machines("first")
     link = await machine.link()
     peaks = []
-    for numbers in (range(3000), range(3000, 8000)):
+    for numbers in (range(3000), range(3000, 12_000)):
         many(machine.workspace, numbers)
         saved = await vault.save(link)
         await vault.save(link)
         peaks.append(peak_kb(link))
-    assert saved.files == 8000
-    cost = (peaks[1] - peaks[0]) * 1024 / 5000
+    assert saved.files == 12_000
+    cost = (peaks[1] - peaks[0]) * 1024 / 9000
     assert 0 < cost < FILE_BYTES, f"{cost:.0f} bytes for a file"
 
 

@@ -64,13 +64,20 @@ def drop_database(urls: DatabaseUrls) -> None:
         connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
 
+def pytest_configure() -> None:
+    """Use the server's folder for the whole run: a worker that is done ends no server that another comes to later."""
+    if "PYTEST_XDIST_WORKER" not in os.environ and not FOLDER.exists():
+        FOLDER.mkdir(mode=0o700)
+        _held.append(_lock(FOLDER / "users", fcntl.LOCK_SH))
+
+
 def pytest_unconfigure() -> None:
     """Let go of the server, and see it ended when this was its last user's run."""
     while _held:
         os.close(_held.pop())
     if "PYTEST_XDIST_WORKER" in os.environ:
         return
-    if (FOLDER / "failed").exists():
+    if (FOLDER / "failed").exists() or (FOLDER.exists() and not (FOLDER / "host.log").exists()):
         shutil.rmtree(FOLDER)
     until = time.monotonic() + 20
     while FOLDER.exists() and time.monotonic() < until:

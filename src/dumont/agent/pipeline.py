@@ -52,7 +52,7 @@ class Saved:
 class Packer:
     """Take in pieces of files, store the chunks that are new, and send each pack as it fills.
 
-    Guarantees: memory does not depend on the size of files: XX
+    Guarantees: memory does not depend on the size of files.
     """
 
     def __init__(

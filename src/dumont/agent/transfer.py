@@ -50,6 +50,8 @@ class Blobs:
         body = self._patiently("GET", pack, len(room), lambda url: self._once("GET", url, None, header, room))
         if len(body) != len(room):
             raise AgentFailed("store_missing", "A pack in the store is shorter than the index says.")
+        if body is not room:  # an answer that did not say its length
+            room[:] = body
 
     def _patiently(self, method: str, pack: bytes, size: int, attempt: Callable[[str], Answer]) -> Body:
         wait = _FIRST_WAIT_SECONDS

@@ -10,9 +10,9 @@ from tests.support.world import Stage
 
 from dumont.db import Database, set_sweep, set_team
 from dumont.durable import REGISTRY, Operation, StepFailed, get_operation
+from dumont.durable.engine import Refused
 from dumont.durable.execute import execute
 from dumont.durable.queries import recorded_write
-from dumont.durable.run import Refused
 
 FIXED = frozenset({"start", "finish", "fail"})
 """The steps of every workflow; a problem of theirs has nobody to go to, so none is thrown there."""

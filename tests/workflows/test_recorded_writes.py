@@ -1,6 +1,8 @@
 """Steps that are one statement of our own rows: written with their record, once, by whoever owns the workflow."""
 
+from collections.abc import Awaitable, Callable
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -9,9 +11,13 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 from tests.support.world import Stage
 
-from dumont.db import set_team
+from dumont.db import DatabaseUnavailable, set_team
+from dumont.durable.engine import Refused
 from dumont.durable.record import StepRecord
-from dumont.durable.run import Refused
+from dumont.instances import rental_rows
+from dumont.instances.moves import destroy_at_once
+
+from .engine import Trial
 
 SAYS = "done AS (UPDATE instance SET status_detail = :said FROM mine WHERE instance.id = :instance RETURNING 1)"
 SAYS_NOTHING = SAYS.replace("RETURNING", "AND instance.status = 'lost' RETURNING")
@@ -78,6 +84,50 @@ async def test_whoever_lost_the_workflow_writes_nothing(written: Written) -> Non
     with pytest.raises(DBOSWorkflowConflictIDError):
         await execution.write("say", SAYS, values, {"ok": "late"}, written.refuse)
     assert (await written.said(), await written.records()) == (None, [])
+
+
+async def test_a_write_that_another_try_of_ours_has_made_is_read_again(written: Written) -> None:
+    """Its answer was lost and it was not seen yet: the second try undoes its rows and returns what the first wrote."""
+    assert await written.write("me", "first") == {"ok": "first"}
+    late = written.execution("me")
+    late.remember(())
+    values = {"team": written.stage.person.team_id, "instance": written.instance_id, "said": "second"}
+    assert await late.write("say", SAYS, values, {"ok": "second"}, written.refuse) == {"ok": "first"}
+    assert (await written.said(), len(await written.records())) == ("first", 1)
+
+
+async def test_a_launch_in_flight_waits_for_the_database(written: Written, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a workflow reads between its steps is read again when the database is back; nothing ends by it."""
+    left = {"read_wish": 2, "glance_at_ssh_keys": 2}
+
+    def broken(name: str, read: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        async def sometimes(*arguments: Any) -> Any:
+            left[name] -= 1
+            if left[name] >= 0:
+                raise DatabaseUnavailable("away")
+            return await read(*arguments)
+
+        return sometimes
+
+    monkeypatch.setattr(rental_rows, "read_wish", broken("read_wish", rental_rows.read_wish))
+    acquire = import_module("dumont.instances.acquire")
+    monkeypatch.setattr(acquire, "glance_at_ssh_keys", broken("glance_at_ssh_keys", acquire.glance_at_ssh_keys))
+    done = await Trial(written.stage, written.operation_id).run()
+    assert done.status == "succeeded", done.problem
+    assert max(left.values()) < 0
+    (await written.stage.bills(written.instance_id)).agree()
+
+
+async def test_a_destroy_waits_for_an_operation_that_is_being_cancelled(stage: Stage) -> None:
+    """An operation that undoes itself still works on the machine: the destroy is not told that nothing does."""
+    instance_id, operation_id = await stage.begin_launch()
+    await stage.write("UPDATE operation SET status = 'cancelling', cancel_requested = true WHERE id = %s", operation_id)
+    person = stage.person
+    async with stage.world.session(person.team_id) as session:
+        assert await destroy_at_once(session, person.team_id, instance_id, user_id=person.user_id) is None
+    assert (await stage.instance(instance_id)).status == "creating"
+    statement = "SELECT count(*) FROM operation WHERE instance_id = %s"
+    assert await stage.rows(statement, instance_id) == [(1,)]
 
 
 async def test_where_nothing_is_written_the_refusal_is_recorded(written: Written) -> None:

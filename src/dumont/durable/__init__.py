@@ -1,5 +1,6 @@
 """Durable work: operations that survive restarts, their steps, undo, deadlines and cancellation."""
 
+from dumont.durable.engine import Engine
 from dumont.durable.history import forget_history
 from dumont.durable.model import (
     Cancelled,
@@ -14,7 +15,7 @@ from dumont.durable.model import (
 from dumont.durable.queries import get as get_operation
 from dumont.durable.queries import live_of_instance, live_operation_id
 from dumont.durable.registry import REGISTRY, Definition, Ending, Registry, Result, Schedule, schedule, workflow
-from dumont.durable.run import Engine, Retry, Run, revive
+from dumont.durable.run import Retry, Run, revive
 from dumont.durable.service import (
     announce,
     begin_moving,
@@ -23,6 +24,7 @@ from dumont.durable.service import (
     new_operation,
     raise_alarms,
 )
+from dumont.durable.waiting import patiently
 from dumont.durable.worker import Worker, migrate_engine
 
 __all__ = [
@@ -54,6 +56,7 @@ __all__ = [
     "live_operation_id",
     "migrate_engine",
     "new_operation",
+    "patiently",
     "raise_alarms",
     "revive",
     "schedule",

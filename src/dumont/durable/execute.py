@@ -1,6 +1,5 @@
 """How any workflow runs: start, body, success; or the problem, every undo, and what the failure writes."""
 
-import asyncio
 from functools import partial
 from typing import Any
 
@@ -8,14 +7,15 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dumont.core import Problem
-from dumont.db import Database, DatabaseUnavailable
+from dumont.db import Database
 from dumont.durable import queries
+from dumont.durable.engine import Engine
 from dumont.durable.model import StepFailed
 from dumont.durable.registry import Definition, Ending, Plain
-from dumont.durable.run import Engine, Run, final_status, is_the_engines, new_run
+from dumont.durable.run import Run, final_status, is_the_engines, new_run
+from dumont.durable.waiting import patiently
 
 log = structlog.get_logger()
-_PAUSE_SECONDS = 0.3
 
 
 async def execute(definition: Definition, operation_id: str, *, world: Any, database: Database, engine: Engine) -> None:
@@ -24,7 +24,8 @@ async def execute(definition: Definition, operation_id: str, *, world: Any, data
     Guarantees: called again after a crash it goes on behind the last recorded step. An error of the durable engine
     itself passes through, so that the engine can hand the workflow to another worker.
     """
-    run = new_run(await _begin(operation_id, database), database, engine)
+    begun = await patiently(operation_id, partial(queries.begin, database, operation_id))
+    run = new_run(begun, database, engine)
     try:
         result = await definition.body(run, world)
         if isinstance(result, Ending):
@@ -49,15 +50,6 @@ async def _undo_and_fail(definition: Definition, run: Run, problem: Problem) -> 
         await _finished(session, run, problem, None)
 
     await run.record("fail", fail)
-
-
-async def _begin(operation_id: str, database: Database) -> queries.Begun:
-    while True:
-        try:
-            return await queries.begin(database, operation_id)
-        except DatabaseUnavailable as error:
-            log.info("operation waits for the database", operation_id=operation_id, error=repr(error))
-            await asyncio.sleep(_PAUSE_SECONDS)
 
 
 async def _succeed(run: Run, result: Plain, session: AsyncSession) -> None:

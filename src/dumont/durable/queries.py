@@ -122,10 +122,11 @@ async def add_moving(
     """Write a new operation and the move of what it works on in one statement; False where nothing was written.
 
     Shapes: `held` is a part of a WITH that locks the row and gives the state that `was` and more `input`, or nothing;
-    `moved` is an UPDATE from `held` and `made`; `news` is what is told of the move, topic and data.
+    `moved` is an UPDATE from `held` and `made`; `news` is what is told of the move, topic and data. Both know `live`,
+    the states of operations that have not ended; the table itself admits a second one beside a cancelled one.
     """
     statement = _adding(held, moved)
-    told = {"topic": news["topic"], "told": Jsonb(news["data"])}
+    told = {"topic": news["topic"], "told": Jsonb(news["data"]), "live": _LIVE}
     return (await session.execute(statement, {**_values(operation), **told, **values})).first() is not None
 
 

@@ -12,14 +12,16 @@ from functools import cache
 from typing import Any
 
 import structlog
+from psycopg.errors import UniqueViolation
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dumont.db import Database, DatabaseUnavailable, Question, dump_json
+from dumont.durable.engine import Refused
 from dumont.durable.queries import recorded_of, recorded_write
-from dumont.durable.run import Refused
 
 log = structlog.get_logger()
+_OUTPUTS = "operation_outputs"
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 3.0
 _RECORDED = Question(
     text(
@@ -100,9 +102,14 @@ class StepRecord:
 
         async def write() -> Any:
             record = self._values(number, name, outcome, began)
-            async with self._database.glance() as glance:
-                if await glance.enter_and_ask(_TEAM, _written(parts), values={**values, **record}):
-                    return json.loads(record["output"])
+            try:
+                async with self._database.glance() as glance:
+                    if await glance.enter_and_ask(_TEAM, _written(parts), values={**values, **record}):
+                        return json.loads(record["output"])
+            except UniqueViolation as error:
+                if error.diag.table_name != _OUTPUTS:
+                    raise
+                raise _NotKept() from error
             return await self._commit(number, name, refuse)
 
         return await self._until_certain(number, name, write)

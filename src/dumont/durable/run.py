@@ -6,11 +6,11 @@ exceptions, so that a replay raises the same problem on any version of the code.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -18,60 +18,18 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from dumont.core import Problem
 from dumont.db import Database, DatabaseUnavailable, is_wait, set_team
 from dumont.durable import queries
+from dumont.durable.engine import Engine, Json, Refused
 from dumont.durable.model import Cancelled, DeadlineExceeded, OperationStatus, StepFailed
 from dumont.durable.registry import Ending, Refusal
+from dumont.durable.waiting import patiently
 
 log = structlog.get_logger()
-Json = Any
 _LATELY_SECONDS = 0.1
-
-
-class Refused(Exception):
-    """A transaction ends by a problem: roll it back, and record this outcome in its place."""
-
-    def __init__(self, outcome: Json) -> None:
-        super().__init__()
-        self.outcome = outcome
-
-
-class Engine(Protocol):
-    """The durable engine as a run sees it: a step whose result is recorded once, and a real-time sleep."""
-
-    async def step(self, name: str, body: Callable[[], Awaitable[Json]]) -> Json:
-        """Run `body` at least once and record what it returned."""
-
-    async def transaction(self, name: str, body: Callable[[AsyncSession], Awaitable[Json]]) -> Json:
-        """Run `body` in a transaction that commits together with its record: exactly once.
-
-        Where it raises Refused, nothing of it stays, and the outcome that this carries is recorded.
-        """
-
-    async def write(
-        self,
-        name: str,
-        parts: str,
-        values: Mapping[str, Any],
-        outcome: Json,
-        refuse: Callable[[AsyncSession], Awaitable[Json]],
-    ) -> Json:
-        """Run a `queries.recorded_write`: exactly once; where it wrote nothing, run `refuse` as a transaction."""
-
-    async def sleep(self, seconds: float) -> None:
-        """Sleep across restarts."""
-
-    def remember(self, recorded: Sequence[tuple[int, str, str]]) -> None:
-        """Take what is recorded as this execution begins: number, name and output of each step."""
-
-    def own(self, owner: str | None) -> None:
-        """Compare the owner that the database names with this execution.
-
-        Errors: the engine's own conflict, which ends this execution, where the workflow was given to another worker.
-        """
 
 
 @dataclass(frozen=True)
 class Retry:
-    """How often a call step may try again. Units: seconds of real time."""
+    """How often a call step may try again, from its first failure on. Units: seconds of real time."""
 
     on: tuple[type[Exception], ...] = ()
     for_seconds: float = 30.0
@@ -133,6 +91,14 @@ class Run:
         """
         return _open(await self.engine.transaction(name, partial(self._outcome, name, body)))
 
+    async def read(self, name: str, body: Callable[[], Awaitable[Json]]) -> Json:
+        """Run a step that only reads our own rows, once, and record what it read: a `record` of two round trips."""
+
+        async def read() -> Json:
+            return {"ok": await patiently(self.operation_id, body)}
+
+        return _open(await self.engine.step(name, read))
+
     async def write(
         self, name: str, parts: str, values: Mapping[str, Any], result: Json, refuse: Callable[[AsyncSession], Refusal]
     ) -> Json:
@@ -146,15 +112,12 @@ class Run:
 
     async def close(self, name: str, ending: Ending) -> None:
         """Write the last rows, the success and its record by one statement."""
+        end = {"status": "succeeded", "problem": None, "result": ending.result}
         values = queries.succeeded(
             self.operation_id,
             steps=self.steps,
             result=ending.result,
-            news=[
-                *self.untold(),
-                {**ending.news, "moved": True},
-                {"topic": "operation.succeeded", "data": {"status": "succeeded", "result": ending.result}},
-            ],
+            news=[*self.untold(), {**ending.news, "moved": True}, {"topic": "operation.succeeded", "data": end}],
             about=(self.team_id, self.instance_id or ""),
         )
         await self.write(name, queries.closing(ending.moved), {**values, **ending.values}, None, ending.refuse)
@@ -219,6 +182,15 @@ class Run:
         self._tell("operation.progress", entry)
         await self._write()
 
+    async def mark(self, step: str, **marks: Any) -> None:
+        """Write marks into a step, for later tries of it, also by another worker; `marked` reads them."""
+        self._entry(step).update(marks)
+        await self._write()
+
+    def marked(self, step: str, mark: str) -> bool:
+        """Tell whether a try of the step has written this mark."""
+        return bool(self._entry(step).get(mark))
+
     def note(self, step: str, detail: str) -> None:
         """Say something to people about a step; it is shown when the step next changes."""
         self._entry(step).update(detail=detail)
@@ -244,7 +216,8 @@ class Run:
     async def _guard(self, name: str, body: Callable[[], Awaitable[Json]], retry: Retry, checks_itself: bool) -> Json:
         entry = self._entry(name)
         entry.update(status="running", started_at=entry.get("started_at") or _now())
-        started, pause = time.monotonic(), retry.first_seconds
+        failing_since: float | None = None
+        pause = retry.first_seconds
         while True:
             try:
                 entry["attempts"] = entry.get("attempts", 0) + 1
@@ -259,7 +232,8 @@ class Run:
                     raise
                 again = isinstance(error, (*retry.on, DatabaseUnavailable))
                 final = isinstance(error, (Cancelled, DeadlineExceeded)) and not self._undoing
-                if again and not final and time.monotonic() - started < retry.for_seconds:
+                failing_since = failing_since or time.monotonic()
+                if again and not final and time.monotonic() - failing_since < retry.for_seconds:
                     log.info("step will be tried again", step=name, operation_id=self.operation_id, error=repr(error))
                     await asyncio.sleep(pause)
                     pause = min(pause * 2, retry.most_seconds)

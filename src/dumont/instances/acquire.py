@@ -9,7 +9,7 @@ from psycopg.types.json import Jsonb
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dumont.core import Problem, money_document, new_id
-from dumont.durable import Retry, Run, StepFailed
+from dumont.durable import Retry, Run, StepFailed, patiently
 from dumont.identity import glance_at_ssh_keys
 from dumont.instances.machines import boot
 from dumont.instances.release import release
@@ -170,7 +170,7 @@ async def _attempt(run: Run, world: World, wish: Wish, intent: dict[str, Any], a
 _INTENDED = (
     "done AS (INSERT INTO rental (id, team_id, instance_id, operation_id, provider, label, state, offer, machine_id, "
     "created_at) SELECT :rental, :team, :instance, :id, :provider, :label, 'intended', :offer, :machine, :at FROM mine "
-    "RETURNING id)"
+    "ON CONFLICT DO NOTHING RETURNING id)"
 )
 
 
@@ -189,7 +189,8 @@ async def _intend(run: Run, world: World, offer: dict[str, Any], attempt: int, r
         raise StepFailed(f"The rental could not be written. Report it with operation {run.operation_id}.")
 
     kept: dict[str, Any] = await run.write(f"intend {attempt}", _INTENDED, values, intent, refuse)
-    return {**kept, "public_keys": await glance_at_ssh_keys(world.database, run.team_id, requested_by)}
+    keys = partial(glance_at_ssh_keys, world.database, run.team_id, requested_by)
+    return {"public_keys": await patiently(run.operation_id, keys), **kept}
 
 
 async def _other(run: Run, step: str, world: World, wish: Wish, avoid: list[str]) -> dict[str, Any] | None:

@@ -32,7 +32,8 @@ def moved_to(to: Status) -> tuple[dict[str, Any], dict[str, Any]]:
 _LEFT_ALONE = (
     "held AS MATERIALIZED (SELECT i.status AS was, jsonb_build_object('rentals', coalesce((SELECT jsonb_agg(r.id "
     "ORDER BY r.id) FROM rental r WHERE r.instance_id = i.id AND r.state <> 'released'), '[]')) AS input "
-    "FROM instance i WHERE i.id = :instance_id AND i.status = ANY(:before) AND NOT i.protected FOR NO KEY UPDATE)"
+    "FROM instance i WHERE i.id = :instance_id AND i.status = ANY(:before) AND NOT i.protected "
+    "AND NOT EXISTS (SELECT FROM operation o WHERE o.instance_id = i.id AND o.status = ANY(:live)) FOR NO KEY UPDATE)"
 )
 _DESTROYING = (
     "UPDATE instance SET status = :to, status_detail = NULL, version = version + 1 FROM held, made "

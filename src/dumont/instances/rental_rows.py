@@ -27,7 +27,7 @@ _LEFT = Question(
     )
 )
 WISH = ("image", "disk_gb", "env", "onstart_cmd", "max_price_hour_nano", "ports", "bid_hour_nano")
-"""Columns of an instance that say what it was wished to be; nothing changes them."""
+"""Columns of an instance that say what it was wished to be; a wake may be asked for with another limit."""
 _WISH = Question(
     select(*(Instance.__table__.c[name] for name in WISH)).where(Instance.__table__.c.id == bindparam("id"))
 )
@@ -100,7 +100,7 @@ async def read_rental(world: World, team_id: str, rental_id: str) -> Rental:
 
 
 async def read_wish(world: World, team_id: str, instance_id: str) -> dict[str, Any]:
-    """Read what an instance was wished to be, which never changes.
+    """Read what an instance was wished to be.
 
     Errors: LookupError where the team has none of this id.
     """

@@ -4,6 +4,7 @@ import asyncio
 from functools import partial
 from typing import Any, NoReturn
 
+from sqlalchemy import Integer
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dumont.core import Problem
@@ -29,7 +30,8 @@ async def launch_failed(session: AsyncSession, run: Run, problem: Problem) -> No
 @workflow("instances.launch", kind="create", steps=("rent", "boot", "ready"), on_failure=launch_failed)
 async def launch(run: Run, world: World) -> Result:
     """Rent the chosen offer and see it answer on SSH; where it fails, the next best ones, as far as was agreed to."""
-    facts = await rental_rows.read_wish(world, run.team_id, run.instance_id or "")
+    wish_read = partial(rental_rows.read_wish, world, run.team_id, run.instance_id or "")
+    facts = await run.read("read instance", wish_read)
     machines = run.input["attempts"]
     wish = Wish(
         **facts,
@@ -76,14 +78,18 @@ async def _untaken(run: Run, rental_id: str, session: AsyncSession) -> tuple[Ins
     return instance, rental
 
 
+def _from_offer(name: str) -> str:
+    """Write how a column of an instance is taken from the JSON of an offer."""
+    cast = "::bigint" if isinstance(Instance.__table__.c[name].type, Integer) else ""
+    return f"{name} = (r.offer->>'{name}'){cast}"
+
+
 _TAKEN = moving(
     sets="rental_id = :rental, started_at = :at, paused_at = NULL, hibernated_at = NULL, disk_newer = false, "
-    "provider = r.offer->>'provider', gpu_name = r.offer->>'gpu_name', num_gpus = (r.offer->>'num_gpus')::integer, "
-    "gpu_memory_mib = (r.offer->>'gpu_memory_mib')::integer, machine_type = r.offer->>'machine_type', "
-    "price_hour_nano = (r.offer->>'price_hour_nano')::bigint",
+    + ", ".join(_from_offer(name) for name in service.FROM_OFFER),
     held=", (SELECT offer FROM rental WHERE id = :rental AND state <> 'released' FOR SHARE) AS r",
 )
-"""What `take_machine` does, as an ending; the columns are those of `service.FROM_OFFER`."""
+"""What `take_machine` does, as an ending."""
 
 
 def taking_machine(run: Run, world: World, rental_id: str, *, label: str, tried: list[dict[str, Any]]) -> Ending:

@@ -10,6 +10,7 @@ from tests.support.world import Stage, staged, tree_digest
 
 from dumont.durable import Operation, cancel_operation, get_operation
 from dumont.hibernation.progress import Told
+from dumont.instances import SshUnreachable
 from dumont.providers import OfferQuery
 from dumont.snapshots import SnapshotIncomplete, get_snapshot
 
@@ -110,13 +111,13 @@ async def test_another_workspace_is_restored_and_woken_from_but_never_another_te
 async def test_a_restore_that_is_cancelled_or_cannot_be_is_all_or_nothing(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Until its files begin to change place it turns back; from then on it goes to its end."""
+    """Until its files begin to change place it turns back; from then on it goes to its end, also in a later try."""
     case = await running(stage, None)
     snapshot = await saved(stage, case)
     await done(stage, await wake(stage, case))
     folder = await workspace(stage, case.instance_id)
     (folder / "note").write_bytes(LATER)
-    later, plain = tree_digest(folder), Told.turn
+    later, plain, drops = tree_digest(folder), Told.turn, ["the link"]
     for late in (False, True):
         operation_id = await restore_onto(stage, case, [], of=snapshot)
 
@@ -131,12 +132,15 @@ async def test_a_restore_that_is_cancelled_or_cannot_be_is_all_or_nothing(
                 await cancel()
             await plain(self)
             await cancel()
+            if drops:
+                raise SshUnreachable(f"{drops.pop()} is lost as the files begin to change place")
 
         monkeypatch.setattr(Told, "turn", turn)
         operation = await Trial(stage, operation_id).run()
         assert list(folder.glob(".dumont*")) == []
         assert operation.status == ("succeeded" if late else "cancelled"), operation.problem
         await check_running(stage, case if late else Case(case.instance_id, later))
+    assert not drops
     monkeypatch.undo()
     await _refused(stage, case, snapshot, folder)
 

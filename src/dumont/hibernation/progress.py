@@ -42,24 +42,29 @@ class Pace:
         }
 
 
+_TURNED = "turned"
+
+
 class Told:
     """What was told last of a piece of work; called with each progress."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, step: str) -> None:
         self.newest: list[Progress] = []
-        self.turned = False
-        self._run = run
+        self.turned = run.marked(step, _TURNED)
+        self._run, self._step = run, step
 
     def __call__(self, progress: Progress) -> None:
         self.newest.append(progress)
 
     async def turn(self) -> None:
-        """Heed for the last time what somebody wishes: from here on the work goes to its end.
+        """Heed for the last time what somebody wishes: from here on the work goes to its end, also in later tries.
 
         Errors: Cancelled, DeadlineExceeded.
         """
-        await self._run.check()
-        self.turned = True
+        if not self.turned:
+            await self._run.check()
+            await self._run.mark(self._step, **{_TURNED: True})
+            self.turned = True
 
 
 @asynccontextmanager
@@ -69,7 +74,7 @@ async def telling(run: Run, step: str) -> AsyncIterator[Told]:
     Guarantees: somebody who cancels, or a deadline that passes, ends what is done within, unless it has turned.
     Errors: Cancelled, DeadlineExceeded.
     """
-    told_last = Told(run)
+    told_last = Told(run, step)
     newest = told_last.newest
     work = asyncio.current_task()
     ended: list[Cancelled | DeadlineExceeded] = []

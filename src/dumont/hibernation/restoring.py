@@ -31,7 +31,8 @@ from dumont.instances import (
 from dumont.snapshots import Snapshot, SnapshotNotFound, choice_of, get_snapshot, restore
 
 RESTORE_DEADLINE = timedelta(hours=6)
-_AGAIN = Retry(on=(SshUnreachable, HostLost), for_seconds=60.0)
+_AGAIN = Retry(on=(SshUnreachable, HostLost), for_seconds=600.0)
+_HALF = "The files were being exchanged: the machine ends that by itself when it is next reached."
 
 
 async def restore_onto(
@@ -57,7 +58,7 @@ def expect_ready(snapshot: Snapshot) -> None:
 
 
 async def nothing_changed(session: AsyncSession, run: Run, problem: Problem) -> None:
-    """Leave the instance as it is: a restore that does not end well has changed nothing on its machine."""
+    """Leave the instance as it is: a restore that does not end well has changed nothing, or says that it may have."""
 
 
 @workflow("hibernation.restore", kind="restore", steps=("restore",), on_failure=nothing_changed)
@@ -83,21 +84,28 @@ async def _facts(run: Run, session: AsyncSession) -> dict[str, Any]:
 
 
 async def _restore(run: Run, world: World, facts: dict[str, Any]) -> dict[str, Any]:
-    await run.check()
     where = {"workspace_id": facts["workspace_id"], "manifest": facts["manifest"]}
     choice = _choice(run)
-    async with linked(run, world, facts["rental_id"], facts["workspace_id"]) as held, telling(run, "restore") as told:
-        done = await restore(
-            world.vaults,
-            held.link,
-            held.gate,
-            held.gate_url,
-            **where,
-            on_progress=told,
-            choice=choice,
-            still=True,
-            before_exchange=told.turn,
-        )
+    async with telling(run, "restore") as told:
+        if not told.turned:
+            await run.check()
+        try:
+            async with linked(run, world, facts["rental_id"], facts["workspace_id"]) as held:
+                done = await restore(
+                    world.vaults,
+                    held.link,
+                    held.gate,
+                    held.gate_url,
+                    **where,
+                    on_progress=told,
+                    choice=choice,
+                    still=True,
+                    before_exchange=told.turn,
+                )
+        except (SshUnreachable, HostLost) as problem:
+            if told.turned:
+                problem.detail = f"{problem.detail} {_HALF}"
+            raise
     names = ("files", "bytes_total", "bytes_fetched", "chunks_reused", "hashes_compared", "replaced", "merkle_root")
     return {**{name: getattr(done, name) for name in names}, "seconds": round(done.seconds, 3)}
 

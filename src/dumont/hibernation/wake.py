@@ -34,7 +34,7 @@ from dumont.instances import (
     wish_of,
 )
 from dumont.market import ProviderDown
-from dumont.snapshots import compare, get_snapshot, restore
+from dumont.snapshots import SnapshotNotFound, compare, get_snapshot, restore
 
 WAKE_RISE = 1.5
 """How much dearer than the last machine another one may be where no limit was set: somebody waits for his files."""
@@ -138,6 +138,8 @@ async def _facts(run: Run, session: AsyncSession) -> dict[str, Any]:
     snapshot = await get_snapshot(session, run.input["snapshot_id"])
     if snapshot is None or snapshot.manifest is None:
         raise LookupError(f"instance {instance.id} is hibernated without a snapshot")
+    if run.input.get("chosen") and snapshot.status != "ready":
+        raise SnapshotNotFound("The snapshot was deleted. Choose another one.")
     kept: Rental | None = await get_rental(session, instance.rental_id) if instance.rental_id else None
     offer = run.input["offer"] or await _last_offer(session, instance.id, kept)
     return {
@@ -171,8 +173,9 @@ async def _last_offer(session: AsyncSession, instance_id: str, kept: Rental | No
 
 async def _restore(run: Run, world: World, rental_id: str, facts: dict[str, Any], step: str) -> dict[str, Any]:
     where = {"workspace_id": facts["workspace_id"], "manifest": facts["manifest"]}
-    async with linked(run, world, rental_id, facts["workspace_id"]) as held, telling(run, step) as on_progress:
-        done = await restore(world.vaults, held.link, held.gate, held.gate_url, **where, on_progress=on_progress)
+    async with linked(run, world, rental_id, facts["workspace_id"]) as held, telling(run, step) as told:
+        gate = (held.gate, held.gate_url)
+        done = await restore(world.vaults, held.link, *gate, **where, on_progress=told, before_exchange=told.turn)
     return {
         "files": done.files,
         "bytes_total": done.bytes_total,

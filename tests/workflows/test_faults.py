@@ -22,6 +22,7 @@ LOST = {
     "wake-elsewhere": ["create", "destroy"],
     "stop-unasked": ["stop"],
     "verify": [],
+    "restore-parts": [],
     "collect": [],
 }
 """Which orders of each scenario go wrong."""

@@ -24,7 +24,6 @@ from dumont.durable.registry import Ending, Refusal
 from dumont.durable.waiting import patiently
 
 log = structlog.get_logger()
-_LATELY_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -58,8 +57,6 @@ class Run:
     _undoing: bool = False
     _settled: bool = False
     _told_at: float = 0.0
-    _wishes: queries.Wishes | None = None
-    _wishes_at: float = 0.0
     _percent: int = 0
     _news: list[dict[str, Any]] = field(default_factory=list)
 
@@ -151,10 +148,9 @@ class Run:
     async def check(self) -> None:
         """Raise when somebody cancelled or the deadline passed; long steps call it while they wait.
 
-        What was read in the last tenth of a second is not read again. Errors: Cancelled, DeadlineExceeded.
+        Errors: Cancelled, DeadlineExceeded.
         """
-        lately = time.monotonic() - self._wishes_at < _LATELY_SECONDS
-        self._heed(self._wishes if lately and self._wishes is not None else await self._write())
+        self._heed(await self._write())
 
     def _heed(self, wishes: queries.Wishes) -> None:
         if self._undoing or self._settled:
@@ -303,7 +299,6 @@ class Run:
             self._news = news + self._news
             raise
         self.engine.own(wishes.owner)
-        self._wishes, self._wishes_at = wishes, time.monotonic()
         return wishes
 
 

@@ -221,7 +221,7 @@ async def end(
 
     Shapes: `news` holds topic and data; `about` is (team, instance).
     """
-    values = _ending(operation_id, status, steps=steps, result=result, problem=problem, news=news, about=about)
+    values = ending(operation_id, status, steps=steps, result=result, problem=problem, news=news, about=about)
     await session.execute(_END, values)
 
 
@@ -246,20 +246,7 @@ def recorded_write(parts: str, *, owned: bool = True) -> TextClause:
     return text(f"WITH {mine}, {parts} {_KEPT if owned else 'SELECT 1 FROM done'}")
 
 
-def succeeded(
-    operation_id: str,
-    *,
-    steps: list[dict[str, Any]],
-    result: dict[str, Any],
-    news: list[dict[str, Any]],
-    about: tuple[str, str],
-) -> dict[str, Any]:
-    """Return the values of `closing` that say how the operation ended."""
-    status = OperationStatus.SUCCEEDED
-    return _ending(operation_id, status, steps=steps, result=result, problem=None, news=news, about=about)
-
-
-def _ending(
+def ending(
     operation_id: str,
     status: OperationStatus,
     *,
@@ -269,6 +256,7 @@ def _ending(
     news: list[dict[str, Any]],
     about: tuple[str, str],
 ) -> dict[str, Any]:
+    """Return the values of `closing`, and of `end`, that say how an operation ended."""
     return {
         "id": operation_id,
         "status": status.value,

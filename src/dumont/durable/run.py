@@ -110,8 +110,10 @@ class Run:
     async def close(self, name: str, ending: Ending) -> None:
         """Write the last rows, the success and its record by one statement."""
         end = {"status": "succeeded", "problem": None, "result": ending.result}
-        values = queries.succeeded(
+        values = queries.ending(
             self.operation_id,
+            OperationStatus.SUCCEEDED,
+            problem=None,
             steps=self.steps,
             result=ending.result,
             news=[*self.untold(), {**ending.news, "moved": True}, {"topic": "operation.succeeded", "data": end}],

@@ -4,7 +4,6 @@ import os
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.installation import Laboratory
 from benchmarks.metrics import Metric, median
+from benchmarks.vault_decoding import decoding, least_seconds
 from benchmarks.vault_peers import Ran, Restic, S5cmd, engine, find_restic, timed
 
 if TYPE_CHECKING:
@@ -139,22 +139,57 @@ def _restores(bench: _Bench) -> Iterator[Metric]:
         bench.restic.backup(bench.mixed)
     for _ in range(bench.rounds):
         ours = _timed_restore(bench, local)
-        bench.note(restore_cpu=ours.cpu, restore_wall=ours.wall)
+        bench.note(
+            restore_cpu=ours.cpu, restore_wall=ours.wall, restore_within_cpu=_restore_within(bench, local)["cpu"]
+        )
         if bench.restic is not None:
             theirs = _into(bench, bench.restic.restore)
             bench.note(restic_restore_cpu=theirs.cpu, restic_restore_wall=theirs.wall)
         ours = _timed_restore(bench, remote)
         down = _into(bench, lambda target: bench.s5cmd.down(raw, target))
+        within = _restore_within(bench, remote)
         bench.note(down_cpu=ours.cpu, down_wall=ours.wall, raw_cpu=down.cpu, raw_wall=down.wall)
+        bench.note(down_within_cpu=within["cpu"], down_within_wall=within["wall"])
     if bench.restic is not None:
-        wall: dict[str, float | str] = {"wall": bench.ratio("restore_wall", "restic_restore_wall"), "kind": "cpu"}
-        yield Metric("restore_vs_restic", bench.ratio("restore_cpu", "restic_restore_cpu"), "x", more=wall)
-    cpu: dict[str, float | str] = {"cpu": bench.ratio("down_cpu", "raw_cpu"), "kind": "wall"}
-    yield Metric("restore_tensors_vs_raw", bench.ratio("down_wall", "raw_wall"), "x", more=cpu)
+        yield Metric(
+            "restore_vs_restic",
+            bench.ratio("restore_cpu", "restic_restore_cpu"),
+            "x",
+            more=_beside(
+                bench,
+                "cpu",
+                wall=("restore_wall", "restic_restore_wall"),
+                within=("restore_within_cpu", "restic_restore_cpu"),
+            ),
+        )
+    yield Metric(
+        "restore_tensors_vs_raw",
+        bench.ratio("down_wall", "raw_wall"),
+        "x",
+        more=_beside(bench, "wall", cpu=("down_cpu", "raw_cpu"), within=("down_within_wall", "raw_wall")),
+    )
+
+
+def _beside(bench: _Bench, kind: str, **pairs: tuple[str, str]) -> dict[str, float | str]:
+    """Return what stands beside a ratio of whole processes: other ratios, and ours `within` a process that runs."""
+    return {"kind": f"{kind} of whole processes", **{name: bench.ratio(*pair) for name, pair in pairs.items()}}
 
 
 def _timed_restore(bench: _Bench, place: Any) -> Ran:
-    return _into(bench, lambda target: engine({"do": "restore", "root": str(target), "place": place}, bench.folder)[0])
+    return _into(bench, lambda target: _restored(bench, place, [target])[0])
+
+
+def _restore_within(bench: _Bench, place: Any) -> dict[str, float]:
+    """Restore twice in one process and return what the second took, from call to answer."""
+    targets = [bench.fresh("target") for _ in range(2)]
+    _, (_, second) = _restored(bench, place, targets)
+    for target in targets:
+        shutil.rmtree(target)
+    return second
+
+
+def _restored(bench: _Bench, place: Any, targets: list[Path]) -> tuple[Ran, list[dict[str, float]]]:
+    return engine({"do": "restore", "roots": [str(target) for target in targets], "place": place}, bench.folder)
 
 
 def _into(bench: _Bench, restore: Callable[[Path], Ran]) -> Ran:
@@ -214,24 +249,20 @@ def _codecs(bench: _Bench) -> Iterator[Metric]:
 
     from benchmarks.vault_workspace import bf16
     from dumont.agent.pipeline import keep_memory
-    from dumont.vault import Rooms
-    from dumont.vault.codecs import Codec, _encoded, decode, encode
+    from dumont.vault.codecs import encode
 
     keep_memory()
-    rooms = Rooms()
     raw = bf16(np.random.default_rng(3).standard_normal(4 << 20, dtype=np.float32) * np.float32(0.02)).tobytes()
     _, _, parts = encode(raw)
     packed = b"".join(parts)
-    coding = _seconds(lambda: encode(raw))
+    coding = least_seconds(lambda: encode(raw))
     yield Metric("bf16_ratio", len(raw) / len(packed), "x")
     yield Metric("bf16_gb_per_cpu_s", len(raw) / coding / 1e9, "GB/s", more={"kind": "probe and field split"})
-    shuffled = b"".join(_encoded(raw, Codec.BITSHUFFLE, 2))
-    opening = _seconds(lambda: decode(Codec.BITSHUFFLE, 2, shuffled, len(raw), rooms))
-    yield Metric("decode_gb_per_cpu_s", len(raw) / opening / 1e9, "GB/s", more={"kind": "bitshuffle and LZ4"})
+    yield decoding(raw)
     floor = {**_floor(bench, raw, packed), "code": coding}
     total = sum(floor.values()) * bench.middle("tensors_bytes") / len(raw)
     copy = bytearray(len(raw))
-    beside = {"memcpy": _seconds(lambda: copy.__setitem__(slice(None), raw)), "put": _put(bench, raw)}
+    beside = {"memcpy": least_seconds(lambda: copy.__setitem__(slice(None), raw)), "put": _put(bench, raw)}
     rates = {f"{name}_gb_s": len(raw) / seconds / 1e9 for name, seconds in (floor | beside).items()}
     shown: dict[str, float | str] = {"floor_s": total, **rates}
     yield Metric("floor_share", total / bench.middle("tensors_engine_cpu"), "x", more=shown)
@@ -257,10 +288,10 @@ def _floor(bench: _Bench, raw: bytes, packed: bytes) -> dict[str, float]:
 
     with path.open("rb", buffering=0) as stream:
         return {
-            "read": _seconds(lambda: os.preadv(stream.fileno(), [copy], 0)),
-            "hash": _seconds(lambda: blake3(raw, key=bytes(32)).digest()),
-            "seal": _seconds(lambda: cipher.encrypt_into(bytes(12), packed, b"", room)),
-            "write": _seconds(write),
+            "read": least_seconds(lambda: os.preadv(stream.fileno(), [copy], 0)),
+            "hash": least_seconds(lambda: blake3(raw, key=bytes(32)).digest()),
+            "seal": least_seconds(lambda: cipher.encrypt_into(bytes(12), packed, b"", room)),
+            "write": least_seconds(write),
         }
 
 
@@ -271,18 +302,7 @@ def _put(bench: _Bench, raw: bytes) -> float:
 
     gate = BucketGate(S3Store(S3Place(**bench.bucket())), bytes(32))
     blobs = Blobs(lambda method, pack, size: gate.sign(method, pack_name(pack), max_bytes=size, expires_in=900))
-    return _seconds(lambda: blobs.put(os.urandom(16), raw))
-
-
-def _seconds(act: Callable[[], object], times: int = 12) -> float:
-    """Return the CPU seconds that an act takes when nothing disturbs it: the least of some tries."""
-    act()
-    found = []
-    for _ in range(times):
-        started = time.process_time()
-        act()
-        found.append(time.process_time() - started)
-    return min(found)
+    return least_seconds(lambda: blobs.put(os.urandom(16), raw))
 
 
 def _memory(bench: _Bench, quick: bool) -> Metric:

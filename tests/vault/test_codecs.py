@@ -10,6 +10,8 @@ import blosc
 import numpy as np
 import pytest
 import zstandard
+from benchmarks import vault_decoding
+from benchmarks.installation import BenchmarkError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -116,3 +118,19 @@ def test_what_decodes_to_more_than_it_says_is_refused(name: str) -> None:
         decode(*BOMBS[name])
     with pytest.raises(RecordDamaged):
         decode(*BOMBS[name], ROOMS)
+
+
+@pytest.mark.checklist("SNAP-21")
+def test_the_speed_of_decoding_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rate is the chunk's bytes for the CPU time that is said beside it; what decodes wrongly has none."""
+    raw = floats("bf16")
+    found = vault_decoding.decoding(raw, times=2)
+    shown = found.document()
+    assert (shown["metric"], shown["bytes"]) == ("decode_gb_per_cpu_s", len(raw))
+    seconds, together = found.more["cpu_s"], found.more["all_cores_gb_s"]
+    assert isinstance(seconds, float) and isinstance(together, float)
+    assert seconds > 0 and together > 0
+    assert found.value == pytest.approx(len(raw) / seconds / 1e9)
+    monkeypatch.setattr("dumont.vault.codecs.decode", lambda *args: bytes(len(raw)))
+    with pytest.raises(BenchmarkError):
+        vault_decoding.decoding(raw, times=2)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import chain, repeat
+from types import MappingProxyType
 
 from dumont.agent.walk import Scan, open_regular
 from dumont.vault import CHUNK_BYTES, MAX_CHUNK_BYTES, Entry, Kind, fresh_memory
@@ -19,16 +20,26 @@ ChunkId = Callable[[memoryview], bytes]
 
 
 def entries_with_chunks(
-    root: bytes, scanned: Scan, wanted: Mapping[bytes, Entry], chunk_id: ChunkId, on_file: Callable[[int, int], None]
+    root: bytes,
+    scanned: Scan,
+    wanted: Mapping[bytes, Entry],
+    chunk_id: ChunkId,
+    on_file: Callable[[int, int], None],
+    proven: Mapping[bytes, tuple[int, ...]] = MappingProxyType({}),
 ) -> list[Entry]:
     """Read every file of a scan and return the entries with their chunk ids; each inode is read once.
 
+    A file that still has the mark under which it is `proven` is what is wanted, and is not read.
     Guarantees: a file is cut as the wanted entry of its path is, so that equal files have equal chunks.
     Errors: OSError for what cannot be read.
     """
-    firsts = {found.inode: found.entry for found in reversed(scanned.found) if found.entry.kind is Kind.FILE}
+    files = [found for found in reversed(scanned.found) if found.entry.kind is Kind.FILE]
+    whole = [found for found in files if proven.get(found.entry.path) == found.mark]
+    read = {found.inode: wanted[found.entry.path] for found in whole}
+    for entry in read.values():
+        on_file(entry.size, len(entry.chunks))
+    firsts = {found.inode: found.entry for found in files if found.inode not in read}
     hasher = _Hasher(root, wanted, chunk_id)
-    read: dict[tuple[int, ...], Entry] = {}
     with ThreadPoolExecutor(_READERS, "read") as pool:
         for batch in pool.map(hasher.batch, _batches(firsts.items())):
             for inode, entry in batch:

@@ -7,7 +7,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from dumont.agent.errors import AgentFailed
@@ -17,6 +16,7 @@ from dumont.agent.pipeline import keep_memory
 from dumont.agent.protocol import Progress
 from dumont.agent.transfer import Blobs
 from dumont.agent.walk import Found, open_regular, scan, xattrs_of
+from dumont.agent.writing import Raw, Writer, set_metadata, shown
 from dumont.vault import (
     Entry,
     Kind,
@@ -33,7 +33,7 @@ from dumont.vault import (
 
 _AT_ONCE = min(4, 2 * (os.cpu_count() or 1))
 _TELL_SECONDS = 0.05
-Raw = bytes | bytearray | memoryview
+_TELL_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,8 @@ class PartialTree:
         self._sealer = sealer
         self._progress = progress
         self._wanted: dict[bytes, list[tuple[Entry, int, int]]] = defaultdict(list)
+        self._writer = Writer(self.path, sealer)
         self._done: set[bytes] = set()
-        self._finished: set[bytes] = set()
         self._tell_next = 0.0
         self._plain: dict[bytes, bool] = {}
         self._counting = threading.Lock()
@@ -114,15 +114,16 @@ class PartialTree:
         self._fetch(blobs)
         for entry, leader in followers:
             os.link(self._at(leader), self._at(entry), follow_symlinks=False)
-        for entry in self._plan.entries:
+        rest = [entry for entry in reversed(self._plan.entries) if entry.kind is not Kind.FILE]
+        for entry in rest:
             if entry.kind is Kind.LINK:
                 os.symlink(entry.target, self._at(entry))
-        for entry in reversed(self._plan.entries):
-            if entry.path not in self._done and entry.path not in self._finished:
-                self.counts.xattrs_lost += _set_metadata(self._at(entry), entry)
+        for entry in rest:
+            self.counts.xattrs_lost += set_metadata(self._at(entry), entry)
+        self.counts.xattrs_lost += self._writer.xattrs_lost
 
     def prove(self) -> None:
-        """Make the tree durable, read all of it again meanwhile, and compare its Merkle root.
+        """Make the tree durable, read again meanwhile what was not yet or has changed, and compare its Merkle root.
 
         Errors: AgentFailed `merkle_mismatch` naming the first path that differs.
         """
@@ -138,11 +139,13 @@ class PartialTree:
             durable = pool.submit(_sync, self.path)
             scanned = scan(self.path, lambda _: False)
             wanted = {entry.path: entry for entry in self._plan.entries}
-            entries = entries_with_chunks(self.path, scanned, wanted, self._sealer.chunk_id, on_file)
+            entries = entries_with_chunks(
+                *(self.path, scanned, wanted, self._sealer.chunk_id, on_file), self._writer.marks
+            )
             durable.result()
         if scanned.errors:
             path, reason = scanned.errors[0]
-            raise AgentFailed("machine_io", f"What was written cannot be read again: {_shown(path)} ({reason}).")
+            raise AgentFailed("machine_io", f"What was written cannot be read again: {shown(path)} ({reason}).")
         if merkle_root(self._sealer.keys.merkle, entries) != self._plan.root:
             raise AgentFailed("merkle_mismatch", f"What was written differs from the snapshot: {self._first(entries)}.")
         self.proven = [
@@ -154,10 +157,10 @@ class PartialTree:
     def _first(self, entries: list[Entry]) -> str:
         by_path = {entry.path: entry for entry in entries}
         wrong = (e.path for e in self._plan.entries if not same(e, by_path.get(e.path)))
-        return _shown(next(wrong, b"times of folders, or a path too many"))
+        return shown(next(wrong, b"times of folders, or a path too many"))
 
     def _at(self, entry: Entry) -> bytes:
-        return self.path + b"/" + entry.path
+        return self._writer.at(entry)
 
     def _begin(self, entry: Entry, candidates: list[bytes]) -> None:
         missing = set(range(len(entry.chunks)))
@@ -167,12 +170,7 @@ class PartialTree:
             if self._link(path, entry):
                 self._done.add(entry.path)
                 return
-        if not _at_once(entry):
-            descriptor = os.open(self._at(entry), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            try:
-                os.truncate(descriptor, entry.size)
-            finally:
-                os.close(descriptor)
+        self._writer.begin(entry)
         for path in there if missing else ():
             missing -= self._copy(path, entry, missing)
         for position, (offset, length, chunk) in enumerate(entry.pieces()):
@@ -225,14 +223,15 @@ class PartialTree:
                     continue
                 found.add(position)
                 if write:
-                    self._write(entry, offset, raw, zeros=entry.sparse and _is_zeros(raw))
+                    self._writer.write(entry, offset, raw, chunk)
                     self.counts.chunks_reused += 1
+                    self._tell(length)
         finally:
             os.close(source)
         return found
 
     def _fetch(self, blobs: Blobs) -> None:
-        """Fetch, open and write what is wanted, several runs of records beside each other; `prove` hashes it all."""
+        """Fetch, open and write what is wanted, several runs of records beside each other."""
         keep_memory()
         needed = {chunk: self._plan.places[chunk] for chunk in self._wanted}
         runs = [(pack, run) for pack, rows in by_pack(needed).items() for run in spans(rows)]
@@ -252,52 +251,37 @@ class PartialTree:
             rooms = self._local.rooms = Rooms()
         view = rooms.sealed(length).view[:length]
         blobs.get_into(pack, start, view)
-        with self._counting:
-            self.counts.bytes_fetched += length
         reader = RecordReader(self._sealer, view, start, hashed=False, rooms=rooms)
+        opened = written = 0
         for chunk, place in run:
             raw = reader.open(chunk, place)
-            with self._counting:
-                self.counts.bytes_opened += len(raw)
-            self._place(chunk, raw)
+            opened += len(raw)
+            written += self._place(chunk, raw)
+            if written >= _TELL_BYTES:
+                written = self._tell(written)
+        self._tell(written, opened, length)
 
-    def _place(self, chunk: bytes, raw: Raw) -> None:
+    def _place(self, chunk: bytes, raw: Raw) -> int:
         wanted = self._wanted[chunk]
-        zeros = any(entry.sparse for entry, _, _ in wanted) and _is_zeros(raw)
         for entry, offset, length in wanted:
             if len(raw) != length:
                 raise RecordDamaged("A chunk has another length than its file needs.")
-            self._write(entry, offset, raw, zeros=zeros and entry.sparse)
+            self._writer.write(entry, offset, raw, chunk)
+        return len(wanted) * len(raw)
 
-    def _write(self, entry: Entry, offset: int, raw: Raw, *, zeros: bool) -> None:
-        """Write a chunk of a file; `zeros` stay a hole. A file of one chunk is made only now, and wholly."""
-        whole = _at_once(entry)
-        if not zeros or whole:
-            fresh = os.O_CREAT | os.O_EXCL if whole else 0
-            descriptor = os.open(self._at(entry), os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC | fresh, 0o600)
-            try:
-                view = memoryview(raw)
-                while len(view):
-                    written = os.pwrite(descriptor, view, offset)
-                    view, offset = view[written:], offset + written
-                lost = _set_metadata(descriptor, entry) if whole else 0
-            finally:
-                os.close(descriptor)
-            if whole:
-                with self._counting:
-                    self.counts.xattrs_lost += lost
-                    self._finished.add(entry.path)
-        self._tell(len(raw))
-
-    def _tell(self, length: int) -> None:
+    def _tell(self, written: int, opened: int = 0, fetched: int = 0) -> int:
+        """Take down what was done and report it from time to time; return 0, which is left to tell."""
         with self._counting:
             counts, now = self.counts, time.monotonic()
-            counts.bytes_written += length
+            counts.bytes_written += written
+            counts.bytes_opened += opened
+            counts.bytes_fetched += fetched
             if now < self._tell_next and counts.bytes_written != counts.bytes_total:
-                return
+                return 0
             self._tell_next = now + _TELL_SECONDS
             told = Progress("fetch", counts.bytes_written, counts.bytes_total, counts.files)
         self._progress(replace(told, bytes_new=counts.bytes_opened, bytes_stored=counts.bytes_fetched))
+        return 0
 
 
 def same(wanted: Entry, found: Entry | None) -> bool:
@@ -307,36 +291,6 @@ def same(wanted: Entry, found: Entry | None) -> bool:
     plain = (wanted.kind, wanted.mode, wanted.size, wanted.target, wanted.chunks)
     timed = wanted.kind is Kind.FOLDER or wanted.mtime_ns == found.mtime_ns
     return timed and plain == (found.kind, found.mode, found.size, found.target, found.chunks)
-
-
-def _at_once(entry: Entry) -> bool:
-    """Tell whether a file comes into being with its only chunk."""
-    return len(entry.chunks) == 1 and not entry.sparse
-
-
-def _is_zeros(raw: Raw) -> bool:
-    return not any(raw[:64]) and bytes(raw) == bytes(len(raw))
-
-
-def _shown(path: bytes) -> str:
-    return path.decode("utf-8", "backslashreplace")
-
-
-def _set_metadata(path: bytes | int, entry: Entry) -> int:
-    """Give a path or an open file its owner, mode and time; return how many extended attributes could not be set."""
-    lost, held = 0, isinstance(path, int)
-    for name, value in entry.xattrs:
-        try:
-            os.setxattr(path, name, value, follow_symlinks=held)
-        except OSError:
-            lost += 1
-    if os.geteuid() == 0:
-        with suppress(OSError):
-            os.chown(path, entry.uid, entry.gid, follow_symlinks=held)
-    if entry.kind is not Kind.LINK:
-        os.chmod(path, entry.mode)
-    os.utime(path, ns=(entry.mtime_ns, entry.mtime_ns), follow_symlinks=held)
-    return lost
 
 
 def _sync(path: bytes) -> None:

@@ -60,6 +60,10 @@ class Sealer:
         """Return the chunk's keyed BLAKE3: equal chunks of a workspace share it, nobody else can compute it."""
         return blake3(raw, key=self.keys.chunk).digest()
 
+    def hasher(self) -> blake3:
+        """Return what computes the id of a chunk that comes in pieces."""
+        return blake3(key=self.keys.chunk)
+
     def seal(self, chunk_id: bytes, raw: "bytes | memoryview") -> Record:
         """Compress and encrypt a chunk."""
         coded = self.encode(raw)

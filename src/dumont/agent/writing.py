@@ -1,0 +1,158 @@
+"""Files that a restore makes: written chunk by chunk, each read back at once, and finished with the last one."""
+
+import ctypes
+import os
+import threading
+from contextlib import suppress
+
+from dumont.agent.errors import AgentFailed
+from dumont.agent.walk import mark_of
+from dumont.vault import Entry, Kind, Sealer, fresh_memory
+
+_PIECE_BYTES = 512 << 10
+"""Written and read back so much at a time, it is still in the CPU's cache."""
+_EARLY_BYTES = 1 << 20
+_START_WRITING = 2
+"""Source: sync_file_range(2), SYNC_FILE_RANGE_WRITE."""
+Raw = bytes | bytearray | memoryview
+
+
+class Writer:
+    """Writes files below a folder, from several threads.
+
+    Guarantees: a file is never written through a link; a chunk that reads back as another than the wanted one ends the
+    restore; what a file is like once all of it was read back is in `marks`. Files with holes or with several names are
+    not read back here.
+    """
+
+    def __init__(self, root: bytes, sealer: Sealer) -> None:
+        self.marks: dict[bytes, tuple[int, ...]] = {}
+        """By path: what tells that the file is still the one that was read back; see `mark_of`."""
+        self.xattrs_lost = 0
+        self._root = root
+        self._sealer = sealer
+        self._left: dict[bytes, int] = {}
+        self._counting = threading.Lock()
+        self._local = threading.local()
+
+    def at(self, entry: Entry) -> bytes:
+        """Return where an entry lies."""
+        return self._root + b"/" + entry.path
+
+    def begin(self, entry: Entry) -> None:
+        """Make a file of its size, unless it comes into being with its only chunk."""
+        if _at_once(entry):
+            return
+        self._left[entry.path] = len(entry.chunks)
+        descriptor = os.open(self.at(entry), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            os.truncate(descriptor, entry.size)
+            if not entry.chunks:
+                self._finish(descriptor, entry)
+        finally:
+            os.close(descriptor)
+
+    def write(self, entry: Entry, offset: int, raw: Raw, chunk: bytes) -> None:
+        """Write a chunk of a file; zeros stay a hole where the file had holes.
+
+        Errors: AgentFailed `merkle_mismatch` where it reads back as another.
+        """
+        fresh = os.O_CREAT | os.O_EXCL if _at_once(entry) else 0
+        descriptor = os.open(self.at(entry), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | fresh, 0o600)
+        try:
+            if not (entry.sparse and is_zeros(raw)):
+                found = self._put(descriptor, offset, memoryview(raw), back=_is_plain(entry))
+                if found not in (chunk, b""):
+                    path = shown(entry.path)
+                    raise AgentFailed("merkle_mismatch", f"What was written differs from the snapshot: {path}.")
+            if fresh or self._was_last(entry):
+                self._finish(descriptor, entry)
+        finally:
+            os.close(descriptor)
+
+    def _put(self, descriptor: int, offset: int, view: memoryview, *, back: bool) -> bytes:
+        """Write a chunk and return its id as it reads back, or nothing."""
+        if back and len(view) <= _PIECE_BYTES:
+            _write(descriptor, view, offset)
+            return self._sealer.chunk_id(os.pread(descriptor, len(view), offset))
+        hasher, start = self._sealer.hasher(), offset
+        for at in range(0, len(view), _PIECE_BYTES):
+            piece = view[at : at + _PIECE_BYTES]
+            _write(descriptor, piece, offset)
+            if back:
+                room = self._room()[: os.preadv(descriptor, [self._room()[: len(piece)]], offset)]
+                hasher.update(room)
+            offset += len(piece)
+        if len(view) >= _EARLY_BYTES:
+            _begin_durable(descriptor, start, len(view))
+        return hasher.digest() if back else b""
+
+    def _was_last(self, entry: Entry) -> bool:
+        with self._counting:
+            self._left[entry.path] -= 1
+            return not self._left[entry.path]
+
+    def _finish(self, descriptor: int, entry: Entry) -> None:
+        lost = set_metadata(descriptor, entry)
+        if lost:
+            with self._counting:
+                self.xattrs_lost += lost
+        if _is_plain(entry):
+            self.marks[entry.path] = mark_of(os.fstat(descriptor))
+
+    def _room(self) -> memoryview:
+        room: memoryview | None = getattr(self._local, "room", None)
+        if room is None:
+            room = self._local.room = memoryview(fresh_memory(_PIECE_BYTES))
+        return room
+
+
+def set_metadata(path: bytes | int, entry: Entry) -> int:
+    """Give a path or an open file its owner, mode and time; return how many extended attributes could not be set."""
+    lost, held = 0, isinstance(path, int)
+    for name, value in entry.xattrs:
+        try:
+            os.setxattr(path, name, value, follow_symlinks=held)
+        except OSError:
+            lost += 1
+    if os.geteuid() == 0:
+        with suppress(OSError):
+            os.chown(path, entry.uid, entry.gid, follow_symlinks=held)
+    if entry.kind is not Kind.LINK:
+        os.chmod(path, entry.mode)
+    os.utime(path, ns=(entry.mtime_ns, entry.mtime_ns), follow_symlinks=held)
+    return lost
+
+
+def is_zeros(raw: Raw) -> bool:
+    """Tell whether there is nothing but zeros."""
+    return not any(raw[:64]) and bytes(raw) == bytes(len(raw))
+
+
+def shown(path: bytes) -> str:
+    """Return a path for people: bytes that are not UTF-8 are shown escaped."""
+    return path.decode("utf-8", "backslashreplace")
+
+
+def _at_once(entry: Entry) -> bool:
+    """Tell whether a file comes into being with its only chunk."""
+    return len(entry.chunks) == 1 and not entry.sparse
+
+
+def _is_plain(entry: Entry) -> bool:
+    return not entry.sparse and not entry.group
+
+
+def _write(descriptor: int, view: memoryview, offset: int) -> None:
+    while len(view):
+        written = os.pwrite(descriptor, view, offset)
+        view, offset = view[written:], offset + written
+
+
+def _begin_durable(descriptor: int, offset: int, length: int) -> None:
+    """Have the disk begin to write, which is waited for when all is there; it is no matter where that is not known."""
+    if _begin_writing is not None:
+        _begin_writing(descriptor, ctypes.c_int64(offset), ctypes.c_int64(length), _START_WRITING)
+
+
+_begin_writing = getattr(ctypes.CDLL(None), "sync_file_range", None)

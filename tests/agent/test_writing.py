@@ -1,0 +1,69 @@
+"""What a restore writes is read back: bytes that a disk changes, or somebody later, take no place in a tree."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dumont.agent import AgentFailed
+
+Look = Callable[[Path], dict[str, tuple[object, ...]]]
+RUN = "from dumont.agent.main import main; main()"
+FLIPPING = """
+import os, dumont.agent.writing as writing
+plain = writing._write
+def flip(descriptor, view, offset):
+    plain(descriptor, view, offset)
+    if os.readlink(f"/proc/self/fd/{descriptor}").endswith("%s") and offset >= %d:
+        os.pwrite(descriptor, bytes([view[-1] ^ 1]), offset + len(view) - 1)
+writing._write = flip
+"""
+MEDDLING = """
+import os, dumont.agent.partial as partial
+plain = partial.PartialTree.prove
+def late(tree):
+    path = tree.path + b"/%s"
+    seen = os.stat(path)
+    with open(path, "r+b") as stream:
+        stream.seek(-1, 2)
+        stream.write(b"?")
+    os.utime(path, ns=(seen.st_mtime_ns, seen.st_mtime_ns))
+    plain(tree)
+partial.PartialTree.prove = late
+"""
+BREAKS = {
+    "a small file": FLIPPING % ("/small", 0),
+    "the last piece of a chunk": FLIPPING % ("/large", 3 << 20),
+    "a file with several names": FLIPPING % ("/one", 0),
+    "a small file, later": MEDDLING % "small",
+    "a large file, later": MEDDLING % "large",
+}
+
+
+@pytest.mark.checklist("SNAP-24")
+async def test_bytes_that_are_not_what_was_written_change_nothing(
+    vault: Any, machines: Any, look: Look, leftovers: Any
+) -> None:
+    """Wherever it happens, the restore ends and says which file it was, and the old tree stays; else it succeeds."""
+    source, target = machines("source"), machines("target")
+    draw = random.Random(4)
+    (source.workspace / "small").write_bytes(draw.randbytes(5000))
+    (source.workspace / "large").write_bytes(draw.randbytes((3 << 20) + (9 << 18)))
+    (source.workspace / "one").write_bytes(draw.randbytes(70_000))
+    (source.workspace / "two").hardlink_to(source.workspace / "one")
+    (target.workspace / "old").write_text("old")
+    saved = await vault.save(await source.link())
+    before = look(target.workspace)
+    for what, code in BREAKS.items():
+        link = await target.link(code + RUN)
+        with pytest.raises(AgentFailed) as failed:
+            await vault.restore(link, saved.name)
+        assert (failed.value.code, look(target.workspace)) == ("merkle_mismatch", before), what
+        assert any(f": {name}." in failed.value.detail for name in ("small", "large", "one")), what
+        assert leftovers(target.workspace) == [], what
+        await link.close()
+    restored = await vault.restore(await target.link(), saved.name)
+    assert look(target.workspace) == look(source.workspace)
+    assert restored.hashes_compared >= saved.chunks

@@ -63,6 +63,11 @@ def main() -> None:
         seen_files.SETTLED_SECONDS = float(task.get("settled_seconds", seen_files.SETTLED_SECONDS))
         seen = Seen(task["seen"], "bench")
         answer = [_save(repository, blobs, seen, task) for _ in range(int(task.get("times", 1)))]
+        for seed in task.get("changes", ()):
+            from benchmarks.vault_workspace import change
+
+            change(Path(task["root"]), float(task["share"]), seed)
+            answer.append(_save(repository, blobs, seen, task))
     print(json.dumps(answer))  # noqa: T201 - the answer to the process that started this one
 
 
@@ -113,7 +118,18 @@ def _save(repository: Repository, blobs: Any, seen: Seen, task: dict[str, Any]) 
         "read": counts.bytes_read,
         "new": counts.bytes_new,
         "stored": counts.bytes_stored,
+        "peak_mb": _peak_mb(),
     }
+
+
+def _peak_mb() -> float:
+    """Return the most memory that this process ever held; what `wait4` says counts its parent's too, up to the exec.
+
+    Source: proc_pid_status(5), VmHWM.
+    """
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (kilobytes,) = (line.split()[1] for line in lines if line.startswith("VmHWM:"))
+    return int(kilobytes) * 1024 / 1e6
 
 
 def _restore(repository: Repository, blobs: Any, root: str) -> dict[str, float]:

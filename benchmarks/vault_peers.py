@@ -20,11 +20,10 @@ _SECONDS = 900.0
 
 @dataclass(frozen=True)
 class Ran:
-    """What a command took. Units: CPU seconds of it and its children, wall seconds, MB of memory at most."""
+    """What a command took. Units: CPU seconds of it and its children, wall seconds."""
 
     cpu: float
     wall: float
-    rss_mb: float
     stdout: str
 
 
@@ -42,7 +41,7 @@ def timed(command: list[str], *, folder: Path, environment: dict[str, str] | Non
     if process.returncode != 0:
         raise BenchmarkError(f"{command[0]} ended with {process.returncode}: {err.read_text()[-500:]}")
     wall = time.monotonic() - started
-    return Ran(usage.ru_utime + usage.ru_stime, wall, usage.ru_maxrss * 1024 / 1e6, out.read_text())
+    return Ran(usage.ru_utime + usage.ru_stime, wall, out.read_text())
 
 
 def engine(task: dict[str, Any], folder: Path) -> tuple[Ran, Any]:

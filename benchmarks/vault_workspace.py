@@ -66,12 +66,12 @@ def read_safetensors(path: Path) -> dict[str, Array]:
     return {name: np.frombuffer(body[start:end], np.uint16) for name, (start, end) in spans.items()}
 
 
-def change(root: Path, share: float) -> int:
+def change(root: Path, share: float, seed: int) -> int:
     """Overwrite a share of all bytes: a fifth of it in whole small files, the rest as one stretch of the largest file.
 
-    Returns how many bytes that were.
+    Another seed means other bytes. Returns how many they were.
     """
-    draw = np.random.default_rng(11)
+    draw = np.random.default_rng(seed)
     files = sorted((path for path in root.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
     wanted = int(sum(path.stat().st_size for path in files) * share)
     changed = 0

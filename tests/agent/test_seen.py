@@ -33,6 +33,32 @@ async def test_a_tree_that_did_not_change_is_not_read(vault: Any, machines: Any,
     assert vault.reopened().verify(fourth.name).merkle_root == fourth.merkle_root
 
 
+async def test_an_agent_that_goes_on_sees_what_came_and_went(
+    vault: Any, machines: Any, fill: Callable[[Path], None], look: Look
+) -> None:
+    """A file changed, one gone, a folder new, another moved, one become a file: the rest is taken over as it was."""
+    machine, other = machines("first"), machines("second")
+    root = machine.workspace
+    fill(root)
+    (root / "folder/below").mkdir(parents=True)
+    link = await machine.link(SETTLED)
+    first = await vault.save(link)
+    (root / "secret").write_text("changed")
+    (root / "-dash").unlink()
+    (root / "new/deep").mkdir(parents=True)
+    (root / "new/deep/file").write_text("new")
+    (root / "src/pkg1").rename(root / "src/moved")
+    (root / "folder/below").rmdir()
+    (root / "folder/below").write_text("a file now")
+    saved = await vault.save(link)
+    moved = sum(path.stat().st_size for path in (root / "src/moved").rglob("*") if path.is_file())
+    assert 0 < moved < first.bytes_total // 2
+    assert saved.bytes_read == moved + len("changed" + "new" + "a file now")
+    await vault.restore(await other.link(), saved.name)
+    assert look(other.workspace) == look(root)
+    assert (await vault.save(link)).bytes_read == 0
+
+
 @pytest.mark.checklist("SNAP-11")
 async def test_a_change_that_hides_is_seen(vault: Any, machines: Any, look: Look) -> None:
     """The same size and the old modification time; another file under the name; a list that lies: all are read."""

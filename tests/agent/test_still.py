@@ -10,7 +10,7 @@ import pytest
 
 from dumont.agent import still
 from dumont.agent.still import Still
-from dumont.agent.walk import scan
+from dumont.agent.walk import mark_of, scan
 
 YEAR_2001 = 10**18
 COARSE = 5
@@ -37,6 +37,15 @@ def seen(root: Path) -> Still:
     scanned = scan(os.fsencode(root), lambda _: False)
     assert not scanned.errors
     return Still(scanned.found, scanned.names)
+
+
+def holds(tree: Still, root: Path) -> bool:
+    return tree.look(os.fsencode(root)).holds
+
+
+def marks(root: Path) -> dict[bytes, tuple[int, ...]]:
+    """Return what the kernel says of every path, one by one."""
+    return {os.fsencode(path.relative_to(root)): mark_of(path.lstat()) for path in root.rglob("*")}
 
 
 def rewrite(path: Path) -> None:
@@ -88,10 +97,12 @@ def test_every_change_shows(tmp_path: Path, name: str) -> None:
     """The tree holds as often as it is asked, and no more once anything at all has changed."""
     root = tmp_path / "tree"
     make(root)
-    tree = seen(root)
-    assert tree.holds(os.fsencode(root)) and tree.holds(os.fsencode(root))
+    tree, before = seen(root), marks(root)
+    assert holds(tree, root) and holds(tree, root)
     CHANGES[name](root)
-    assert not tree.holds(os.fsencode(root))
+    assert not holds(tree, root)
+    same = {item.entry.path: item.mark for item in tree.look(os.fsencode(root)).same}
+    assert same.items() == before.items() & marks(root).items()
 
 
 def test_many_paths_and_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,10 +113,13 @@ def test_many_paths_and_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     for number in range(7 * 3):
         (tmp_path / f"many/{number:02}").write_text("x")
     none, many = seen(tmp_path / "none"), seen(tmp_path / "many")
-    assert none.holds(os.fsencode(tmp_path / "none")) and many.holds(os.fsencode(tmp_path / "many"))
+    assert holds(none, tmp_path / "none") and holds(many, tmp_path / "many")
     (tmp_path / "many/20").write_text("changed")
     (tmp_path / "none/one").write_text("")
-    assert not none.holds(os.fsencode(tmp_path / "none")) and not many.holds(os.fsencode(tmp_path / "many"))
+    assert not holds(none, tmp_path / "none") and not holds(many, tmp_path / "many")
+    assert [item.entry.path for item in many.look(os.fsencode(tmp_path / "many")).same] == [
+        b"%02d" % number for number in range(20)
+    ]
 
 
 def test_without_the_kernels_answer_nothing_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,4 +128,4 @@ def test_without_the_kernels_answer_nothing_holds(tmp_path: Path, monkeypatch: p
     tree = seen(tmp_path / "tree")
     for answer in (None, lambda *_: -1):
         monkeypatch.setattr(still, "_statx", lambda answer=answer: answer)
-        assert not tree.holds(os.fsencode(tmp_path / "tree"))
+        assert tree.look(os.fsencode(tmp_path / "tree"))[:2] == (False, [])

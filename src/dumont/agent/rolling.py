@@ -7,6 +7,8 @@ everywhere with a cheap hash over three bytes, the others only where those fit.
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from dumont.vault import load_numpy
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -44,6 +46,7 @@ def _next(read: Callable[[int, int], bytes], start: int, end: int) -> int:
 
 def _first_cut(block: bytes) -> int:
     """Return how far behind its first 16 bytes a block is to be cut, 0 for not at all."""
+    load_numpy()
     import numpy as np
 
     if len(block) <= _REACH:

@@ -14,8 +14,8 @@ import msgpack
 from dumont.agent.cuts import cut
 from dumont.agent.pipeline import SMALL_BYTES, Ids, Packer, Saved
 from dumont.agent.protocol import Progress
-from dumont.agent.seen import Seen, Whole
-from dumont.agent.still import Still
+from dumont.agent.seen import Last, Seen
+from dumont.agent.still import NO_LOOK, Still
 from dumont.agent.walk import (
     MARK_CHANGED,
     Excluder,
@@ -44,12 +44,13 @@ def save_tree(
     Errors: AgentFailed as the transfer raises it.
     """
     asked = (root, *exclude, None, *own)
-    last, counts = seen.whole, packer.counts
-    if last and last.asked == asked and packer.known.issuperset(last.chunks) and last.tree.holds(root):
+    last, counts = seen.last, packer.counts
+    again = last.tree.look(root) if last and last.asked == asked else NO_LOOK
+    if last and again.holds and last.whole and packer.known.issuperset(last.chunks):
         counts.files, counts.bytes_total, counts.chunks = last.files, last.bytes_total, len(last.chunks)
         return counts, _report(seen, Scan(skipped=last.skipped), counts)
     seen.begin()
-    scanned = scan(root, Excluder(exclude), own=own, known=seen.found)
+    scanned = scan(root, Excluder(exclude), own=own, known=seen.found, same=seen.settled(again.same), names=again.names)
     tree = _Tree(root, scanned, packer, progress)
     entries = _regrouped(tree.read())
     packer.finish()
@@ -61,8 +62,7 @@ def save_tree(
     counts.bytes_total, counts.chunks = bytes_of(entries), len(chunks)
     whole = settled and not scanned.errors and not counts.unstable
     still = Still(scanned.found, scanned.names)
-    plain = (asked, still, chunks, counts.files, counts.bytes_total, scanned.skipped)
-    seen.whole = Whole(*plain) if whole else None
+    seen.last = Last(asked, still, whole, chunks, counts.files, counts.bytes_total, scanned.skipped)
     return counts, _report(seen, scanned, counts)
 
 
@@ -137,19 +137,18 @@ class _Tree:
                 self._begin(place, found)
 
     def _read_small(self, place: int, found: Found) -> None:
-        """Read a small file at once; one that is not as it was said to be is read again as any other."""
-        descriptor = open_regular(os.path.join(self._root, found.entry.path))
+        """Read a small file at once; one that is not what it was when it was found is read again as any other."""
+        entry = found.entry
+        descriptor = open_regular(self._root + b"/" + entry.path)
         try:
-            before = os.fstat(descriptor)
-            raw = os.read(descriptor, min(before.st_size, SMALL_BYTES) + 1)
-            after = os.fstat(descriptor)
+            raw = os.read(descriptor, entry.size + 1)
+            mark = mark_of(os.fstat(descriptor))
         finally:
             os.close(descriptor)
-        if not unchanged(before, after) or len(raw) != after.st_size or len(raw) > SMALL_BYTES:
+        if mark != found.mark or len(raw) != entry.size:
             self._begin(place, found)
             return
-        chunks = (self._packer.small(raw),) if raw else ()
-        self._settle(place, found, after, chunks, (len(raw),) * len(chunks))
+        self._fill(place, entry.filled((self._packer.small(raw),), (len(raw),)) if raw else entry, mark)
 
     def _begin(self, place: int, found: Found) -> None:
         descriptor = open_regular(os.path.join(self._root, found.entry.path))
@@ -220,7 +219,9 @@ class _Tree:
         entry = found.entry if mark == found.mark else self._looked_at_again(found, after, mark)
         if entry.size != sum(lengths):
             entry = replace(entry, size=sum(lengths))
-        entry = entry.filled(chunks, lengths)
+        self._fill(place, entry.filled(chunks, lengths), mark, stable=stable)
+
+    def _fill(self, place: int, entry: Entry, mark: tuple[int, ...], *, stable: bool = True) -> None:
         self._entries[place] = entry
         self._scanned.found[place] = Found(entry, mark, read=stable)
         self._done += 1

@@ -22,11 +22,16 @@ _FORMAT = 3
 
 
 @dataclass(frozen=True)
-class Whole:
-    """A save that left nothing out and met nothing young: what was asked, how the tree was, and what it came to."""
+class Last:
+    """The last save: what was asked, how the tree was, and what it came to.
+
+    `whole` where it left nothing out and met nothing young: while nothing has changed since, its report is the next
+    one's too.
+    """
 
     asked: tuple[object, ...]
     tree: Still
+    whole: bool
     chunks: frozenset[bytes]
     files: int
     bytes_total: int
@@ -44,8 +49,7 @@ class Seen:
         self.found: dict[bytes, Found] = {}
         self.listed: tuple[list[Entry] | None, bytes] = (None, b"")
         """The entries of the last save and how they were packed."""
-        self.whole: Whole | None = None
-        """The last save, where it was whole: while nothing has changed since, its report is the next one's too."""
+        self.last: Last | None = None
         self._path = path
         self._about = about
         self._limit = 0
@@ -54,6 +58,10 @@ class Seen:
     def begin(self) -> None:
         """Begin to look at the tree."""
         self._limit = time.time_ns() - int(SETTLED_SECONDS * 1e9)
+
+    def settled(self, found: Iterable[Found]) -> dict[bytes, Found]:
+        """Return those, by path, that the last save found settled."""
+        return {item.entry.path: item for item in found if self.found.get(item.entry.path) is item}
 
     def keep(self, found: Sequence[Found]) -> bool:
         """Remember what was settled when the save began, and tell whether that is all.
@@ -91,7 +99,7 @@ class Seen:
                 calm = now[MARK_MODIFIED] + _TICK_NS < item.mark[MARK_CHANGED]
                 if calm and (now == item.mark or (moved and _without_change(now) == _without_change(item.mark))):
                     kept[item.entry.path] = item._replace(mark=now)
-        self.found, self.whole = kept, None
+        self.found, self.last = kept, None
         self._store()
 
     def _store(self) -> None:

@@ -7,11 +7,11 @@ import ctypes
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from itertools import repeat
-from operator import eq
-from typing import TYPE_CHECKING, Any
+from itertools import compress, repeat
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dumont.agent.walk import MARK_NUMBERS, Found
+from dumont.vault import load_numpy
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,11 +28,22 @@ _BASIC = 0x7FF
 _NS = 1_000_000_000
 
 
+class Look(NamedTuple):
+    """What another look at a tree told: whether it holds, what of it is the same, and the names in its folders now."""
+
+    holds: bool
+    same: list[Found]
+    names: dict[bytes, list[bytes]]
+
+
+NO_LOOK = Look(False, [], {})
+
+
 class Still:
     """A tree as it was seen.
 
-    Guarantees: says that it holds only where every folder has the same names and every path the same mark; what it
-    cannot tell (an old C library, a path that is gone) counts as changed.
+    Guarantees: it holds only where every folder has the same names and every path the same mark; what cannot be told
+    (an old C library, a path that is gone) counts as changed.
     """
 
     def __init__(self, found: Sequence[Found], names: Mapping[bytes, list[bytes]]) -> None:
@@ -40,39 +51,47 @@ class Still:
         self._names = names
         self._rows: Rows | None = None
 
-    def holds(self, root: bytes) -> bool:
-        """Tell whether the tree below `root` is the same still."""
+    def look(self, root: bytes) -> Look:
+        """Look at the tree below `root` again."""
+        names = {folder: now for folder in self._names if (now := _listed(root, folder)) is not None}
         statx = _statx()
-        if statx is None:
-            return False
         try:
-            folders = [root + b"/" + folder if folder else root for folder in self._names]
-            if not all(map(eq, map(os.listdir, folders), self._names.values())):
-                return False
             held = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError:
-            return False
+            return Look(False, [], names)
         try:
-            return self._same(statx, held)
+            same = list(compress(self._found, self._same(statx, held))) if statx is not None else []
         finally:
             os.close(held)
+        whole = statx is not None and len(same) == len(self._found)
+        return Look(whole and names == self._names, same, names)
 
-    def _same(self, statx: Callable[..., int], held: int) -> bool:
+    def _same(self, statx: Callable[..., int], held: int) -> list[bool]:
+        load_numpy()
         import numpy as np
 
         if self._rows is None:
             self._rows = _rows([item.mark for item in self._found])
+        same = np.zeros(len(self._found), bool)
         memory = bytearray(_BLOCK * _ROW_BYTES)
         start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
         seen = np.frombuffer(memory, np.uint64).reshape(_BLOCK, _ROW_BYTES // 8)
         for at in range(0, len(self._found), _BLOCK):
             paths = [item.entry.path for item in self._found[at : at + _BLOCK]]
             rooms = range(start, start + len(paths) * _ROW_BYTES, _ROW_BYTES)
-            if any(map(statx, repeat(held), paths, repeat(_NO_FOLLOW), repeat(_BASIC), rooms)):
-                return False
-            if not np.array_equal(seen[: len(paths), _WORDS], self._rows[at : at + len(paths)]):
-                return False
-        return True
+            asked = map(statx, repeat(held), paths, repeat(_NO_FOLLOW), repeat(_BASIC), rooms)
+            answered = np.fromiter(asked, np.int64, len(paths)) == 0
+            equal = (seen[: len(paths), _WORDS] == self._rows[at : at + len(paths)]).all(axis=1)
+            same[at : at + len(paths)] = answered & equal
+        told: list[bool] = same.tolist()
+        return told
+
+
+def _listed(root: bytes, folder: bytes) -> list[bytes] | None:
+    try:
+        return os.listdir(root + b"/" + folder if folder else root)
+    except OSError:
+        return None
 
 
 def _rows(marks: list[tuple[int, ...]]) -> "Rows":

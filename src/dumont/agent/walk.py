@@ -72,9 +72,12 @@ def scan(
     *,
     own: Sequence[bytes] = (),
     known: Mapping[bytes, Found] = MappingProxyType({}),
+    same: Mapping[bytes, Found] = MappingProxyType({}),
+    names: Mapping[bytes, list[bytes]] = MappingProxyType({}),
 ) -> Scan:
     """List the tree below `root` without following links; what is as it is `known` to be is taken over from there.
 
+    `same` was looked at just now and is not looked at again, nor are folders whose `names` were listed just now.
     Guarantees: what cannot be read is listed in `errors`; sockets, pipes and devices in `skipped`; `own` folders are
     left out. Hard links are grouped by inode.
     """
@@ -84,14 +87,21 @@ def scan(
     while waiting:
         folder = waiting.pop()
         try:
-            names = result.names[folder] = os.listdir(os.path.join(root, folder))
+            listed = names.get(folder) or os.listdir(os.path.join(root, folder))
         except OSError as error:
             result.errors.append((folder, _reason(error)))
             continue
+        result.names[folder] = listed
         before = folder + b"/" if folder else folder
-        for name in names:
-            path = before + name
-            if not excluded(path) and _look(root, path, known, inodes_out, result):
+        for path in [before + name for name in listed]:
+            if excluded(path):
+                continue
+            if (found := same.get(path)) is not None:
+                result.found.append(found)
+                goes_on = found.entry.kind is Kind.FOLDER
+            else:
+                goes_on = _look(root, path, known, inodes_out, result)
+            if goes_on:
                 waiting.append(path)
     result.found.sort(key=attrgetter("entry.path"))
     result.found = _grouped(result.found)
@@ -172,6 +182,8 @@ def xattrs_of(path: bytes) -> Xattrs:
     """Return a user's extended attributes, by name; none where the file system has none or they went just now."""
     try:
         names = os.listxattr(path, follow_symlinks=False)
+        if not names:
+            return ()
         users = sorted(name for name in map(os.fsencode, names) if name.startswith(XATTR_PREFIX))
         return tuple((name, os.getxattr(path, name, follow_symlinks=False)) for name in users)
     except OSError as error:

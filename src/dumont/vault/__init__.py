@@ -3,6 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from dumont.vault.arrays import load_numpy
 from dumont.vault.errors import (
     NotInSnapshot,
     RecordDamaged,
@@ -109,6 +110,7 @@ __all__ = [
     "chosen_entries",
     "collect",
     "fresh_memory",
+    "load_numpy",
     "merkle_root",
     "new_pack_room",
     "pack_columns",

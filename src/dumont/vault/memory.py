@@ -8,8 +8,11 @@ _ROOM_BYTES = (8 << 20) + 4096
 
 
 def fresh_memory(length: int) -> mmap.mmap:
-    """Return memory that costs nothing until it is written to, and then as little as the system can do."""
-    memory = mmap.mmap(-1, length)
+    """Return memory that costs nothing until it is written to, and then as little as the system can do.
+
+    Of this process alone: what could be shared is given page by page, and never in large pages.
+    """
+    memory = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     with suppress(OSError, AttributeError):
         memory.madvise(mmap.MADV_HUGEPAGE)
     return memory

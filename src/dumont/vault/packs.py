@@ -171,7 +171,10 @@ def place_rows(pack: bytes, table: bytes) -> Iterable[tuple[bytes, Location]]:
         if codec == MEMBER:
             if record is None or length or start + raw_length > record[1].raw_length:
                 raise RecordDamaged("A table names a member outside of its group.")
-            yield chunk, record[1]._replace(raw_length=raw_length, group=record[0], start=start)
+            yield (
+                chunk,
+                Location(pack, record[1].offset, record[1].length, raw_length, record[1].codec, record[0], start),
+            )
             start += raw_length
             continue
         if length < RECORD_OVERHEAD:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import zstandard
 
+from dumont.vault.arrays import load_numpy
 from dumont.vault.coder import code_into, decompressor, frame_room
 from dumont.vault.errors import RecordDamaged
 from dumont.vault.memory import Rooms, fresh_memory
@@ -42,6 +43,7 @@ def split(raw: "bytes | memoryview", kind: Floats) -> memoryview:
 
     Shapes: length of the frame (u32), a zstd frame with the plane that compresses, the other planes, the odd bytes.
     """
+    load_numpy()
     import numpy as np
 
     view, width = memoryview(raw), WIDTHS[kind]
@@ -68,6 +70,7 @@ def join(
 
     Errors: RecordDamaged where lengths do not add up; nothing larger than `raw_length` is ever made.
     """
+    load_numpy()
     import numpy as np
 
     if kind not in list(Floats):
@@ -93,6 +96,7 @@ def join(
 
 def entropies(raw: "bytes | memoryview") -> dict[Floats, float]:
     """Estimate for each kind what share of its size a field split would leave."""
+    load_numpy()
     import numpy as np
 
     words = np.frombuffer(memoryview(raw)[: len(raw) // 4 * 4], "<u2")

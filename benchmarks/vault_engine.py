@@ -18,7 +18,7 @@ from dumont.agent.pipeline import Packer
 from dumont.agent.restore import restore_tree
 from dumont.agent.save import save_tree
 from dumont.agent.seen import Seen
-from dumont.agent.transfer import Blobs
+from dumont.agent.transfer import Blobs, Fill
 from dumont.vault import (
     KeyRing,
     LocalStore,
@@ -43,11 +43,16 @@ class Folder:
         """Store a pack."""
         self._store.put_stream(pack_name(pack), (data,))  # type: ignore[arg-type]
 
-    def get_into(self, pack: bytes, offset: int, room: memoryview) -> None:
-        """Read a range of a pack."""
-        with (self._store.root / pack_name(pack)).open("rb", buffering=0) as stream:
-            if os.preadv(stream.fileno(), [room], offset) != len(room):
-                raise SystemExit("a pack is short")
+    def reader(self, pack: bytes, _: int) -> Fill:
+        """Return what reads a range of a pack."""
+        path = self._store.root / pack_name(pack)
+
+        def fill(offset: int, room: memoryview) -> None:
+            with path.open("rb", buffering=0) as stream:
+                if os.preadv(stream.fileno(), [room], offset) != len(room):
+                    raise SystemExit("a pack is short")
+
+        return fill
 
 
 def main() -> None:

@@ -42,8 +42,11 @@ class Packs:
     def put(self, pack: bytes, data: memoryview) -> None:
         self._store.put_stream(pack_name(pack), (bytes(data),))
 
-    def get_into(self, pack: bytes, offset: int, room: memoryview) -> None:
-        room[:] = self._store.get(pack_name(pack), offset, len(room))
+    def reader(self, pack: bytes, _: int) -> Callable[[int, memoryview], None]:
+        def fill(offset: int, room: memoryview) -> None:
+            room[:] = self._store.get(pack_name(pack), offset, len(room))
+
+        return fill
 
 
 def save(home: Path) -> str:

@@ -43,11 +43,11 @@ def blobs() -> Iterator[Blobs]:
 
 def test_a_body_without_a_length_fills_the_room(blobs: Blobs) -> None:
     room = bytearray(b"x" * 5000)
-    blobs.get_into(b"pack", 100, memoryview(room))
+    blobs.reader(b"pack", 5100)(100, memoryview(room))
     assert bytes(room) == PACK[100:5100]
 
 
 def test_a_body_without_a_length_that_is_too_short_is_no_success(blobs: Blobs) -> None:
     with pytest.raises(AgentFailed) as found:
-        blobs.get_into(b"pack", len(PACK) - 10, memoryview(bytearray(20)))
+        blobs.reader(b"pack", len(PACK) + 10)(len(PACK) - 10, memoryview(bytearray(20)))
     assert found.value.code == "store_missing"

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from dumont.agent.errors import AgentFailed
 from dumont.agent.exchange import PARTIAL_PREFIX
+from dumont.agent.fetching import Run, fetch
 from dumont.agent.hashing import entries_with_chunks
 from dumont.agent.pipeline import keep_memory
 from dumont.agent.protocol import Progress
@@ -25,13 +26,10 @@ from dumont.vault import (
     RecordReader,
     Rooms,
     Sealer,
-    by_pack,
     bytes_of,
     merkle_root,
-    spans,
 )
 
-_AT_ONCE = min(4, 2 * (os.cpu_count() or 1))
 _TELL_SECONDS = 0.05
 _TELL_BYTES = 1 << 20
 
@@ -90,7 +88,6 @@ class PartialTree:
         self._tell_next = 0.0
         self._plain: dict[bytes, bool] = {}
         self._counting = threading.Lock()
-        self._local = threading.local()
 
     def build(self, candidates: list[bytes], blobs: Blobs) -> None:
         """Write every entry: from the candidates' files where their bytes are the right ones, else from the store.
@@ -231,27 +228,13 @@ class PartialTree:
         return found
 
     def _fetch(self, blobs: Blobs) -> None:
-        """Fetch, open and write what is wanted, several runs of records beside each other."""
+        """Fetch, open and write what is wanted."""
         keep_memory()
-        needed = {chunk: self._plan.places[chunk] for chunk in self._wanted}
-        runs = [(pack, run) for pack, rows in by_pack(needed).items() for run in spans(rows)]
-        with ThreadPoolExecutor(_AT_ONCE, "fetch") as pool:
-            try:
-                for done in [pool.submit(self._fetch_run, blobs, pack, run) for pack, run in runs]:
-                    done.result()
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+        fetch(blobs, {chunk: self._plan.places[chunk] for chunk in self._wanted}, self._take)
 
-    def _fetch_run(self, blobs: Blobs, pack: bytes, run: list[tuple[bytes, Location]]) -> None:
-        start = run[0][1].offset
-        length = run[-1][1].offset + run[-1][1].length - start
-        rooms: Rooms | None = getattr(self._local, "rooms", None)
-        if rooms is None:
-            rooms = self._local.rooms = Rooms()
-        view = rooms.sealed(length).view[:length]
-        blobs.get_into(pack, start, view)
-        reader = RecordReader(self._sealer, view, start, hashed=False, rooms=rooms)
+    def _take(self, run: Run, view: memoryview, rooms: Rooms) -> None:
+        """Open the records of a run and write what is in them."""
+        reader = RecordReader(self._sealer, view, run[0][1].offset, hashed=False, rooms=rooms)
         opened = written = 0
         for chunk, place in run:
             raw = reader.open(chunk, place)
@@ -259,7 +242,7 @@ class PartialTree:
             written += self._place(chunk, raw)
             if written >= _TELL_BYTES:
                 written = self._tell(written)
-        self._tell(written, opened, length)
+        self._tell(written, opened, len(view))
 
     def _place(self, chunk: bytes, raw: Raw) -> int:
         wanted = self._wanted[chunk]

@@ -20,6 +20,7 @@ _BROKEN = (OSError, http.client.HTTPException)
 SignUrl = Callable[[str, bytes, int], str]
 Body = bytes | memoryview
 Answer = tuple[int, Body]
+Fill = Callable[[int, memoryview], None]
 
 
 class Blobs:
@@ -39,21 +40,18 @@ class Blobs:
 
         Errors: AgentFailed `store_full`, `store_refused` or `store_unreachable`.
         """
-        self._patiently("PUT", pack, len(data), lambda url: self._once("PUT", url, data, {}))
+        self.patiently("PUT", pack, len(data), lambda url: self._once(url, data))
 
-    def get_into(self, pack: bytes, offset: int, room: memoryview) -> None:
-        """Fill `room` with what a pack holds from an offset on.
+    def reader(self, pack: bytes, end: int) -> Fill:
+        """Return what fills memory from an offset of a pack on, to be called with rising ones by one thread.
 
-        Errors: AgentFailed `store_missing`, `store_refused` or `store_unreachable`.
+        All up to `end` is asked for at once and comes while it is read.
+        Errors, of that: AgentFailed `store_missing`, `store_refused` or `store_unreachable`.
         """
-        header = {"Range": f"bytes={offset}-{offset + len(room) - 1}"}
-        body = self._patiently("GET", pack, len(room), lambda url: self._once("GET", url, None, header, room))
-        if len(body) != len(room):
-            raise AgentFailed("store_missing", "A pack in the store is shorter than the index says.")
-        if body is not room:  # an answer that did not say its length
-            room[:] = body
+        return _Stretch(self, pack, end).fill
 
-    def _patiently(self, method: str, pack: bytes, size: int, attempt: Callable[[str], Answer]) -> Body:
+    def patiently(self, method: str, pack: bytes, size: int, attempt: Callable[[str], Answer]) -> Body:
+        """Return the body of an attempt that succeeds; each has a URL, which is another after a failure."""
         wait = _FIRST_WAIT_SECONDS
         last = "no answer"
         for number in range(_ATTEMPTS):
@@ -65,7 +63,7 @@ class Blobs:
                 last = f"status {status}"
                 _refuse(status, body)
             except _BROKEN as error:
-                self._forget()
+                self.forget()
                 last = type(error).__name__
             time.sleep(wait)
             wait *= 2
@@ -80,19 +78,18 @@ class Blobs:
             self._urls[pack] = url, until
         return url
 
-    def _once(
-        self, method: str, url: str, data: object, headers: dict[str, str], room: memoryview | None = None
-    ) -> Answer:
+    def ask(self, method: str, url: str, body: memoryview | None, headers: dict[str, str]) -> http.client.HTTPResponse:
+        """Send a request on this thread's own connection and return the answer, whose body is still to be read."""
         parts = urlsplit(url)
         connection = self._connection(parts.scheme, parts.netloc)
-        body = memoryview(data) if isinstance(data, (bytes, bytearray, memoryview)) else None
-        sized = {"Content-Length": str(len(body))} if body is not None else {}
-        connection.request(method, f"{parts.path}?{parts.query}", body=body, headers={**sized, **headers})
-        response = connection.getresponse()
-        fits = room is not None and response.status in (200, 206) and response.length == len(room)
-        content = _filled(response, room) if room is not None and fits else response.read()
+        connection.request(method, f"{parts.path}?{parts.query}", body=body, headers=headers)
+        return connection.getresponse()
+
+    def _once(self, url: str, data: "bytes | bytearray | memoryview") -> Answer:
+        response = self.ask("PUT", url, memoryview(data), {"Content-Length": str(len(data))})
+        content = response.read()
         if response.will_close:
-            self._forget()
+            self.forget()
         return response.status, content
 
     def _connection(self, scheme: str, netloc: str) -> http.client.HTTPConnection:
@@ -103,21 +100,61 @@ class Blobs:
             setattr(self._local, netloc, held)
         return held
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
+        """Close this thread's connections."""
         for connection in list(vars(self._local).values()):
             connection.close()
         vars(self._local).clear()
 
 
-def _filled(response: http.client.HTTPResponse, room: memoryview) -> memoryview:
-    """Take an answer's body straight into memory that is there already."""
-    done = 0
-    while done < len(room):
-        count = response.readinto(room[done:])
-        if not count:
-            raise http.client.IncompleteRead(b"", len(room) - done)
-        done += count
-    return room
+class _Stretch:
+    """A part of a pack, read from front to end; it is asked for again, from where it is, when the connection breaks."""
+
+    def __init__(self, blobs: Blobs, pack: bytes, end: int) -> None:
+        self._blobs = blobs
+        self._pack = pack
+        self._end = end
+        self._at = 0
+        self._answer: http.client.HTTPResponse | None = None
+
+    def fill(self, offset: int, room: memoryview) -> None:
+        self._blobs.patiently("GET", self._pack, len(room), lambda url: self._attempt(url, offset, room))
+
+    def _attempt(self, url: str, offset: int, room: memoryview) -> Answer:
+        answer, self._answer = self._answer, None
+        if answer is None:
+            asked = {"Range": f"bytes={offset}-{self._end - 1}"}
+            answer, self._at = self._blobs.ask("GET", url, None, asked), offset
+            if answer.status not in (200, 206):
+                return answer.status, answer.read()
+            if answer.length not in (None, self._end - offset):
+                self._blobs.forget()
+                raise _short()
+        while self._at < offset:
+            self._at += _some(answer, room[: offset - self._at])
+        done = 0
+        while done < len(room):
+            done += _some(answer, room[done:])
+        self._at += done
+        if self._at < self._end:
+            self._answer = answer
+        elif answer.will_close:
+            self._blobs.forget()
+        return 206, room
+
+
+def _some(answer: http.client.HTTPResponse, room: memoryview) -> int:
+    """Take what is there of an answer's body straight into memory that is there already."""
+    count = answer.readinto(room)
+    if count:
+        return count
+    if answer.length is None:
+        raise _short()
+    raise http.client.IncompleteRead(b"", answer.length)
+
+
+def _short() -> AgentFailed:
+    return AgentFailed("store_missing", "A pack in the store is shorter than the index says.")
 
 
 def _refuse(status: int, body: Body) -> None:

@@ -31,7 +31,7 @@ from dumont.vault.manifest import (
     pack_columns,
     unpack_columns,
 )
-from dumont.vault.memory import Rooms, fresh_memory
+from dumont.vault.memory import ROOM_BYTES, Room, Rooms, fresh_memory
 from dumont.vault.merkle import merkle_root
 from dumont.vault.packs import (
     MAX_GROUP_MEMBERS,
@@ -62,6 +62,7 @@ __all__ = [
     "MAX_PACK_BYTES",
     "OWN_PREFIX",
     "PACK_ID_BYTES",
+    "ROOM_BYTES",
     "SPAN_BYTES",
     "XATTR_PREFIX",
     "Authority",
@@ -89,6 +90,7 @@ __all__ = [
     "Repository",
     "RepositoryDamaged",
     "RepositoryMissing",
+    "Room",
     "Rooms",
     "S3Place",
     "S3Store",

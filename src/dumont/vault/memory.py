@@ -4,7 +4,8 @@ import ctypes
 import mmap
 from contextlib import suppress
 
-_ROOM_BYTES = (8 << 20) + 4096
+ROOM_BYTES = (8 << 20) + 4096
+"""As much as any record of our own needs."""
 
 
 def fresh_memory(length: int) -> mmap.mmap:
@@ -31,18 +32,13 @@ class Rooms:
     """Where one thread opens records, one after the other: what was opened is good until the next one."""
 
     def __init__(self) -> None:
-        self._sealed = Room(_ROOM_BYTES)
-        self._body = Room(_ROOM_BYTES)
-        self._raw = Room(_ROOM_BYTES)
-
-    def sealed(self, length: int) -> Room:
-        """Return room for records as they lie in the store."""
-        return self._sealed if length <= _ROOM_BYTES else Room(length)
+        self._body = Room(ROOM_BYTES)
+        self._raw = Room(ROOM_BYTES)
 
     def body(self, length: int) -> Room:
         """Return room for what was sealed."""
-        return self._body if length <= _ROOM_BYTES else Room(length)
+        return self._body if length <= ROOM_BYTES else Room(length)
 
     def raw(self, length: int) -> Room:
         """Return room for a chunk."""
-        return self._raw if length <= _ROOM_BYTES else Room(length)
+        return self._raw if length <= ROOM_BYTES else Room(length)

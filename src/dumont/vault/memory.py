@@ -2,7 +2,6 @@
 
 import ctypes
 import mmap
-from contextlib import suppress
 
 ROOM_BYTES = (8 << 20) + 4096
 """As much as any record of our own needs."""
@@ -11,12 +10,10 @@ ROOM_BYTES = (8 << 20) + 4096
 def fresh_memory(length: int) -> mmap.mmap:
     """Return memory that costs nothing until it is written to, and then as little as the system can do.
 
-    Of this process alone: what could be shared is given page by page, and never in large pages.
+    Of this process alone, as what could be shared costs twice as much to have, and in pages of the usual size: large
+    ones are what a host takes back first from a machine that has them to spare, and dearest to have again.
     """
-    memory = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with suppress(OSError, AttributeError):
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    return memory
+    return mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
 class Room:

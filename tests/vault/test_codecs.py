@@ -3,6 +3,8 @@
 import math
 import random
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -134,3 +136,18 @@ def test_the_speed_of_decoding_is_measured(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("dumont.vault.codecs.decode", lambda *args: bytes(len(raw)))
     with pytest.raises(BenchmarkError):
         vault_decoding.decoding(raw, times=2)
+
+
+def test_bitshuffle_does_without_the_tests_of_its_library() -> None:
+    """A machine that restores loads neither these, nor unittest, nor numpy for it; what comes out is right."""
+    code = """
+import sys
+from dumont.vault.codecs import Codec, _encoded, decode
+raw = bytes(range(200)) * 700
+for width in (2, 4):
+    assert decode(Codec.BITSHUFFLE, width, b"".join(_encoded(raw, Codec.BITSHUFFLE, width)), len(raw)) == raw
+assert not {"blosc.test", "unittest", "numpy"} & {*sys.modules}
+import blosc
+assert blosc.decompress(b"".join(_encoded(raw, Codec.BITSHUFFLE, 4))) == raw
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -3,10 +3,10 @@
 import struct
 import threading
 from enum import IntEnum
-from typing import Any
 
 import zstandard
 
+from dumont.vault.blosc_core import blosc
 from dumont.vault.coder import decompressor
 from dumont.vault.errors import RecordDamaged
 from dumont.vault.memory import Rooms
@@ -23,6 +23,8 @@ _LEVEL = 1
 _SHUFFLE_WIDTHS = (2, 4)
 _BLOSC_HEADER = struct.Struct("<BBBBIII")
 _BLOSC_FORMAT = 2
+_BITSHUFFLE = 2
+"""Source: blosc.h, BLOSC_BITSHUFFLE."""
 
 Body = list["bytes | memoryview"]
 
@@ -128,32 +130,20 @@ def _unshuffled(body: "bytes | memoryview", raw_length: int, rooms: Rooms | None
     form, _, _, _, length, _, packed = _BLOSC_HEADER.unpack_from(body)
     if (form, length, packed) != (_BLOSC_FORMAT, raw_length, len(body)):
         raise RecordDamaged("A bitshuffled record decodes to another length than it promises.")
-    blosc = _blosc()
+    library = blosc()
     try:
         if rooms is None:
-            raw: bytes = blosc.decompress(body)
+            raw: bytes = library.decompress(body, False)
             return raw
         room = rooms.raw(raw_length)
-        return room.view[: blosc.decompress_ptr(body, room.address)]
-    except blosc.blosc_extension.error:
+        return room.view[: library.decompress_ptr(body, room.address)]
+    except library.error:
         raise RecordDamaged("A bitshuffled record does not decompress.") from None
 
 
 def _shuffle(raw: "bytes | memoryview", width: int) -> bytes:
-    blosc = _blosc()
-    packed: bytes = blosc.compress(raw, typesize=width, clevel=1, shuffle=blosc.BITSHUFFLE, cname="lz4")
+    packed: bytes = blosc().compress(raw, width, 1, _BITSHUFFLE, "lz4")
     return packed
-
-
-def _blosc() -> Any:
-    """Return the library, set to one thread and no lock: the threads are ours."""
-    import blosc
-
-    if not getattr(_local, "blosc", False):
-        blosc.set_nthreads(1)
-        blosc.set_releasegil(True)
-        _local.blosc = True
-    return blosc
 
 
 def _compressor() -> zstandard.ZstdCompressor:

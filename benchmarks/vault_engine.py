@@ -14,7 +14,7 @@ from typing import Any
 
 from dumont.agent import seen as seen_files
 from dumont.agent.partial import RestorePlan
-from dumont.agent.pipeline import Packer
+from dumont.agent.pipeline import Packer, keep_memory
 from dumont.agent.restore import restore_tree
 from dumont.agent.save import save_tree
 from dumont.agent.seen import Seen
@@ -57,6 +57,7 @@ class Folder:
 
 def main() -> None:
     """Do what the JSON in the first argument says and answer with JSON."""
+    keep_memory()  # as an agent does when it starts
     task = json.loads(sys.argv[1])
     place = task["place"]
     store, blobs = _bucket(place) if isinstance(place, dict) else _folder(Path(place))

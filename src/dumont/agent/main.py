@@ -21,7 +21,7 @@ from dumont.agent.compare import compare_tree
 from dumont.agent.errors import AgentFailed
 from dumont.agent.exchange import recover
 from dumont.agent.freeze import Freezer
-from dumont.agent.pipeline import Packer
+from dumont.agent.pipeline import Packer, keep_memory
 from dumont.agent.protocol import BEAT_SECONDS, PROTOCOL, Message, Progress, data_messages, dump, join_data, load
 from dumont.agent.restore import load_plan, restore_tree
 from dumont.agent.save import save_tree
@@ -325,4 +325,5 @@ def main() -> None:
     sink = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     os.umask(0o077)
+    keep_memory()
     Session(sys.stdin.buffer, sink).run()

@@ -100,8 +100,8 @@ class Packer:
             self._grouped.append(self._workers.submit(self._seal_group, full))
         return chunk
 
-    def finish(self) -> None:
-        """Send what is left and wait until all is stored.
+    def flush(self) -> None:
+        """Begin to send what is left.
 
         Errors: AgentFailed.
         """
@@ -113,6 +113,12 @@ class Packer:
             builder, self._builder = self._builder, None
         if builder is not None:
             self._sent.append(self._senders.submit(self._send, builder))
+
+    def finish(self) -> None:
+        """Wait until all is stored; there was a `flush` before.
+
+        Errors: AgentFailed.
+        """
         for sent in self._sent:
             sent.result()
 

@@ -53,10 +53,11 @@ def save_tree(
     scanned = scan(root, Excluder(exclude), own=own, known=seen.found, same=seen.settled(again.same), names=again.names)
     tree = _Tree(root, scanned, packer, progress)
     entries = _regrouped(tree.read())
-    packer.finish()
+    packer.flush()
     settled = seen.keep(scanned.found)
     if entries != seen.listed[0]:
         seen.listed = entries, pack_columns(entries)
+    packer.finish()
     chunks = frozenset(chain.from_iterable(map(attrgetter("chunks"), entries)))
     counts.files = sum(entry.kind is Kind.FILE for entry in entries)
     counts.bytes_total, counts.chunks = bytes_of(entries), len(chunks)

@@ -122,13 +122,14 @@ class Seen:
 
 
 def _found(rows: Any) -> Iterator[Found]:
+    kind = Kind.FILE
     for path, mark, sparse, flat, sizes, xattrs in rows:
         if len(mark) != MARK_NUMBERS or len(flat) != len(sizes) * CHUNK_ID_BYTES:
             raise ValueError
         _, _, _, mtime_ns, size, mode, uid, gid, _ = mark
-        plain = (path, Kind.FILE, mode & 0o7777, uid, gid, mtime_ns, size)
-        filled = {"chunks": _ids(flat), "lengths": sizes, "xattrs": xattrs}
-        yield Found(Entry(*plain, sparse=sparse, **filled), mark, read=True)
+        ids = (flat,) if len(sizes) == 1 else _ids(flat)
+        entry = Entry(path, kind, mode & 0o7777, uid, gid, mtime_ns, size, b"", 0, sparse, ids, sizes, xattrs)
+        yield Found(entry, mark, True)
 
 
 def _without_change(mark: tuple[int, ...]) -> tuple[int, ...]:
@@ -136,6 +137,4 @@ def _without_change(mark: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _ids(flat: bytes) -> tuple[bytes, ...]:
-    if len(flat) == CHUNK_ID_BYTES:
-        return (flat,)
     return tuple(flat[at : at + CHUNK_ID_BYTES] for at in range(0, len(flat), CHUNK_ID_BYTES))

@@ -78,10 +78,11 @@ class Entries(Sequence[Entry]):
     A tree of many thousand files is packed, checked and compared some ten times as quickly so.
     """
 
-    __slots__ = ("_whole", "columns")
+    __slots__ = ("_whole", "checked", "columns")
 
-    def __init__(self, columns: Columns, whole: tuple[Entry, ...] | None = None) -> None:
+    def __init__(self, columns: Columns, whole: tuple[Entry, ...] | None = None, *, checked: bool = False) -> None:
         self.columns = columns
+        self.checked = checked
         self._whole = whole
 
     @classmethod
@@ -114,7 +115,7 @@ class Entries(Sequence[Entry]):
             _check(columns)
         except (KeyError, TypeError, ValueError, struct.error) as error:
             raise RecordDamaged("A list of entries does not have the right form.") from error
-        return cls(columns)
+        return cls(columns, checked=True)
 
     def __len__(self) -> int:
         return len(self.columns["path"])
@@ -257,7 +258,9 @@ def check_entries(entries: Iterable[Entry]) -> None:
     no path leads through a link; files have exactly the chunks that their size asks for.
     Errors: RecordDamaged.
     """
-    Entries.read(Entries.of(entries).columns)
+    listed = Entries.of(entries)
+    if not listed.checked:
+        Entries.read(listed.columns)
 
 
 def _check(columns: Columns) -> None:

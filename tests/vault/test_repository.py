@@ -1,5 +1,6 @@
 """What a repository promises: nothing is believed that was not proven, and damage anywhere is found."""
 
+import os
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -313,3 +314,31 @@ def test_a_member_that_is_not_what_its_row_says_is_found(filled: Any) -> None:
         filled.repository.verify(bad)
     assert failed.value.damaged == [pack_name(b"\x09" * 16)]
     assert filled.reopened().verify(good).chunks_checked == 1
+
+
+class Counted(LocalStore):
+    """A store that says how many bytes were read of it."""
+
+    read = 0
+
+    def get(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
+        """Read an object or a range of it."""
+        found = super().get(name, offset, length)
+        self.read += len(found)
+        return found
+
+
+@pytest.mark.parametrize(("members", "most"), [(3, 128 << 10), (4000, 1 << 20)])
+def test_a_table_is_read_with_little_around_it(tmp_path: Path, members: int, most: int) -> None:
+    """One of a few rows costs a small read, one of thousands a second, larger one; both are found whole."""
+    store = Counted(tmp_path)
+    repository = Repository.create(store, "wsp_1", KeyRing(b"k" * 32))
+    raw = os.urandom(2 << 20)
+    chunk = repository.sealer.chunk_id(raw)
+    inside = [(number.to_bytes(32, "big"), 7) for number in range(members)]
+    builder = PackBuilder(repository.data_keys, "wsp_1", bytearray(3 << 20))
+    builder.add(repository.sealer.seal(chunk, raw), inside)
+    store.put(pack_name(b"p" * 16), bytes(builder.finish(b"p" * 16)))
+    store.read = 0
+    assert [found for found, _ in repository.pack_table(b"p" * 16).rows] == [chunk, *(name for name, _ in inside)]
+    assert store.read <= most

@@ -33,6 +33,8 @@ Members = Sequence[tuple[bytes, int]]
 _ROW = struct.Struct(f"<{CHUNK_ID_BYTES}sIIB3x")
 _FOOTER = struct.Struct("<IIHH8s8s")
 TAIL_BYTES = _FOOTER.size + NONCE_BYTES + TAG_BYTES + MAX_PACK_RECORDS * _ROW.size
+USUAL_TAIL_BYTES = 128 << 10
+"""What the tables of most packs fit into; to read all that one could need would be a fiftieth of a pack."""
 
 
 class Location(NamedTuple):
@@ -123,13 +125,18 @@ def new_pack_room() -> mmap.mmap:
     return fresh_memory(PACK_TARGET_BYTES + record_room(MAX_CHUNK_BYTES) + TAIL_BYTES)
 
 
+def has_table(tail: bytes) -> bool:
+    """Tell whether the last bytes of a pack hold all of its table, as far as they say themselves."""
+    return len(tail) >= _FOOTER.size and len(tail) >= _FOOTER.size + _FOOTER.unpack(tail[-_FOOTER.size :])[0]
+
+
 def read_table(keys: DataKeys, repository_id: str, pack: bytes, size: int, tail: bytes) -> PackTable:
     """Open a pack's table from the last bytes of the pack.
 
-    Shapes: `tail` holds the last `min(size, TAIL_BYTES)` bytes.
+    Shapes: `tail` holds at least the table; the last `min(size, TAIL_BYTES)` bytes always do.
     Errors: RecordDamaged if it is cut short, changed, or belongs to another pack.
     """
-    if len(tail) < _FOOTER.size or len(tail) != min(size, TAIL_BYTES):
+    if len(tail) < _FOOTER.size or len(tail) > size:
         raise RecordDamaged("A pack is cut short.")
     footer = tail[-_FOOTER.size :]
     sealed_length, count, form, _, key, magic = _FOOTER.unpack(footer)

@@ -28,7 +28,17 @@ from dumont.vault.manifest import Manifest, check_entries, dump_manifest, load_m
 from dumont.vault.marks import Mark, dump_mark, load_mark, mark_name
 from dumont.vault.merkle import merkle_root
 from dumont.vault.notes import Note, dump_note, load_note
-from dumont.vault.packs import MAX_PACK_BYTES, PACK_ID_BYTES, TAIL_BYTES, Location, PackTable, pack_name, read_table
+from dumont.vault.packs import (
+    MAX_PACK_BYTES,
+    PACK_ID_BYTES,
+    TAIL_BYTES,
+    USUAL_TAIL_BYTES,
+    Location,
+    PackTable,
+    has_table,
+    pack_name,
+    read_table,
+)
 from dumont.vault.records import MAX_CHUNK_BYTES, Sealer
 from dumont.vault.sealed import INDEX_MAGIC, MANIFEST_MAGIC, MARK_MAGIC, NOTE_MAGIC, open_object, seal_object
 from dumont.vault.store import Store
@@ -149,7 +159,9 @@ class Repository:
             raise StoreMissing(f"The store has no object {name}.")
         if size > MAX_PACK_BYTES:
             raise RecordDamaged("A pack is larger than any pack may be.")
-        tail = self.store.get(name, max(0, size - TAIL_BYTES))
+        tail = self.store.get(name, max(0, size - USUAL_TAIL_BYTES))
+        if not has_table(tail) and size > USUAL_TAIL_BYTES:
+            tail = self.store.get(name, max(0, size - TAIL_BYTES))
         return read_table(self.data_keys, self.repository_id, pack, size, tail)
 
     def check_epoch(self, epoch: int) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import datetime, timedelta, timezone
+from datetime import date, datetime, timedelta, timezone
 from functools import partial
 from typing import Any
 
@@ -401,3 +401,17 @@ async def _post_and_note(session: AsyncSession, asked: Posting) -> Outcome:
     await set_team(session, asked.team_id)
     await publish(session, topic=asked.key, resource_type="test", resource_id=asked.id, data={}, team_id=asked.team_id)
     return await post(session, asked)
+
+
+@pytest.mark.parametrize(
+    ("more", "known"),
+    [
+        ({}, "5261570de17464ff9c61c447901a5ef5"),
+        ({"memo": "a'b\"ç", "reverses": "0" * 32, "settles": "1" * 32}, "64180196ec7cb1715940826fc8d1f9d7"),
+    ],
+    ids=["plain", "with all there is"],
+)
+def test_a_fingerprint_stays_what_it_was(more: dict[str, Any], known: str) -> None:
+    """A request that was sent to an older release and is sent again to this one is the same request."""
+    legs = (Leg("acc_b", -5), Leg("acc_a", 5))
+    assert Posting("team_1", "app", "k", "expense", legs, date(2026, 3, 14), **more).fingerprint == known

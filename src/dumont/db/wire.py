@@ -111,7 +111,7 @@ class Wire:
         self._pg.send_query_prepared(name, dumped, self._adapt.formats)
 
     def _queue_written(self, text: bytes, values: Sequence[bytes | None]) -> None:
-        if any(value is not None and b"\0" in value for value in values):
+        if b"\0" in b"".join([value for value in values if value]):
             raise psycopg.DataError("a text that PostgreSQL can hold has no NUL")
         self._pg.send_query_prepared(self._name(text, ()), values)
 

@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 from dumont.core import Act, Problem
@@ -58,11 +58,12 @@ class Posting:
     @cached_property
     def fingerprint(self) -> str:
         """32 hexadecimal digits that tell this request from another one under the same key."""
-        legs = sorted((leg.account_id, leg.amount) for leg in self.legs)
-        return _digest(repr((self.kind, legs, self.date, self.memo, self.reverses, self.settles)))
+        legs = sorted([(leg.account_id, leg.amount) for leg in self.legs])
+        written = f"{self.kind!r}, {legs}, {_written_date(self.date)}"
+        return _digest(f"({written}, {self.memo!r}, {self.reverses!r}, {self.settles!r})")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """What became of one posting or hold: `problem` is None where it stands in the ledger.
 
@@ -285,18 +286,21 @@ def problem_of(code: str, detail: Mapping[str, Any] | None = None) -> Problem:
 
 def find_fault(posting: Posting) -> str | None:
     """Return the rule that a posting breaks whatever the ledger holds, None for a sound one."""
-    if not 2 <= len(posting.legs) <= MOST_LEGS or len({leg.account_id for leg in posting.legs}) < len(posting.legs):
+    accounts = [leg.account_id for leg in posting.legs]
+    amounts = [leg.amount for leg in posting.legs]
+    if not 2 <= len(accounts) <= MOST_LEGS or len(set(accounts)) < len(accounts):
         return "bad-legs"
-    if not all(is_amount(leg.amount) for leg in posting.legs):
-        return "bad-amount"
-    if sum(leg.amount for leg in posting.legs) != 0:
+    for amount in amounts:
+        if not is_amount(amount):
+            return "bad-amount"
+    if sum(amounts) != 0:
         return "unbalanced"
     if type(posting.date) is not date or not _FIRST_DATE <= posting.date <= _LAST_DATE:
         return "bad-date"
-    if not all(_is_reference(text) for text in (posting.reverses, posting.settles)):
+    if not (_is_reference(posting.reverses) and _is_reference(posting.settles)):
         return "bad-reference"
-    texts = (posting.scope, posting.key, posting.kind, posting.memo or "", *(leg.account_id for leg in posting.legs))
-    return None if _are_texts(texts) and len(posting.kind) <= 32 else "bad-text"
+    words = [posting.scope, posting.key, posting.kind, *accounts]
+    return None if _are_words(words) and len(posting.kind) <= 32 and _is_memo(posting.memo) else "bad-text"
 
 
 def is_amount(value: object) -> bool:
@@ -313,6 +317,12 @@ def _digest(text: str) -> str:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
+@lru_cache(maxsize=64)
+def _written_date(value: date) -> str:
+    """Return how a date is written in a fingerprint; writing it takes longer than all else of one."""
+    return repr(value)
+
+
 def _is_reference(text: str | None) -> bool:
     if text is None:
         return True
@@ -322,10 +332,11 @@ def _is_reference(text: str | None) -> bool:
         return False
 
 
-def _are_texts(texts: Sequence[str]) -> bool:
+def _are_words(texts: Sequence[str]) -> bool:
     """Tell whether the database can hold them; what is printable has neither NUL nor half a surrogate pair."""
-    scope, key, kind, memo, *accounts = texts
-    for text in (scope, key, kind, *accounts):
-        if not 1 <= len(text) <= 255 or not text.isprintable():
-            return False
-    return len(memo) <= MOST_MEMO and _UNSTORABLE.search(memo) is None
+    lengths = [len(text) for text in texts]
+    return min(lengths) >= 1 and max(lengths) <= 255 and "".join(texts).isprintable()
+
+
+def _is_memo(text: str | None) -> bool:
+    return text is None or (len(text) <= MOST_MEMO and _UNSTORABLE.search(text) is None)

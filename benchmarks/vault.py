@@ -139,36 +139,23 @@ def _restores(bench: _Bench) -> Iterator[Metric]:
     if bench.restic is not None:
         bench.restic.backup(bench.mixed)
     for _ in range(bench.rounds):
-        ours = _timed_restore(bench, local)
-        bench.note(
-            restore_cpu=ours.cpu, restore_wall=ours.wall, restore_within_cpu=_restore_within(bench, local)["cpu"]
-        )
+        ours = _into(bench, lambda target: _restored(bench, local, [target])[0])
+        bench.note(restore_cpu=ours.cpu, restore_wall=ours.wall)
         if bench.restic is not None:
             theirs = _into(bench, bench.restic.restore)
             bench.note(restic_restore_cpu=theirs.cpu, restic_restore_wall=theirs.wall)
-        ours = _timed_restore(bench, remote)
+        ours = _into(bench, lambda target: _restored(bench, remote, [target])[0])
         down = _into(bench, lambda target: bench.s5cmd.down(raw, target))
-        within = _restore_within(bench, remote)
+        _, (_, within) = _restored(bench, remote, [bench.fresh("target"), bench.fresh("target")])
         bench.note(down_cpu=ours.cpu, down_wall=ours.wall, raw_cpu=down.cpu, raw_wall=down.wall)
         bench.note(down_within_cpu=within["cpu"], down_within_wall=within["wall"])
+    for target in filter(Path.is_dir, bench.folder.glob("target-*")):
+        shutil.rmtree(target)
     if bench.restic is not None:
-        yield Metric(
-            "restore_vs_restic",
-            bench.ratio("restore_cpu", "restic_restore_cpu"),
-            "x",
-            more=_beside(
-                bench,
-                "cpu",
-                wall=("restore_wall", "restic_restore_wall"),
-                within=("restore_within_cpu", "restic_restore_cpu"),
-            ),
-        )
-    yield Metric(
-        "restore_tensors_vs_raw",
-        bench.ratio("down_wall", "raw_wall"),
-        "x",
-        more=_beside(bench, "wall", cpu=("down_cpu", "raw_cpu"), within=("down_within_wall", "raw_wall")),
-    )
+        more = _beside(bench, "cpu", wall=("restore_wall", "restic_restore_wall"))
+        yield Metric("restore_vs_restic", bench.ratio("restore_cpu", "restic_restore_cpu"), "x", more=more)
+    more = _beside(bench, "wall", cpu=("down_cpu", "raw_cpu"), within=("down_within_wall", "raw_wall"))
+    yield Metric("restore_tensors_vs_raw", bench.ratio("down_wall", "raw_wall"), "x", more=more)
 
 
 def _beside(bench: _Bench, kind: str, **pairs: tuple[str, str]) -> dict[str, float | str]:
@@ -176,29 +163,15 @@ def _beside(bench: _Bench, kind: str, **pairs: tuple[str, str]) -> dict[str, flo
     return {"kind": f"{kind} of whole processes", **{name: bench.ratio(*pair) for name, pair in pairs.items()}}
 
 
-def _timed_restore(bench: _Bench, place: Any) -> Ran:
-    return _into(bench, lambda target: _restored(bench, place, [target])[0])
-
-
-def _restore_within(bench: _Bench, place: Any) -> dict[str, float]:
-    """Restore twice in one process and return what the second took, from call to answer."""
-    targets = [bench.fresh("target") for _ in range(2)]
-    _, (_, second) = _restored(bench, place, targets)
-    for target in targets:
-        shutil.rmtree(target)
-    return second
-
-
 def _restored(bench: _Bench, place: Any, targets: list[Path]) -> tuple[Ran, list[dict[str, float]]]:
     return engine({"do": "restore", "roots": [str(target) for target in targets], "place": place}, bench.folder)
 
 
 def _into(bench: _Bench, restore: Callable[[Path], Ran]) -> Ran:
+    """Restore into a new folder, which stays for now: ext4 looks long for inodes where many were freed lately."""
     target = bench.fresh("target")
     target.mkdir()
-    ran = restore(target)
-    shutil.rmtree(target)
-    return ran
+    return restore(target)
 
 
 def _later(bench: _Bench) -> Iterator[Metric]:

@@ -32,6 +32,7 @@ _SETTINGS = {
     "min_wal_size": "32MB",
     "autovacuum_max_workers": "2",
     "io_method": "sync",
+    "max_logical_replication_workers": "0",
     "password_encryption": "scram-sha-256",
     "log_min_messages": "warning",
     "log_min_error_statement": "panic",

@@ -268,7 +268,9 @@ def _plain(values: Sequence[str]) -> str:
 
 
 def _quoted(values: Sequence[str | None]) -> str:
-    return "{" + ",".join("NULL" if value is None else _quote(value) for value in values) + "}"
+    """Write an array; what stands in it often is written once."""
+    written = {value: "NULL" if value is None else _quote(value) for value in set(values)}
+    return "{" + ",".join([written[value] for value in values]) + "}"
 
 
 def _quote(value: str) -> str:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -66,7 +66,7 @@ class Writer:
         self._wake = asyncio.Event()
         self._workers: list[asyncio.Task[None]] = []
         self._in_flight: set[str] = set()
-        self._touched: Counter[str] = Counter()
+        self._touched: list[set[str]] = []
         self._at_work = 0
         self._closed = False
         self.tally = Tally()
@@ -142,8 +142,8 @@ class Writer:
             return waiting > 0
         if waiting < _WORTH_APART or self._at_work == len(self._lanes):
             return False
-        touched = self._touched.keys()
-        return sum(touched.isdisjoint(item.accounts) for item in self._waiting) >= _WORTH_APART
+        touched = set().union(*self._touched)
+        return sum([touched.isdisjoint(item.accounts) for item in self._waiting]) >= _WORTH_APART
 
     async def _turn(self, lane: Lane) -> None:
         """Send one batch of what waits, without two of one key and without accounts that somebody has locked."""
@@ -153,7 +153,7 @@ class Writer:
         ids = {item.posting.id for item in batch}
         accounts = {account for item in batch for account in item.accounts}
         self._in_flight |= ids
-        self._touched.update(accounts)
+        self._touched.append(accounts)
         try:
             if batch:
                 await self._send(lane, batch)
@@ -164,7 +164,7 @@ class Writer:
             self._fail(batch, error)
         finally:
             self._in_flight -= ids
-            self._touched -= Counter(accounts)
+            self._touched.remove(accounts)
         self._give_up()
 
     def _gather(self) -> list[_Item]:
@@ -175,7 +175,7 @@ class Writer:
         count, room = len(self._waiting), self._share()
         blocked: set[str] = set(self._busy)
         if self._at_work > 1 and count < _WORTH_ANOTHER:
-            blocked |= self._touched.keys()
+            blocked.update(*self._touched)
         parted = self._at_work == 1 < len(self._lanes) and 2 * _WORTH_APART <= count < 2 * _WORTH_ANOTHER
         if parted:
             room = -(-count // 2)

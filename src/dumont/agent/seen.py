@@ -56,7 +56,8 @@ class Seen:
         self._load()
 
     def begin(self) -> None:
-        """Begin to look at the tree."""
+        """Begin to look at the tree; what the last save found whole is no answer any more until this one has ended."""
+        self.last = None
         self._limit = time.time_ns() - int(SETTLED_SECONDS * 1e9)
 
     def settled(self, found: Iterable[Found]) -> dict[bytes, Found]:
@@ -88,7 +89,7 @@ class Seen:
     def restored(self, root: bytes, found: Iterable[Found]) -> None:
         """Remember files that were just restored, in the place that they have now; `found` is how they were hashed.
 
-        Guarantees: nobody could write to them before they were hashed, and what was written since shows: they have
+        Guarantees: a write of somebody else before they were hashed shows by their times, and one since, too: they have
         old modification times, which any write replaces. Only those at the top were moved, which changes their time.
         """
         kept = {}

@@ -77,7 +77,7 @@ def scan(
 ) -> Scan:
     """List the tree below `root` without following links; what is as it is `known` to be is taken over from there.
 
-    `same` was looked at just now and is not looked at again, nor are folders whose `names` were listed just now.
+    `same` was looked at just now and is not looked at again, nor are folders among it whose `names` were listed then.
     Guarantees: what cannot be read is listed in `errors`; sockets, pipes and devices in `skipped`; `own` folders are
     left out. Hard links are grouped by inode.
     """
@@ -87,7 +87,7 @@ def scan(
     while waiting:
         folder = waiting.pop()
         try:
-            listed = names.get(folder) or os.listdir(os.path.join(root, folder))
+            listed = (names.get(folder) if folder in same else None) or os.listdir(os.path.join(root, folder))
         except OSError as error:
             result.errors.append((folder, _reason(error)))
             continue

@@ -156,8 +156,8 @@ async def restore_workspace(
 
     `still`: the user's processes are stopped for the moment of the exchange. `before_exchange` is the last chance to
     turn back: what it raises ends the restore with the target as it was.
-    Guarantees: the target changes only after every byte was written and its Merkle root re-computed from disk; a
-    failure leaves it as it was, a crash is settled when the next agent greets.
+    Guarantees: the target changes only after every byte was written and its Merkle root re-computed from what was read
+    back; a failure leaves it as it was, a crash is settled when the next agent greets.
     Errors: VerificationFailed when packs are missing; RepositoryDamaged; NotInSnapshot; AgentFailed; AgentLost;
     StoreError.
     """

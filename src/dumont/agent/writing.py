@@ -4,6 +4,7 @@ import ctypes
 import os
 import threading
 from contextlib import suppress
+from dataclasses import dataclass, field
 
 from dumont.agent.errors import AgentFailed
 from dumont.agent.walk import mark_of
@@ -17,12 +18,24 @@ _START_WRITING = 2
 Raw = bytes | bytearray | memoryview
 
 
+@dataclass(slots=True)
+class _Making:
+    """A file that is being made: how many chunks are to come, and what it was like after our last write.
+
+    `ours` is None once somebody else had a hand in it.
+    """
+
+    left: int
+    ours: tuple[int, ...] | None
+    turn: threading.Lock = field(default_factory=threading.Lock)
+
+
 class Writer:
     """Writes files below a folder, from several threads.
 
     Guarantees: a file is never written through a link; a chunk that reads back as another than the wanted one ends the
-    restore; what a file is like once all of it was read back is in `marks`. Files with holes or with several names are
-    not read back here.
+    restore; what a file is like once all of it was read back is in `marks`, unless somebody else wrote to it meanwhile.
+    Files with holes or with several names are not read back here.
     """
 
     def __init__(self, root: bytes, sealer: Sealer) -> None:
@@ -31,7 +44,7 @@ class Writer:
         self.xattrs_lost = 0
         self._root = root
         self._sealer = sealer
-        self._left: dict[bytes, int] = {}
+        self._making: dict[bytes, _Making] = {}
         self._counting = threading.Lock()
         self._local = threading.local()
 
@@ -43,12 +56,12 @@ class Writer:
         """Make a file of its size, unless it comes into being with its only chunk."""
         if _at_once(entry):
             return
-        self._left[entry.path] = len(entry.chunks)
         descriptor = os.open(self.at(entry), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             os.truncate(descriptor, entry.size)
+            making = self._making[entry.path] = _Making(len(entry.chunks), _state(descriptor))
             if not entry.chunks:
-                self._finish(descriptor, entry)
+                self._finish(descriptor, entry, making)
         finally:
             os.close(descriptor)
 
@@ -60,25 +73,26 @@ class Writer:
         fresh = os.O_CREAT | os.O_EXCL if _at_once(entry) else 0
         descriptor = os.open(self.at(entry), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | fresh, 0o600)
         try:
+            making = _Making(1, _state(descriptor)) if fresh else self._making[entry.path]
             if not (entry.sparse and is_zeros(raw)):
-                found = self._put(descriptor, offset, memoryview(raw), back=_is_plain(entry))
+                found = self._put(descriptor, offset, memoryview(raw), making, back=_is_plain(entry))
                 if found not in (chunk, b""):
                     path = shown(entry.path)
                     raise AgentFailed("merkle_mismatch", f"What was written differs from the snapshot: {path}.")
-            if fresh or self._was_last(entry):
-                self._finish(descriptor, entry)
+            if _was_last(making):
+                self._finish(descriptor, entry, making)
         finally:
             os.close(descriptor)
 
-    def _put(self, descriptor: int, offset: int, view: memoryview, *, back: bool) -> bytes:
+    def _put(self, descriptor: int, offset: int, view: memoryview, making: _Making, *, back: bool) -> bytes:
         """Write a chunk and return its id as it reads back, or nothing."""
         if back and len(view) <= _PIECE_BYTES:
-            _write(descriptor, view, offset)
+            _write_ours(descriptor, view, offset, making)
             return self._sealer.chunk_id(os.pread(descriptor, len(view), offset))
         hasher, start = self._sealer.hasher(), offset
         for at in range(0, len(view), _PIECE_BYTES):
             piece = view[at : at + _PIECE_BYTES]
-            _write(descriptor, piece, offset)
+            _write_ours(descriptor, piece, offset, making)
             if back:
                 room = self._room()[: os.preadv(descriptor, [self._room()[: len(piece)]], offset)]
                 hasher.update(room)
@@ -87,17 +101,13 @@ class Writer:
             _begin_durable(descriptor, start, len(view))
         return hasher.digest() if back else b""
 
-    def _was_last(self, entry: Entry) -> bool:
-        with self._counting:
-            self._left[entry.path] -= 1
-            return not self._left[entry.path]
-
-    def _finish(self, descriptor: int, entry: Entry) -> None:
+    def _finish(self, descriptor: int, entry: Entry, making: _Making) -> None:
+        ours = _is_plain(entry) and making.ours == _state(descriptor)
         lost = set_metadata(descriptor, entry)
         if lost:
             with self._counting:
                 self.xattrs_lost += lost
-        if _is_plain(entry):
+        if ours:
             self.marks[entry.path] = mark_of(os.fstat(descriptor))
 
     def _room(self) -> memoryview:
@@ -141,6 +151,27 @@ def _at_once(entry: Entry) -> bool:
 
 def _is_plain(entry: Entry) -> bool:
     return not entry.sparse and not entry.group
+
+
+def _state(descriptor: int) -> tuple[int, ...]:
+    seen = os.fstat(descriptor)
+    return seen.st_dev, seen.st_ino, seen.st_mtime_ns, seen.st_ctime_ns
+
+
+def _was_last(making: _Making) -> bool:
+    with making.turn:
+        making.left -= 1
+        return not making.left
+
+
+def _write_ours(descriptor: int, view: memoryview, offset: int, making: _Making) -> None:
+    """Write, and see whether the file was as our last write left it."""
+    with making.turn:
+        if making.ours is not None and making.ours != _state(descriptor):
+            making.ours = None
+        _write(descriptor, view, offset)
+        if making.ours is not None:
+            making.ours = _state(descriptor)
 
 
 def _write(descriptor: int, view: memoryview, offset: int) -> None:

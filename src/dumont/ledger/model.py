@@ -317,7 +317,7 @@ def _digest(text: str) -> str:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=64, typed=True)
 def _written_date(value: date) -> str:
     """Return how a date is written in a fingerprint; writing it takes longer than all else of one."""
     return repr(value)

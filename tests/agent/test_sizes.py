@@ -79,6 +79,7 @@ async def test_a_model_of_5_gb(vault: Any, machines: Any) -> None:
     saved = await vault.save(link)
     assert saved.bytes_total > 5 * 10**9 and saved.ratio is not None and saved.ratio > 1.5
     restored = await vault.restore(back, saved.name)
-    assert restored.hashes_compared == saved.chunks
+    places = sum(len(entry.chunks) for entry in vault.repository.manifest(saved.name).entries)
+    assert restored.hashes_compared == places >= saved.chunks
     print("peaks", peak_kb(link), peak_kb(back))
     assert max(peak_kb(link), peak_kb(back)) < MOST_KB

@@ -13,7 +13,6 @@ from dumont.agent.errors import AgentFailed
 from dumont.agent.exchange import PARTIAL_PREFIX
 from dumont.agent.fetching import Run, fetch
 from dumont.agent.hashing import entries_with_chunks
-from dumont.agent.pipeline import keep_memory
 from dumont.agent.protocol import Progress
 from dumont.agent.transfer import Blobs
 from dumont.agent.walk import Found, open_regular, scan, xattrs_of
@@ -229,7 +228,6 @@ class PartialTree:
 
     def _fetch(self, blobs: Blobs) -> None:
         """Fetch, open and write what is wanted."""
-        keep_memory()
         fetch(blobs, {chunk: self._plan.places[chunk] for chunk in self._wanted}, self._take)
 
     def _take(self, run: Run, view: memoryview, rooms: Rooms) -> None:

@@ -78,7 +78,6 @@ class Packer:
         self._holes: dict[int, bytes] = {}
         self._workers = ThreadPoolExecutor(_WORKERS, "seal")
         self._senders = ThreadPoolExecutor(_SENDERS, "send")
-        keep_memory()
 
     @property
     def depth(self) -> int:

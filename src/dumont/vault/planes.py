@@ -7,20 +7,17 @@ the exponents alone reaches what a general compressor cannot. Source: arXiv 2404
 import struct
 import threading
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import zstandard
 
-from dumont.vault.arrays import load_numpy
+from dumont.vault.arrays import numpy_core
 from dumont.vault.coder import code_into, decompressor, frame_room
 from dumont.vault.errors import RecordDamaged
 from dumont.vault.memory import Rooms, fresh_memory
 
-if TYPE_CHECKING:
-    import numpy as np
-
-    Bytes = np.ndarray[Any, np.dtype[np.uint8]]
-
+Bytes = Any
+"""An array of bytes."""
 _LENGTH = struct.Struct("<I")
 _BLOCK = 64 << 10
 _SCRATCH_BYTES = 13 << 20
@@ -43,15 +40,13 @@ def split(raw: "bytes | memoryview", kind: Floats) -> memoryview:
 
     Shapes: length of the frame (u32), a zstd frame with the plane that compresses, the other planes, the odd bytes.
     """
-    load_numpy()
-    import numpy as np
-
+    np = numpy_core()
     view, width = memoryview(raw), WIDTHS[kind]
     count, odd = divmod(len(view), width)
     most = frame_room(count)
     rest = _aligned(count) + _aligned(_LENGTH.size + most + count) - count
     room = _scratch(rest + len(view) - count)
-    planes = np.frombuffer(room, np.uint8)
+    planes = np.frombuffer(room, "u1")
     low = rest + count
     end = low + count * (width - 2)
     _take_apart(view[: count * width], kind, planes[:count], planes[rest:low], planes[low:end])
@@ -70,9 +65,7 @@ def join(
 
     Errors: RecordDamaged where lengths do not add up; nothing larger than `raw_length` is ever made.
     """
-    load_numpy()
-    import numpy as np
-
+    np = numpy_core()
     if kind not in list(Floats):
         raise RecordDamaged(f"A record holds floats of kind {kind}, which this version does not know.")
     width = WIDTHS[Floats(kind)]
@@ -84,42 +77,39 @@ def join(
     rest = view[_LENGTH.size + packed :]
     if len(rest) != count * (width - 1) + odd:
         raise RecordDamaged("The planes of a field-split record have impossible lengths.")
-    first = np.frombuffer(_unpacked(view[_LENGTH.size : _LENGTH.size + packed], count), np.uint8)
+    first = np.frombuffer(_unpacked(view[_LENGTH.size : _LENGTH.size + packed], count), "u1")
     raw = bytearray(raw_length) if rooms is None else rooms.raw(raw_length).view[:raw_length]
-    out = np.frombuffer(raw, np.uint8)
-    second = np.frombuffer(rest[:count], np.uint8)
-    low = np.frombuffer(rest[count : count * (width - 1)], np.uint8)
+    out = np.frombuffer(raw, "u1")
+    second = np.frombuffer(rest[:count], "u1")
+    low = np.frombuffer(rest[count : count * (width - 1)], "u1")
     _weave(out[: count * width].reshape(count, width), first, second, low, Floats(kind))
-    out[count * width :] = np.frombuffer(rest[count * (width - 1) :], np.uint8)
+    out[count * width :] = np.frombuffer(rest[count * (width - 1) :], "u1")
     return raw
 
 
 def entropies(raw: "bytes | memoryview") -> dict[Floats, float]:
     """Estimate for each kind what share of its size a field split would leave."""
-    load_numpy()
-    import numpy as np
-
+    np = numpy_core()
     words = np.frombuffer(memoryview(raw)[: len(raw) // 4 * 4], "<u2")
-    turned = words >> np.uint16(7) & np.uint16(0xFF)
-    firsts = {Floats.BF16: turned, Floats.FP16: words >> np.uint16(8), Floats.FP32: turned[1::2]}
+    turned = words >> 7 & 0xFF
+    firsts = {Floats.BF16: turned, Floats.FP16: words >> 8, Floats.FP32: turned[1::2]}
     shares = {}
     for kind, first in firsts.items():
         counts = np.bincount(first)
         odds = counts[counts > 0] / max(1, len(first))
-        bits = float(-(odds * np.log2(odds)).sum())
+        bits = -float(np.add.reduce(odds * np.log2(odds)))
         shares[kind] = (max(bits, 1.0) / 8 + WIDTHS[kind] - 1) / WIDTHS[kind]
     return shares
 
 
-def _take_apart(view: memoryview, kind: Floats, first: "Bytes", second: "Bytes", low: "Bytes") -> None:
+def _take_apart(view: memoryview, kind: Floats, first: Bytes, second: Bytes, low: Bytes) -> None:
     """Fill the plane that compresses and the others; block by block, so that the work stays in the CPU's cache."""
-    import numpy as np
-
+    np = numpy_core()
     words = np.frombuffer(view, "<u2")
     if kind is Floats.FP32:
         low.view("<u2")[:] = words[0::2]
         words = words[1::2]
-    turned, sign = np.empty(_BLOCK, np.uint16), np.empty(_BLOCK, np.uint16)
+    turned, sign = np.empty(_BLOCK, "u2"), np.empty(_BLOCK, "u2")
     for at in range(0, len(words), _BLOCK):
         part = words[at : at + _BLOCK]
         word, bit = turned[: len(part)], sign[: len(part)]
@@ -134,25 +124,22 @@ def _take_apart(view: memoryview, kind: Floats, first: "Bytes", second: "Bytes",
         first[at : at + _BLOCK] = word
 
 
-def _weave(rows: "Bytes", first: "Bytes", second: "Bytes", low: "Bytes", kind: Floats) -> None:
+def _weave(rows: Bytes, first: Bytes, second: Bytes, low: Bytes, kind: Floats) -> None:
     """Put planes together again. Multiplying is how numpy shifts to the left most quickly."""
-    import numpy as np
-
+    np = numpy_core()
     words = rows.view("<u2")
     top = words[:, -1]
-    turned, other = np.empty(_BLOCK, np.uint16), np.empty(_BLOCK, np.uint16)
+    turned, other = np.empty(_BLOCK, "u2"), np.empty(_BLOCK, "u2")
     for at in range(0, len(top), _BLOCK):
-        part = first[at : at + _BLOCK]
-        word, bits = turned[: len(part)], other[: len(part)]
-        word[:] = part
-        np.multiply(word, 1 << 8, out=word)
-        bits[:] = second[at : at + _BLOCK]
-        np.bitwise_or(word, bits, out=word)
+        place = top[at : at + _BLOCK]
+        word = place if kind is not Floats.FP32 else turned[: len(place)]
+        np.multiply(first[at : at + _BLOCK], 1 << 8, word, dtype="u2")
+        np.bitwise_or(word, second[at : at + _BLOCK], word)
         if kind is not Floats.FP16:
-            np.multiply(word, 1 << 15, out=bits)
-            np.right_shift(word, 1, out=word)
-            np.bitwise_or(word, bits, out=word)
-        top[at : at + _BLOCK] = word
+            bits = other[: len(word)]
+            np.multiply(word, 1 << 15, bits)
+            np.right_shift(word, 1, word)
+            np.bitwise_or(word, bits, place)
     if kind is Floats.FP32:
         words[:, 0] = np.frombuffer(low.data, "<u2")
 

@@ -236,7 +236,7 @@ def _codecs(bench: _Bench) -> Iterator[Metric]:
     import numpy as np
 
     from benchmarks.vault_workspace import bf16
-    from dumont.agent.pipeline import keep_memory
+    from dumont.agent.keeping import keep_memory
     from dumont.vault.codecs import encode
 
     keep_memory()

@@ -10,16 +10,13 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from dumont.agent import seen as seen_files
-from dumont.agent.partial import RestorePlan
-from dumont.agent.pipeline import Packer, keep_memory
-from dumont.agent.restore import restore_tree
-from dumont.agent.save import save_tree
-from dumont.agent.seen import Seen
-from dumont.agent.transfer import Blobs, Fill
-from dumont.vault import (
+from dumont.agent.keeping import keep_memory
+
+keep_memory()  # as an agent does when it starts, before it loads what it works with
+
+from dumont.vault import (  # noqa: E402
     KeyRing,
     LocalStore,
     Manifest,
@@ -29,6 +26,10 @@ from dumont.vault import (
     pack_name,
     unpack_columns,
 )
+
+if TYPE_CHECKING:
+    from dumont.agent.seen import Seen
+    from dumont.agent.transfer import Fill
 
 _SECRET = b"benchmark" * 4
 
@@ -43,7 +44,7 @@ class Folder:
         """Store a pack."""
         self._store.put_stream(pack_name(pack), (data,))  # type: ignore[arg-type]
 
-    def reader(self, pack: bytes, _: int) -> Fill:
+    def reader(self, pack: bytes, _: int) -> "Fill":
         """Return what reads a range of a pack."""
         path = self._store.root / pack_name(pack)
 
@@ -57,7 +58,6 @@ class Folder:
 
 def main() -> None:
     """Do what the JSON in the first argument says and answer with JSON."""
-    keep_memory()  # as an agent does when it starts
     task = json.loads(sys.argv[1])
     place = task["place"]
     store, blobs = _bucket(place) if isinstance(place, dict) else _folder(Path(place))
@@ -66,15 +66,18 @@ def main() -> None:
     if task["do"] == "restore":
         answer = [_restore(repository, blobs, root) for root in task["roots"]]
     else:
+        from dumont.agent import seen as seen_files
+
         seen_files.SETTLED_SECONDS = float(task.get("settled_seconds", seen_files.SETTLED_SECONDS))
-        seen = Seen(task["seen"], "bench")
+        seen = seen_files.Seen(task["seen"], "bench")
         answer = [_save(repository, blobs, seen, task) for _ in range(int(task.get("times", 1)))]
         for seed in task.get("changes", ()):
             from benchmarks.vault_workspace import change
 
             change(Path(task["root"]), float(task["share"]), seed)
             answer.append(_save(repository, blobs, seen, task))
-    print(json.dumps(answer))  # noqa: T201 - the answer to the process that started this one
+    print(json.dumps(answer), flush=True)  # noqa: T201 - the answer to the process that started this one
+    os._exit(0)  # as an agent ends
 
 
 def _folder(root: Path) -> tuple[Store, Any]:
@@ -83,6 +86,7 @@ def _folder(root: Path) -> tuple[Store, Any]:
 
 
 def _bucket(place: dict[str, Any]) -> tuple[Store, Any]:
+    from dumont.agent.transfer import Blobs
     from dumont.vault import BucketGate, S3Place, S3Store
 
     store = S3Store(S3Place(**place))
@@ -98,7 +102,10 @@ def _repository(store: Store) -> Repository:
         return Repository.create(store, "wsp_bench", keyring)
 
 
-def _save(repository: Repository, blobs: Any, seen: Seen, task: dict[str, Any]) -> dict[str, float]:
+def _save(repository: Repository, blobs: Any, seen: "Seen", task: dict[str, Any]) -> dict[str, float]:
+    from dumont.agent.pipeline import Packer
+    from dumont.agent.save import save_tree
+
     started, burned = time.monotonic(), time.process_time()
     known = set(repository.index().chunks)
     packer = Packer(repository.sealer, known, blobs, lambda: os.urandom(16), lambda pack, size: None)
@@ -139,6 +146,10 @@ def _peak_mb() -> float:
 
 
 def _restore(repository: Repository, blobs: Any, root: str) -> dict[str, float]:
+    from dumont.agent.partial import RestorePlan
+    from dumont.agent.restore import restore_tree
+    from dumont.agent.seen import Seen
+
     started, burned, seen = time.monotonic(), time.process_time(), Seen(f"{root}.seen", "bench")
     manifest = repository.manifest(repository.snapshots()[-1])
     places, missing = repository.locate(manifest.chunks())

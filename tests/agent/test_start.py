@@ -6,8 +6,10 @@ import re
 import shlex
 import shutil
 import sys
+import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import source_from_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ import pytest
 from dumont.agent import AgentFailed, AgentLink, Pipes, start_agent
 from dumont.agent.bundle import DISTRIBUTIONS, LOCK
 from dumont.agent.start import probe
+
+from .conftest import eventually
 
 
 @dataclass
@@ -56,8 +60,18 @@ class ShellHands:
         return self.machine.adopt(await Pipes.to(["/bin/sh", "-c", command], self.environ, Path("/")))
 
 
+async def loaded(pid: int) -> str:
+    """Return what an agent has loaded once it is ready for work."""
+    maps = Path(f"/proc/{pid}/maps")
+    await eventually(lambda: "/_rust." in maps.read_text())
+    return maps.read_text()
+
+
 async def test_the_bundle_is_pushed_once_and_runs_isolated(machines: Callable[[str], Any], tmp_path: Path) -> None:
-    """The second start finds the bundle; a module of the user's that shadows ours does not get in."""
+    """The second start finds the bundle; a module of the user's that shadows ours does not get in.
+
+    All of it is compiled already: nothing is when an agent starts.
+    """
     machine = machines("first")
     hands = ShellHands(machine)
     (machine.home / "msgpack.py").write_text("raise SystemExit('shadowed')")
@@ -65,7 +79,7 @@ async def test_the_bundle_is_pushed_once_and_runs_isolated(machines: Callable[[s
         link = await AgentLink.open(
             await start_agent(hands, cache=tmp_path / "cache"), workspace_root=str(machine.workspace)
         )
-        modules = Path(f"/proc/{link.hello.pid}/maps").read_text()
+        modules = await loaded(link.hello.pid)
         assert str(machine.home / ".dumont" / "agent") in modules
         assert "site-packages/cryptography" not in modules
         await link.close()
@@ -82,6 +96,12 @@ async def test_the_bundle_is_pushed_once_and_runs_isolated(machines: Callable[[s
     )
     ran = await hands.run(f"{shlex.quote(sys.executable)} -I -c {shlex.quote(code)}", timeout=30)
     assert ran.stdout.startswith(str(folder)) and ran.stdout.endswith("_Whole\n"), ran.stderr
+    (archive,) = (tmp_path / "cache").iterdir()
+    with tarfile.open(archive) as opened:
+        compiled = {str(folder / name) for name in opened.getnames() if name.endswith(".pyc")}
+    assert {str(path) for path in folder.rglob("*.pyc")} == compiled
+    used = {f"{folder}/dumont/agent/verbs.py", f"{folder}/numpy/exceptions.py"}
+    assert used <= {source_from_cache(path) for path in compiled}
     assert [path.name for path in (machine.home / ".dumont" / "agent").iterdir()] == [
         Path(hands.pushed[0]).name.partition(".")[0]
     ]

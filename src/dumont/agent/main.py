@@ -1,33 +1,27 @@
-"""The machine's end: read requests from standard input, work, answer on standard output."""
+"""The machine's end: read requests from standard input, work, answer on standard output.
 
-import hashlib
+What saves and restores is loaded once the greeting was answered, while the control plane thinks of what to ask.
+"""
+
 import os
-import platform
 import queue
-import shutil
-import subprocess
 import sys
 import threading
 import time
-from base64 import b64decode
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
-from functools import partial
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from dumont.agent.compare import compare_tree
 from dumont.agent.errors import AgentFailed
 from dumont.agent.exchange import recover
 from dumont.agent.freeze import Freezer
-from dumont.agent.pipeline import Packer, keep_memory
+from dumont.agent.keeping import keep_memory
 from dumont.agent.protocol import BEAT_SECONDS, PROTOCOL, Message, Progress, data_messages, dump, join_data, load
-from dumont.agent.restore import load_plan, restore_tree
-from dumont.agent.save import save_tree
-from dumont.agent.seen import Seen
-from dumont.agent.transfer import Blobs
-from dumont.vault import CHUNK_ID_BYTES, DataKeys, RecordDamaged, Sealer, pack_name
+
+if TYPE_CHECKING:
+    from dumont.agent.seen import Seen
 
 _PROGRESS_SECONDS = 0.2
 _HOOK_SECONDS = 120.0
@@ -141,10 +135,13 @@ class Session:
             except BaseException as error:  # noqa: BLE001 - whatever went wrong is told to the control plane
                 code, detail = _told(error)
                 self.emit({"id": number, "error": {"code": code, "detail": detail}})
+            if self._work.empty():
+                with suppress(ImportError):  # who asks for work is told
+                    _work()
 
     def _carry_out(self, number: int, op: str, args: dict[str, Any], data: bytes) -> Result:
         self.heed(number)
-        verb = _VERBS.get(op)
+        verb = getattr(_work(), op) if op in _WORK else _VERBS.get(op)
         if verb is None:
             raise AgentFailed("unknown_op", f"This agent does not know how to {op}.")
         return verb(self, number, args, data)
@@ -164,17 +161,9 @@ class Session:
             self.heed(number)
             if now.phase != phase or time.monotonic() - last >= _PROGRESS_SECONDS or now.bytes_done == now.bytes_total:
                 last, phase = time.monotonic(), now.phase
-                self.emit({"id": number, "progress": asdict(now)})
+                self.emit({"id": number, "progress": vars(now)})
 
         return report
-
-    def blobs(self, number: int) -> Blobs:
-        """Return the way to the store for one request."""
-
-        def sign(method: str, pack: bytes, size: int) -> str:
-            return str(self.ask(number, "sign", method=method, name=pack_name(pack), size=size))
-
-        return Blobs(sign)
 
     def workspace(self) -> bytes:
         """Return the workspace's folder.
@@ -192,9 +181,10 @@ def _hello(session: Session, _: int, args: dict[str, Any], __: bytes) -> Result:
     session.root = os.path.abspath(os.fsencode(args["workspace_root"]))
     os.makedirs(session.root, exist_ok=True)
     recovered = recover(session.root)
-    free = shutil.disk_usage(session.root).free
+    disk = os.statvfs(session.root)
+    free = disk.f_bavail * disk.f_frsize
     version = "{}.{}.{}".format(*sys.version_info[:3])
-    answer = {"protocol": PROTOCOL, "python": version, "arch": platform.machine(), "free_bytes": free}
+    answer = {"protocol": PROTOCOL, "python": version, "arch": os.uname().machine, "free_bytes": free}
     return {**answer, "recovered": recovered, "pid": os.getpid()}, b""
 
 
@@ -218,80 +208,26 @@ def _thaw(session: Session, _: int, args: dict[str, Any], __: bytes) -> Result:
     return {"processes": count}, b""
 
 
-def _save(session: Session, number: int, args: dict[str, Any], data: bytes) -> Result:
-    root = session.workspace()
-    known = {data[at : at + CHUNK_ID_BYTES] for at in range(0, len(data), CHUNK_ID_BYTES)}
-
-    def ask_pack() -> bytes:
-        return bytes.fromhex(session.ask(number, "pack"))
-
-    def tell_stored(pack: bytes, size: int) -> None:
-        session.ask(number, "stored", pack=pack.hex(), size=size)
-
-    packer = Packer(_sealer(args), known, session.blobs(number), ask_pack, tell_stored)
-    try:
-        own = [os.fsencode(Path(__file__).resolve().parents[2])]
-        counts, blob = save_tree(
-            root, list(args["exclude"]), own, packer, _seen(session, args), session.progress(number)
-        )
-    finally:
-        packer.close()
-    numbers = {name: value for name, value in asdict(counts).items() if isinstance(value, int)}
-    return numbers, blob
-
-
-def _restore(session: Session, number: int, args: dict[str, Any], data: bytes) -> Result:
-    root, plan = session.workspace(), load_plan(data)
-    seen, progress = _seen(session, args), session.progress(number)
-    turn = partial(_turn, session, number, still=bool(args.get("still")))
-    counts = restore_tree(root, plan, _sealer(args), session.blobs(number), seen, progress, turn)
-    return asdict(counts), b""
-
-
-@contextmanager
-def _turn(session: Session, number: int, *, still: bool) -> Iterator[None]:
-    """Ask whether to exchange, which is not taken back any more; with `still` nothing of the user's runs meanwhile."""
-    session.ask(number, "exchange")
-    try:
-        if still:
-            session.freezer.freeze()
-        yield
-    finally:
-        if still:
-            session.freezer.thaw()
-
-
-def _compare(session: Session, number: int, args: dict[str, Any], data: bytes) -> Result:
-    progress = session.progress(number)
-    return {}, compare_tree(session.workspace(), list(args["exclude"]), data, _sealer(args), progress)
-
-
 _VERBS: dict[str, Callable[[Session, int, dict[str, Any], bytes], Result]] = {
     "hello": _hello,
     "freeze": _freeze,
     "hold": _hold,
     "thaw": _thaw,
-    "save": _save,
-    "restore": _restore,
-    "compare": _compare,
 }
+_WORK = ("save", "restore", "compare")
 
 
-def _sealer(args: dict[str, Any]) -> Sealer:
-    return Sealer(DataKeys.of(b64decode(args["data_key"])), str(args["repository_id"]))
+def _work() -> ModuleType:
+    from dumont.agent import verbs
 
-
-def _seen(session: Session, args: dict[str, Any]) -> Seen:
-    about = b"\0".join((str(args["repository_id"]).encode(), session.workspace()))
-    name = hashlib.sha256(about).hexdigest()[:32]
-    if name not in session.seen:
-        session.seen[name] = Seen(str(Path.home() / ".dumont" / "agent" / f"seen-{name}"), name)
-    return session.seen[name]
+    return verbs
 
 
 def _run_hook(session: Session, command: str | None, code: str) -> None:
     if not command:
         return
+    import subprocess
+
     shell = "/bin/bash" if os.path.exists("/bin/bash") else "/bin/sh"
     try:
         done = subprocess.run(
@@ -311,6 +247,8 @@ def _run_hook(session: Session, command: str | None, code: str) -> None:
 def _told(error: BaseException) -> tuple[str, str]:
     if isinstance(error, AgentFailed):
         return error.code, error.detail
+    from dumont.vault import RecordDamaged
+
     if isinstance(error, RecordDamaged):
         return "damaged", error.detail
     if isinstance(error, OSError):

@@ -12,8 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import zstandard
-
 from dumont.agent.errors import AgentFailed
 
 PROTOCOL = 1
@@ -60,7 +58,11 @@ def load(line: bytes) -> Message:
 
 def data_messages(number: int, data: bytes) -> Iterator[Message]:
     """Yield the lines that carry `data` ahead of the request or result with that number."""
-    packed = zstandard.ZstdCompressor(level=1).compress(data) if data else b""
+    if not data:
+        return
+    import zstandard
+
+    packed = zstandard.ZstdCompressor(level=1).compress(data)
     for start in range(0, len(packed), _PART_BYTES):
         yield {"id": number, "data": base64.b64encode(packed[start : start + _PART_BYTES]).decode("ascii")}
 
@@ -72,6 +74,8 @@ def join_data(parts: list[str]) -> bytes:
     """
     if not parts:
         return b""
+    import zstandard
+
     try:
         packed = b"".join(base64.b64decode(part, validate=True) for part in parts)
         if zstandard.frame_content_size(packed) > _MAX_DATA_BYTES:

@@ -1,7 +1,6 @@
 """Restore a workspace on the machine's side: fetch into a partial tree, prove it, then exchange."""
 
 import os
-import secrets
 import stat
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -59,7 +58,7 @@ def restore_tree(
     Errors: AgentFailed, RecordDamaged, OSError.
     """
     os.makedirs(root, exist_ok=True)
-    name = secrets.token_hex(8)
+    name = os.urandom(8).hex()
     stale = [os.path.join(root, n) for n in os.listdir(root) if n.startswith((PARTIAL_PREFIX, OLD_PREFIX))]
     builder = PartialTree(root, name, plan, sealer, progress)
     try:

@@ -62,8 +62,17 @@ async def start_agent(hands: HandsLike, *, cache: Path) -> WireLike:
     if not await hands.exists(folder):
         archive = await asyncio.to_thread(bundle_for, interpreter, cache)
         await _push(hands, interpreter, archive, folder)
-    code = f"import sys,runpy;sys.path.insert(0,{folder!r});runpy.run_module('dumont.agent',run_name='__main__')"
-    return await hands.open_wire(f"exec {shlex.quote(interpreter.path)} -I -c {shlex.quote(code)}")
+    return await hands.open_wire(start_command(interpreter.path, folder))
+
+
+def start_command(python: str, folder: str) -> str:
+    """Return the command that runs the agent from its folder, apart from all else that the machine's Python has.
+
+    Neither packages nor hooks of the image are looked at (-S); what is loaded is not searched for garbage.
+    """
+    run = f"sys.path.insert(0,{folder!r});runpy.run_module('dumont.agent',run_name='__main__')"
+    code = f"import gc,sys;gc.set_threshold(500000,20,20);import runpy;{run}"
+    return f"exec {shlex.quote(python)} -I -S -c {shlex.quote(code)}"
 
 
 async def probe(hands: HandsLike) -> Interpreter:

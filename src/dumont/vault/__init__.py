@@ -43,8 +43,6 @@ from dumont.vault.packs import (
     pack_name,
 )
 from dumont.vault.records import CHUNK_BYTES, CHUNK_ID_BYTES, MAX_CHUNK_BYTES, Record, Sealer, record_room
-from dumont.vault.repository import Repository
-from dumont.vault.store import LocalStore, Store
 from dumont.vault.verify import SPAN_BYTES, RecordReader, Verification, by_pack, spans, touched_files
 
 if TYPE_CHECKING:
@@ -52,7 +50,9 @@ if TYPE_CHECKING:
     from dumont.vault.collecting import Authority, Collection, Limits, Named, collect
     from dumont.vault.gate import Gate, QuietServer
     from dumont.vault.place import S3Place
+    from dumont.vault.repository import Repository
     from dumont.vault.s3 import BucketGate, S3Store
+    from dumont.vault.store import LocalStore, Store
 
 __all__ = [
     "CHUNK_BYTES",
@@ -127,13 +127,15 @@ _LATER = {
     **dict.fromkeys(("Choice", "Chosen", "choose", "chosen_entries"), "choosing"),
     **dict.fromkeys(("Gate", "QuietServer"), "gate"),
     "S3Place": "place",
+    "Repository": "repository",
+    **dict.fromkeys(("LocalStore", "Store"), "store"),
     **dict.fromkeys(("BucketGate", "S3Store"), "s3"),
     **dict.fromkeys(("Authority", "Collection", "Limits", "Named", "collect"), "collecting"),
 }
 
 
 def __getattr__(name: str) -> Any:
-    """Bring what serves packs, speaks to buckets or collects only where it is asked for: machines never do."""
+    """Bring what keeps repositories, serves packs or collects only where it is asked for: machines never do."""
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"dumont.vault.{_LATER[name]}"), name)

@@ -1,6 +1,5 @@
 """Verification: prove from the store, not from memory, that every byte of a snapshot can be had again."""
 
-import random
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass, field
@@ -201,6 +200,8 @@ def _choose(places: dict[bytes, Location], wholly: set[bytes], all_below: int, s
     if sum(place.length for place in places.values()) < all_below:
         return places
     chosen = {chunk: place for chunk, place in places.items() if place.pack in wholly}
+    import random
+
     rest = sorted(places.keys() - chosen.keys())
     drawn = random.SystemRandom().sample(rest, min(sample, len(rest)))
     return chosen | {chunk: places[chunk] for chunk in drawn}

@@ -20,6 +20,7 @@ Bytes = Any
 """An array of bytes."""
 _LENGTH = struct.Struct("<I")
 _BLOCK = 64 << 10
+_BLOCK_BYTES = 512 << 10
 _SCRATCH_BYTES = 13 << 20
 _local = threading.local()
 
@@ -103,25 +104,44 @@ def entropies(raw: "bytes | memoryview") -> dict[Floats, float]:
 
 
 def _take_apart(view: memoryview, kind: Floats, first: Bytes, second: Bytes, low: Bytes) -> None:
-    """Fill the plane that compresses and the others; block by block, so that the work stays in the CPU's cache."""
-    np = numpy_core()
-    words = np.frombuffer(view, "<u2")
-    if kind is Floats.FP32:
-        low.view("<u2")[:] = words[0::2]
-        words = words[1::2]
-    turned, sign = np.empty(_BLOCK, "u2"), np.empty(_BLOCK, "u2")
-    for at in range(0, len(words), _BLOCK):
-        part = words[at : at + _BLOCK]
-        word, bit = turned[: len(part)], sign[: len(part)]
-        if kind is Floats.FP16:
-            word[:] = part
-        else:
-            np.add(part, part, out=word)
-            np.right_shift(part, 15, out=bit)
-            np.bitwise_or(word, bit, out=word)
-        second[at : at + _BLOCK] = word
-        np.right_shift(word, 8, out=word)
-        first[at : at + _BLOCK] = word
+    """Fill the plane that compresses and the others; block by block, so that the work stays in the CPU's cache.
+
+    A number that is put into a narrower one loses its upper bits: that is what tells the bytes of a word apart here.
+    """
+    np, blocks = numpy_core(), _blocks()
+    wide = np.frombuffer(view, "<u4" if kind is Floats.FP32 else "<u2")
+    size = _BLOCK_BYTES // wide.itemsize
+    for at in range(0, len(wide), size):
+        top = part = wide[at : at + size]
+        here = slice(at, at + len(part))
+        if kind is Floats.FP32:
+            low.view("<u2")[here] = part
+            top = blocks.top[: len(part)]
+            top[:] = np.right_shift(part, 16, out=blocks.shifted.view("u4")[: len(part)])
+        shifted = blocks.shifted[: len(part)]
+        first[here] = np.right_shift(top, 8 if kind is Floats.FP16 else 7, out=shifted)
+        second[here] = top
+        if kind is not Floats.FP16:
+            sign = np.less(top.view("i2"), 0, out=blocks.sign[: len(part)])
+            np.add(second[here], second[here], out=second[here])
+            np.bitwise_or(second[here], sign.view("u1"), out=second[here])
+
+
+class _Blocks:
+    """What stands between a block of floats and its planes; the same memory each time."""
+
+    def __init__(self) -> None:
+        np = numpy_core()
+        self.shifted = np.empty(_BLOCK_BYTES // 2, "u2")
+        self.top = np.empty(_BLOCK_BYTES // 4, "u2")
+        self.sign = np.empty(_BLOCK_BYTES // 2, "?")
+
+
+def _blocks() -> _Blocks:
+    found: _Blocks | None = getattr(_local, "blocks", None)
+    if found is None:
+        found = _local.blocks = _Blocks()
+    return found
 
 
 def _weave(rows: Bytes, first: Bytes, second: Bytes, low: Bytes, kind: Floats) -> None:

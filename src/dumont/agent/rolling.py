@@ -5,12 +5,8 @@ everywhere with a cheap hash over three bytes, the others only where those fit.
 """
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
 
-from dumont.vault import load_numpy
-
-if TYPE_CHECKING:
-    import numpy as np
+from dumont.vault import numpy_core
 
 LEAST_BYTES = 1 << 20
 MOST_BYTES = 4 << 20
@@ -46,30 +42,18 @@ def _next(read: Callable[[int, int], bytes], start: int, end: int) -> int:
 
 def _first_cut(block: bytes) -> int:
     """Return how far behind its first 16 bytes a block is to be cut, 0 for not at all."""
-    load_numpy()
-    import numpy as np
-
+    np = numpy_core()
     if len(block) <= _REACH:
         return 0
-    plain = np.frombuffer(block, np.uint8)
-    last = plain[_REACH:]
-    mixed = last * np.uint8(5)
-    mixed += plain[_REACH - 1 : -1] * np.uint8(3)
+    plain = np.frombuffer(block, "u1")
+    mixed = plain[_REACH:] * 5
+    mixed += plain[_REACH - 1 : -1] * 3
     mixed += plain[_REACH - 2 : -2]
-    places = np.flatnonzero(mixed == _MARK)
-    if not len(places):
-        return 0
-    hits = places[_rare(plain, places)]
-    return int(hits[0]) + 1 if len(hits) else 0
-
-
-def _rare(plain: "np.ndarray[Any, np.dtype[np.uint8]]", places: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
-    import numpy as np
-
-    reach = places[:, None] + np.arange(1, _REACH + 1)
-    words = plain[reach].view(np.uint64)
-    mixed = words[:, 0] * np.uint64(_FACTORS[0]) + words[:, 1] * np.uint64(_FACTORS[1])
-    mixed ^= mixed >> np.uint64(29)
-    mixed *= np.uint64(_FACTORS[2])
-    rare: np.ndarray[Any, Any] = (mixed >> np.uint64(40)) % np.uint64(_RARE) == 0
-    return rare
+    (places,) = (mixed == _MARK).nonzero()
+    words = np.ndarray((len(block) - 7,), "<u8", block, 0, (1,))  # those that begin at each byte
+    hashed = words[places + 1] * _FACTORS[0]
+    hashed += words[places + 9] * _FACTORS[1]
+    hashed ^= hashed >> 29
+    hashed *= _FACTORS[2]
+    (hits,) = ((hashed >> 40) % _RARE == 0).nonzero()
+    return int(places[hits[0]]) + 1 if len(hits) else 0

@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from dumont.vault.arrays import load_numpy
+from dumont.vault.arrays import load_numpy, numpy_core
 from dumont.vault.errors import (
     NotInSnapshot,
     RecordDamaged,
@@ -115,6 +115,7 @@ __all__ = [
     "load_numpy",
     "merkle_root",
     "new_pack_room",
+    "numpy_core",
     "pack_columns",
     "pack_name",
     "record_room",

@@ -25,6 +25,8 @@ SMALL_BYTES = 256 << 10
 _GROUP_BYTES = 2 << 20
 _WORKERS = min(4, os.cpu_count() or 1)
 _PACKS_AT_ONCE = 3
+_PATIENCE_SECONDS = 0.1
+"""How long a third pack waits for the memory of the others: to have more of it costs as much CPU as to seal a pack."""
 _SENDERS = 2
 
 AskPack = Callable[[], bytes]
@@ -65,9 +67,8 @@ class Packer:
         self._lock = threading.Lock()
         self._counting = threading.Lock()
         self._local = threading.local()
-        self._rooms: queue.LifoQueue[bytearray | mmap.mmap | None] = queue.LifoQueue()
-        for _ in range(_PACKS_AT_ONCE):
-            self._rooms.put(None)
+        self._rooms: queue.LifoQueue[bytearray | mmap.mmap] = queue.LifoQueue()
+        self._rooms_made = 0
         self._builder: PackBuilder | None = None
         self._group = _Group()
         self._grouped: list[Future[None]] = []
@@ -194,13 +195,20 @@ class Packer:
 
     def _begin(self) -> PackBuilder:
         """Begin a pack as soon as there is room for one more."""
-        room = self._rooms.get()
+        room = self._room()
         if self._failed is not None:
             self._rooms.put(room)
             raise self._failed
-        room = new_pack_room() if room is None else room
         self._builder = PackBuilder(self._sealer.keys, self._sealer.repository_id, room)
         return self._builder
+
+    def _room(self) -> bytearray | mmap.mmap:
+        patience = _PATIENCE_SECONDS if self._rooms_made > 1 else 0
+        try:
+            return self._rooms.get(timeout=patience if self._rooms_made < _PACKS_AT_ONCE else None)
+        except queue.Empty:
+            self._rooms_made += 1
+            return new_pack_room()
 
     def _send(self, builder: PackBuilder) -> None:
         try:

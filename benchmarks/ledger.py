@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import date
+from functools import partial
 from itertools import count
 
 import psycopg
@@ -22,30 +23,37 @@ from dumont.db import psycopg_url
 from dumont.ledger import Lane, Leg, Outcome, Posting, Writer, audit
 
 ACCOUNTS = 1000
+WARM_SECONDS = 1.0
+"""A server process plans anew for its first five calls; pgbench's slices leave out as much."""
 _FUNDS = 10**12
 _DAY = date(2026, 3, 14)
 Work = Callable[["_Books", "_Watch"], Awaitable[int]]
-"""Connects, starts the watch, posts while it runs, and returns how many postings stand since."""
+"""Connects, posts while the watch runs, and returns how many postings stand of what it measured."""
 
 
 @dataclass
 class _Watch:
-    """Measures a slice from the moment in which every connection is open and prepared, as pgbench does."""
+    """Measures a slice from its second second on, when every server process has its plans, as pgbench's is."""
 
     server_pid: int
     seconds: float
     begun: float = 0.0
     server_used: float = 0.0
     own_used: float = 0.0
+    _until: float = 0.0
 
-    def start(self) -> None:
-        """Begin the slice."""
+    async def take(self, clients: "Sequence[Callable[[], Awaitable[int]]]") -> int:
+        """Let clients post for a second that does not count and for the slice; returns how many it posted."""
+        self._until = time.monotonic() + WARM_SECONDS
+        await asyncio.gather(*(client() for client in clients))
         self.server_used, self.own_used = cpu_seconds(family(self.server_pid)[0]), time.process_time()
         self.begun = time.monotonic()
+        self._until = self.begun + self.seconds
+        return sum(await asyncio.gather(*(client() for client in clients)))
 
     def runs(self) -> bool:
-        """Tell whether the slice goes on."""
-        return time.monotonic() < self.begun + self.seconds
+        """Tell whether clients go on."""
+        return time.monotonic() < self._until
 
     def read(self, posted: int) -> tuple[Slice, float]:
         """Return the slice, and the CPU of this process for each posting."""
@@ -199,7 +207,6 @@ def _singles(clients: int) -> Work:
             for lane in lanes:
                 stack.push_async_callback(lane.close)
                 _stood(await lane.post([books.posting()]))
-            watch.start()
 
             async def client(lane: Lane) -> int:
                 posted = 0
@@ -207,7 +214,7 @@ def _singles(clients: int) -> Work:
                     posted += _stood(await lane.post([books.posting()]))
                 return posted
 
-            return sum(await asyncio.gather(*(client(lane) for lane in lanes)))
+            return await watch.take([partial(client, lane) for lane in lanes])
 
     return work
 
@@ -220,7 +227,6 @@ def _coalesced(in_flight: int, *, hot: bool) -> Work:
             writer = Writer(Lane(books.url), Lane(books.url))
             stack.push_async_callback(writer.close)
             _stood(await writer.post_batch([books.posting(hot=hot) for _ in range(in_flight)]))
-            watch.start()
 
             async def client() -> int:
                 posted = 0
@@ -228,7 +234,7 @@ def _coalesced(in_flight: int, *, hot: bool) -> Work:
                     posted += _stood([await writer.post(books.posting(hot=hot))])
                 return posted
 
-            return sum(await asyncio.gather(*(client() for _ in range(in_flight))))
+            return await watch.take([client] * in_flight)
 
     return work
 
@@ -241,7 +247,6 @@ def _batches(size: int) -> Work:
             lane = Lane(books.url)
             stack.push_async_callback(lane.close)
             _stood(await lane.post([books.posting() for _ in range(size)]))
-            watch.start()
 
             async def hand() -> int:
                 posted = 0
@@ -249,7 +254,7 @@ def _batches(size: int) -> Work:
                     posted += _stood(await lane.post([books.posting() for _ in range(size)]))
                 return posted
 
-            return sum(await asyncio.gather(hand(), hand()))
+            return await watch.take([hand, hand])
 
     return work
 

@@ -93,8 +93,59 @@ def bomb() -> bytes:
     return zstandard.ZstdCompressor().compress(bytes(64 << 20))
 
 
+PAIRED = 16
+
+
+def odd_ones(kind: int, count: int, few: int) -> bytes:
+    """Weights of which some have exponents of their own, zero and the greatest among them."""
+    draw = random.Random(count)
+    raw = bytearray(floats("bf16" if kind == 1 else "fp32", count))
+    width = 2 if kind == 1 else 4
+    for number in range(few):
+        place = draw.randrange(count) if number else count - 1
+        raw[place * width + width - 2 : (place + 1) * width] = draw.choice(
+            (b"\0\0", b"\xff\x7f", b"\xff\xff", b"\0\x01")
+        )
+    return bytes(raw)
+
+
+@pytest.mark.checklist("SNAP-01")
+@pytest.mark.parametrize("kind", [1, 3])
+@pytest.mark.parametrize(("count", "few"), [(400_001, 0), (400_001, 60), (600_000, 90), (131_072, 1), (50_001, 3)])
+def test_weights_are_coded_in_pairs(kind: int, count: int, few: int) -> None:
+    """Odd and even counts, with a few that lie elsewhere, the last one among them; the plain form gives the same."""
+    raw = odd_ones(kind, count, few) + b"!"
+    codec, parameter, body = encode(raw)
+    assert (codec, parameter) == (Codec.SPLIT, kind | PAIRED)
+    packed = b"".join(body)
+    plain = b"".join(_encoded(raw, Codec.SPLIT, kind))
+    assert len(packed) < len(plain) * 1.005
+    for rooms in (None, ROOMS):
+        assert decode(codec, parameter, packed, len(raw), rooms) == raw
+        assert decode(Codec.SPLIT, kind, plain, len(raw), rooms) == raw
+
+
+@pytest.mark.parametrize("start", [0, 1])
+def test_what_lies_too_wide_for_pairs_is_coded_as_before(start: int) -> None:
+    """Whether a sample, of each 24th, shows it or only the whole does."""
+    raw = bytearray(floats("bf16", 400_000))
+    for place in range(start, 400_000, 40 * 24):
+        raw[2 * place + 1] = 0x7F
+    codec, parameter, body = encode(bytes(raw))
+    assert (codec, parameter) == (Codec.SPLIT, 1)
+    assert decode(codec, parameter, b"".join(body), len(raw)) == raw
+
+
 BLOSC = blosc.compress(bytes(1 << 20), typesize=4, clevel=1, shuffle=blosc.BITSHUFFLE, cname="lz4")
 SPLIT = b"".join(_encoded(floats("bf16", 1000), Codec.SPLIT, 1))
+
+
+def paired(plane: bytes) -> bytes:
+    """Return the body of 1,000 halves of floats whose plane of pairs is that."""
+    frame = zstandard.ZstdCompressor().compress(plane)
+    return struct.pack("<I", len(frame)) + frame + bytes(1000)
+
+
 BOMBS = {
     "zstd that says more": (Codec.ZSTD, 0, bomb(), 1000),
     "zstd that says nothing": (Codec.ZSTD, 0, zstandard.ZstdCompressor(write_content_size=False).compress(b"x"), 1),
@@ -108,6 +159,12 @@ BOMBS = {
     "a frame beyond the body": (Codec.SPLIT, 1, struct.pack("<I", 1 << 31) + SPLIT[4:], 2000),
     "planes cut short": (Codec.SPLIT, 1, SPLIT[:-1], 2000),
     "no planes": (Codec.SPLIT, 1, b"", 0),
+    "pairs without a base": (Codec.SPLIT, 17, paired(b"\0" * 500), 2000),
+    "pairs of half a place": (Codec.SPLIT, 17, paired(b"\0" * 503), 2000),
+    "pairs that name a place beyond": (Codec.SPLIT, 17, paired(b"\0" * 500 + b"\xe8\3\0\0" + b"\0\0"), 2000),
+    "pairs above a base beyond": (Codec.SPLIT, 17, paired(b"\0" * 500 + b"\xf1"), 2000),
+    "pairs that say more": (Codec.SPLIT, 17, paired(b"\0" * 1001), 2000),
+    "pairs of no kind": (Codec.SPLIT, 16, paired(b"\0" * 501), 2000),
     "floats of no kind": (Codec.SPLIT, 9, SPLIT, 2000),
     "an unknown codec": (77, 0, b"", 0),
 }

@@ -124,11 +124,19 @@ class Reader:
         assert codec == 3
         (length,) = struct.unpack("<I", body[:4])
         first = zstandard.ZstdDecompressor().decompress(body[4 : 4 + length])
-        width = 4 if parameter == 3 else 2
+        kind, width = parameter & 15, 4 if parameter & 15 == 3 else 2
         count = plain // width
+        if parameter & 16:
+            half = (count + 1) // 2
+            few = (len(first) - half - 1) // 5
+            pairs, places, others = first[:half], first[half : half + 4 * few], first[half + 4 * few : -1]
+            near = bytearray(first[-1] + far for pair in pairs for far in (pair & 15, pair >> 4))[:count]
+            for place, other in zip(struct.unpack(f"<{few}I", places), others, strict=True):
+                near[place] = other
+            first = bytes(near)
         second, low = body[4 + length :][:count], body[4 + length + count :]
         odd = low[count * (width - 2) :]
-        if parameter == 2:
+        if kind == 2:
             return b"".join(bytes(pair) for pair in zip(second, first, strict=True)) + odd
         tops = (e << 7 | s >> 1 | (s & 1) << 15 for e, s in zip(first, second, strict=True))
         lows = (low[i * 2 : i * 2 + 2] if width == 4 else b"" for i in range(count))
@@ -182,8 +190,18 @@ def test_every_codec_and_groups_are_read_as_the_document_says(filled: Any) -> No
     draw = random.Random(8)
     fp32 = b"".join(struct.pack("<f", draw.gauss(0, 0.02)) for _ in range(40_000))
     bf16 = b"".join(fp32[at + 2 : at + 4] for at in range(0, len(fp32), 4))
+    wide = b"".join(struct.pack("<f", draw.gauss(0, 0.02) * 2.0 ** draw.randrange(-8, 9)) for _ in range(40_000))
+    spread = b"".join(wide[at + 2 : at + 4] for at in range(0, len(wide), 4))
     counters = struct.pack("<40000I", *range(40_000))
-    chunks = [bf16 + b"!", fp32 + b"odd", counters, b"text " * 20_000, filled.contents[b"a/big"][:100_000]]
+    chunks = [
+        bf16 + b"!",
+        fp32 + b"odd",
+        spread,
+        wide,
+        counters,
+        b"text " * 20_000,
+        filled.contents[b"a/big"][:100_000],
+    ]
     store_pack(filled.repository, b"\x05" * 16, chunks)
     members = [b"one", b"number two", b""]
     sealer, keys = filled.repository.sealer, filled.repository.data_keys
@@ -198,4 +216,4 @@ def test_every_codec_and_groups_are_read_as_the_document_says(filled: Any) -> No
     assert places == reader.chunks_from_packs()
     for raw in [*chunks, *members, whole]:
         assert reader.read(sealer.chunk_id(raw), places[sealer.chunk_id(raw)]) == raw
-    assert {codec for codec, _ in reader.codecs} == {0, 1, 2, 3} and {(3, 1), (3, 3)} <= reader.codecs
+    assert {codec for codec, _ in reader.codecs} == {0, 1, 2, 3} and {(3, 1), (3, 3), (3, 17), (3, 19)} <= reader.codecs

@@ -10,7 +10,7 @@ from dumont.vault.blosc_core import blosc
 from dumont.vault.coder import decompressor
 from dumont.vault.errors import RecordDamaged
 from dumont.vault.memory import Rooms
-from dumont.vault.planes import WIDTHS, Floats, entropies, join, split
+from dumont.vault.planes import WIDTHS, Floats, entropies, join, split, split_plainly
 
 MAX_RAW_BYTES = 64 << 20
 _SAMPLES = 4
@@ -47,7 +47,11 @@ def encode(raw: "bytes | memoryview") -> tuple[Codec, int, Body]:
     Guarantees: never longer than the chunk itself.
     """
     codec, parameter = choose(raw)
-    body = _encoded(raw, codec, parameter)
+    if codec is Codec.SPLIT:
+        parameter, floats = split(raw, Floats(parameter))
+        body: Body = [floats]
+    else:
+        body = _encoded(raw, codec, parameter)
     if codec is Codec.RAW or sum(map(len, body)) >= len(raw):
         return Codec.RAW, 0, [raw]
     return codec, parameter, body
@@ -110,7 +114,7 @@ def _encoded(raw: "bytes | memoryview", codec: Codec, parameter: int) -> Body:
     if codec is Codec.BITSHUFFLE:
         return [_shuffle(raw, parameter)]
     if codec is Codec.SPLIT:
-        return [split(raw, Floats(parameter))]
+        return [split_plainly(raw, Floats(parameter))]
     return [raw]
 
 

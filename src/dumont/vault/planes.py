@@ -15,6 +15,7 @@ from dumont.vault.arrays import numpy_core
 from dumont.vault.coder import code_into, decompressor, frame_room
 from dumont.vault.errors import RecordDamaged
 from dumont.vault.memory import Rooms, fresh_memory
+from dumont.vault.pairs import LEAST_COUNT, Pairs, apart, base_of
 
 Bytes = Any
 """An array of bytes."""
@@ -34,13 +35,38 @@ class Floats(IntEnum):
 
 
 WIDTHS = {Floats.BF16: 2, Floats.FP16: 2, Floats.FP32: 4}
+PAIRED = 16
+"""Set in the parameter where the plane that compresses is written in pairs."""
 
 
-def split(raw: "bytes | memoryview", kind: Floats) -> memoryview:
-    """Return the field-split body of a chunk; it is good until this thread splits the next one.
+def split(raw: "bytes | memoryview", kind: Floats) -> tuple[int, memoryview]:
+    """Return the parameter and the field-split body of a chunk; it is good until this thread splits the next one.
 
     Shapes: length of the frame (u32), a zstd frame with the plane that compresses, the other planes, the odd bytes.
     """
+    base = _base(raw, kind)
+    paired = _split(raw, kind, base) if base is not None else None
+    return (kind | PAIRED, paired) if paired is not None else (kind, split_plainly(raw, kind))
+
+
+def split_plainly(raw: "bytes | memoryview", kind: Floats) -> memoryview:
+    """Return the body with the plane that compresses as it is, not in pairs."""
+    body = _split(raw, kind, None)
+    assert body is not None
+    return body
+
+
+def _base(raw: "bytes | memoryview", kind: Floats) -> int | None:
+    """Return above which base a sample of the plane lies that compresses, if above any."""
+    words = numpy_core().frombuffer(memoryview(raw)[: len(raw) // 4 * 4], "<u2")
+    firsts = words[1::2] if kind is Floats.FP32 else words
+    if len(firsts) < LEAST_COUNT:
+        return None
+    return base_of(firsts[:: len(firsts) // LEAST_COUNT] >> (8 if kind is Floats.FP16 else 7) & 0xFF)
+
+
+def _split(raw: "bytes | memoryview", kind: Floats, base: int | None) -> memoryview | None:
+    """Return the body, with a base that of pairs; None where too many bytes do not lie near it."""
     np = numpy_core()
     view, width = memoryview(raw), WIDTHS[kind]
     count, odd = divmod(len(view), width)
@@ -50,9 +76,13 @@ def split(raw: "bytes | memoryview", kind: Floats) -> memoryview:
     planes = np.frombuffer(room, "u1")
     low = rest + count
     end = low + count * (width - 2)
-    _take_apart(view[: count * width], kind, planes[:count], planes[rest:low], planes[low:end])
+    pairs = None if base is None else Pairs(planes[:count], count, base)
+    _take_apart(view[: count * width], kind, pairs or planes[:count], planes[rest:low], planes[low:end])
+    length = count if pairs is None else pairs.finish()
+    if length is None:
+        return None
     room[end : end + odd] = view[count * width :]
-    packed = code_into(room[:count], room[rest - most : rest])
+    packed = code_into(room[:length], room[rest - most : rest])
     room[rest - packed : rest] = room[rest - most : rest - most + packed]
     start = rest - packed - _LENGTH.size
     _LENGTH.pack_into(room, start, packed)
@@ -60,13 +90,14 @@ def split(raw: "bytes | memoryview", kind: Floats) -> memoryview:
 
 
 def join(
-    body: "bytes | memoryview", kind: int, raw_length: int, rooms: Rooms | None = None
+    body: "bytes | memoryview", parameter: int, raw_length: int, rooms: Rooms | None = None
 ) -> "bytearray | memoryview":
     """Return the floats that a field-split body stands for; where there are `rooms`, they lie there.
 
     Errors: RecordDamaged where lengths do not add up; nothing larger than `raw_length` is ever made.
     """
     np = numpy_core()
+    kind, paired = parameter & ~PAIRED, bool(parameter & PAIRED)
     if kind not in list(Floats):
         raise RecordDamaged(f"A record holds floats of kind {kind}, which this version does not know.")
     width = WIDTHS[Floats(kind)]
@@ -78,7 +109,8 @@ def join(
     rest = view[_LENGTH.size + packed :]
     if len(rest) != count * (width - 1) + odd:
         raise RecordDamaged("The planes of a field-split record have impossible lengths.")
-    first = np.frombuffer(_unpacked(view[_LENGTH.size : _LENGTH.size + packed], count), "u1")
+    plane = _unpacked(view[_LENGTH.size : _LENGTH.size + packed], count, paired=paired)
+    first = apart(plane, count) if paired else np.frombuffer(plane, "u1")
     raw = bytearray(raw_length) if rooms is None else rooms.raw(raw_length).view[:raw_length]
     out = np.frombuffer(raw, "u1")
     second = np.frombuffer(rest[:count], "u1")
@@ -103,7 +135,7 @@ def entropies(raw: "bytes | memoryview") -> dict[Floats, float]:
     return shares
 
 
-def _take_apart(view: memoryview, kind: Floats, first: Bytes, second: Bytes, low: Bytes) -> None:
+def _take_apart(view: memoryview, kind: Floats, first: "Bytes | Pairs", second: Bytes, low: Bytes) -> None:
     """Fill the plane that compresses and the others; block by block, so that the work stays in the CPU's cache.
 
     A number that is put into a narrower one loses its upper bits: that is what tells the bytes of a word apart here.
@@ -119,7 +151,11 @@ def _take_apart(view: memoryview, kind: Floats, first: Bytes, second: Bytes, low
             top = blocks.top[: len(part)]
             top[:] = np.right_shift(part, 16, out=blocks.shifted.view("u4")[: len(part)])
         shifted = blocks.shifted[: len(part)]
-        first[here] = np.right_shift(top, 8 if kind is Floats.FP16 else 7, out=shifted)
+        np.right_shift(top, 8 if kind is Floats.FP16 else 7, out=shifted)
+        if isinstance(first, Pairs):
+            first.take(at, shifted)
+        else:
+            first[here] = shifted
         second[here] = top
         if kind is not Floats.FP16:
             sign = np.less(top.view("i2"), 0, out=blocks.sign[: len(part)])
@@ -176,13 +212,14 @@ def _aligned(length: int) -> int:
     return -(-length // 64) * 64
 
 
-def _unpacked(frame: memoryview, count: int) -> bytes:
+def _unpacked(frame: memoryview, count: int, *, paired: bool) -> bytes:
     try:
-        if zstandard.frame_content_size(frame) != count:
+        length = zstandard.frame_content_size(frame)
+        if length > count if paired else length != count:
             raise RecordDamaged("A field-split record decodes to another length than it promises.")
         plane: bytes = decompressor().decompress(frame)
     except zstandard.ZstdError:
         raise RecordDamaged("A field-split record does not decompress.") from None
-    if len(plane) != count:
+    if len(plane) != length:
         raise RecordDamaged("A field-split record decodes to another length than it promises.")
     return plane

@@ -1,0 +1,110 @@
+"""Exponents two by two: weights use few of them, so that two fit into a byte and half as many are left to be coded.
+
+Shapes, for `count` bytes: pairs of how far each lies above a base, 0 to 15, the earlier one in the lower four bits;
+the places (u32) of those that lie elsewhere; these themselves; and last the base.
+"""
+
+import threading
+from typing import Any
+
+from dumont.vault.arrays import numpy_core
+from dumont.vault.errors import RecordDamaged
+
+Array = Any
+_NEAR = 16
+_MOST_BASE = 256 - _NEAR
+_FEW = 2048
+"""One in so many may lie elsewhere."""
+LEAST_COUNT = 8 * _FEW
+_ROW = 1024
+_BLOCK = 128 << 10
+_local = threading.local()
+
+
+def base_of(sample: Array) -> int | None:
+    """Return the base that nearly all of a sample's bytes lie near, None where they are spread wider."""
+    np = numpy_core()
+    upto = np.add.accumulate(np.bincount(sample, minlength=256))
+    within = upto[_NEAR - 1 :].copy()
+    within[1:] -= upto[:-_NEAR]
+    base = int(within.argmax())
+    return base if int(within[base]) * _FEW >= len(sample) * (_FEW - 1) else None
+
+
+class Pairs:
+    """Takes in a plane's bytes, block by block, and writes their pairs."""
+
+    def __init__(self, plane: Array, count: int, base: int) -> None:
+        self._plane = plane
+        self._count = count
+        self._base = base
+        self._places: list[Array] = []
+        self._others: list[Array] = []
+
+    def take(self, at: int, firsts: Array) -> None:
+        """Take in the bytes from an even place on: the lower halves of 16-bit words."""
+        np = numpy_core()
+        rows = -(-len(firsts) // _ROW)
+        near, shifted = _memory(rows * _ROW)
+        near[: len(firsts)] = firsts
+        near[len(firsts) :] = self._base
+        np.subtract(near, self._base, near)
+        table = near.reshape(rows, _ROW)
+        (mixed,) = (np.maximum.reduce(table, axis=1) >= _NEAR).nonzero()
+        if len(mixed):
+            (found,) = (table[mixed] >= _NEAR).reshape(-1).nonzero()
+            places = mixed[found // _ROW] * _ROW + found % _ROW
+            self._places.append(places + at)
+            self._others.append(near[places] + self._base)
+            near[places] = 0
+        pairs = near.view("<u2")[: -(-len(firsts) // 2)]
+        shifted = np.right_shift(pairs, 4, shifted.view("<u2")[: len(pairs)])
+        self._plane[at // 2 : at // 2 + len(pairs)] = np.bitwise_or(pairs, shifted, shifted)
+
+    def finish(self) -> int | None:
+        """List those that lie elsewhere and return the length of all; None where they are too many."""
+        at, few = -(-self._count // 2), sum(map(len, self._places))
+        if few * _FEW > self._count:
+            return None
+        for arrays, form in ((self._places, "<u4"), (self._others, "u1")):
+            for array in arrays:
+                part = array.astype(form).view("u1")
+                self._plane[at : at + len(part)] = part
+                at += len(part)
+        self._plane[at] = self._base
+        return at + 1
+
+
+def apart(content: "bytes | memoryview", count: int) -> Array:
+    """Return the bytes that pairs stand for.
+
+    Errors: RecordDamaged where they do not have the form of `count` bytes.
+    """
+    np = numpy_core()
+    half = -(-count // 2)
+    few, odd = divmod(len(content) - half - 1, 5)
+    if few < 0 or odd or content[-1] > _MOST_BASE:
+        raise RecordDamaged("The pairs of a field-split record have an impossible form.")
+    pairs, wide = np.frombuffer(content, "u1", half), np.empty(half, "<u2")
+    for at in range(0, half, _BLOCK):
+        part = wide[at : at + _BLOCK]
+        np.multiply(pairs[at : at + _BLOCK], 1 << 4, part, dtype="u2")
+        np.bitwise_or(part, pairs[at : at + _BLOCK], part)
+        np.bitwise_and(part, 0x0F0F, part)
+        np.add(part, content[-1] * 0x0101, part)
+    firsts = wide.view("u1")[:count]
+    if few:
+        places = np.frombuffer(content, "<u4", few, half)
+        if int(np.maximum.reduce(places)) >= count:
+            raise RecordDamaged("The pairs of a field-split record name a place outside of it.")
+        firsts[places] = np.frombuffer(content, "u1", few, half + 4 * few)
+    return firsts
+
+
+def _memory(length: int) -> tuple[Array, Array]:
+    """Return two pieces of memory of this thread's own, the same ones each time."""
+    found: tuple[Array, Array] | None = getattr(_local, "memory", None)
+    if found is None or len(found[0]) < length:
+        np = numpy_core()
+        found = _local.memory = np.empty(length, "u1"), np.empty(length, "u1")
+    return found[0][:length], found[1][:length]

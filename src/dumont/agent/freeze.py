@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 from dumont.agent.errors import AgentFailed
 
@@ -51,7 +50,7 @@ def scope_of(environ: Mapping[str, str], container_files: Iterable[str] = _CONTA
 class Freezer:
     """Freeze and thaw, with a record on disk so that a later agent can thaw what a killed one froze."""
 
-    def __init__(self, environ: Mapping[str, str], record: Path) -> None:
+    def __init__(self, environ: Mapping[str, str], record: str) -> None:
         self._environ = environ
         self._record = record
         self._frozen: dict[int, int] = {}
@@ -73,7 +72,7 @@ class Freezer:
     def thaw_left(self) -> int:
         """Thaw what an earlier agent froze if that agent is gone or only holds; return how many processes."""
         try:
-            left = json.loads(self._record.read_text())
+            left = json.loads(_read(self._record))
             agent = _process(int(left["agent"][0]))
             if agent is not None and agent.start == left["agent"][1] and agent.pid != os.getpid():
                 if not left.get("holding"):
@@ -113,7 +112,7 @@ class Freezer:
         self._frozen.clear()
         self._held_until = 0.0
         with suppress(OSError):
-            self._record.unlink()
+            os.unlink(self._record)
         return count
 
     def _candidates(self, scope: Scope) -> list[Process]:
@@ -142,10 +141,11 @@ class Freezer:
         me = _process(os.getpid())
         agent = [os.getpid(), me.start if me else 0]
         text = json.dumps({"agent": agent, "frozen": list(self._frozen.items()), "holding": self._held_until > 0})
-        self._record.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self._record.with_suffix(f".{os.getpid()}")
-        temporary.write_text(text)
-        temporary.replace(self._record)
+        os.makedirs(os.path.dirname(self._record), exist_ok=True)
+        temporary = f"{self._record}.{os.getpid()}"
+        with open(temporary, "w", encoding="ascii") as stream:
+            stream.write(text)
+        os.replace(temporary, self._record)
 
 
 def _belongs(pid: int, scope: Scope) -> bool:
@@ -153,8 +153,8 @@ def _belongs(pid: int, scope: Scope) -> bool:
         return False
     try:
         if scope.marker is None:
-            return bool(Path(f"/proc/{pid}/cmdline").read_bytes())
-        return scope.marker in Path(f"/proc/{pid}/environ").read_bytes().split(b"\x00")
+            return bool(_read(f"/proc/{pid}/cmdline"))
+        return scope.marker in _read(f"/proc/{pid}/environ").split(b"\x00")
     except OSError:
         return False
 
@@ -169,13 +169,18 @@ def _self_and_ancestors() -> set[int]:
     return found
 
 
+def _read(path: str) -> bytes:
+    with open(path, "rb") as stream:
+        return stream.read()
+
+
 def _pids() -> list[int]:
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]
 
 
 def _process(pid: int) -> Process | None:
     try:
-        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+        text = _read(f"/proc/{pid}/stat").decode(errors="replace")
     except OSError:
         return None
     head, _, tail = text.rpartition(")")

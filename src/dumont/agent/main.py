@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -35,7 +34,7 @@ class Session:
 
     def __init__(self, source: BinaryIO, sink: BinaryIO) -> None:
         self.root: bytes | None = None
-        self.freezer = Freezer(os.environ, Path.home() / ".dumont" / "agent" / "frozen.json")
+        self.freezer = Freezer(os.environ, os.path.expanduser("~/.dumont/agent/frozen.json"))
         self.seen: dict[str, Seen] = {}
         self._source = source
         self._sink = sink

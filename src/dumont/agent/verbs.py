@@ -6,7 +6,6 @@ from base64 import b64decode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dumont.agent.compare import compare_tree
@@ -34,7 +33,7 @@ def save(session: "Session", number: int, args: dict[str, Any], data: bytes) -> 
 
     packer = Packer(_sealer(args), known, _blobs(session, number), ask_pack, tell_stored)
     try:
-        own = [os.fsencode(Path(__file__).resolve().parents[2])]
+        own = [os.path.realpath(os.fsencode(__file__)).rpartition(b"/dumont/agent/")[0]]
         counts, blob = save_tree(
             root, list(args["exclude"]), own, packer, _seen(session, args), session.progress(number)
         )
@@ -87,5 +86,5 @@ def _seen(session: "Session", args: dict[str, Any]) -> Seen:
     about = b"\0".join((str(args["repository_id"]).encode(), session.workspace()))
     name = hashlib.sha256(about).hexdigest()[:32]
     if name not in session.seen:
-        session.seen[name] = Seen(str(Path.home() / ".dumont" / "agent" / f"seen-{name}"), name)
+        session.seen[name] = Seen(os.path.expanduser(f"~/.dumont/agent/seen-{name}"), name)
     return session.seen[name]

@@ -14,7 +14,7 @@ from dumont.vault.planes import WIDTHS, Floats, entropies, join, split, split_pl
 
 MAX_RAW_BYTES = 64 << 20
 _SAMPLES = 4
-_SAMPLE_BYTES = 8 << 10
+_SAMPLE_BYTES = 16 << 10
 _SMALL_BYTES = 64 << 10
 _WORTH_IT = 0.95
 _WORTH_A_SPLIT = 0.97
@@ -90,7 +90,7 @@ def choose(raw: "bytes | memoryview") -> tuple[Codec, int]:
     packed = len(_compressor().compress(sample)) / len(sample)
     if packed < 0.5:
         return Codec.ZSTD, 0
-    share, kind = min((share, kind) for kind, share in entropies(_sample(raw, _SAMPLE_BYTES >> 1)).items())
+    share, kind = min((share, kind) for kind, share in entropies(_sample(raw, _SAMPLE_BYTES >> 2)).items())
     widths = _SHUFFLE_WIDTHS if share >= _WORTH_A_SPLIT * min(packed, 1.0) else (WIDTHS[kind],)
     shuffled, width = min((len(_shuffle(sample, width)) / len(sample), width) for width in widths)
     if share < _WORTH_A_SPLIT * min(packed, shuffled, 1.0):

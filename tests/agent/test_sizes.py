@@ -12,8 +12,8 @@ from benchmarks.vault_workspace import bf16, write_safetensors
 Look = Callable[[Path], dict[str, tuple[object, ...]]]
 MOST_KB = 400_000
 FILE_BYTES = 3640
-"""With less for each of 100,000 files an agent, which takes 44 MB without any, stays below the limit; the long form measures
-that many."""
+"""With less for each of 100,000 files an agent, which takes 44 MB without any, stays below the limit; the long form
+measures that many."""
 
 
 def peak_kb(link: Any) -> int:

@@ -97,7 +97,7 @@ def measure(laboratory: Laboratory, quick: bool) -> Iterator[Metric]:
     _, urls, server_pid = laboratory.database()
     books = _open_books(urls.owner, urls.app)
     with pgbench_tables(urls.owner, 1 if quick else 10) as peer_url:
-        turns = _Turns(books, urls.owner, peer_url, server_pid, seconds=1 if quick else 3)
+        turns = _Turns(books, peer_url, server_pid, seconds=1 if quick else 3)
         for number in range(1 if quick else 6):
             turns.round(number)
     yield from turns.metrics()
@@ -108,21 +108,19 @@ def measure(laboratory: Laboratory, quick: bool) -> Iterator[Metric]:
 
 @dataclass
 class _Turns:
-    """Slices of ours and of the peer, one after the other, each from a checkpoint on.
-
-    What a slice wrote would otherwise be brought to the disk during the next one, and the peer writes the more: ten
-    thousand pages anew after each checkpoint, where ours are the last ones of each account.
-    """
+    """Slices of ours and of the peer, one after the other."""
 
     books: _Books
-    owner_url: str
     peer_url: str
     server_pid: int
     seconds: int
     ours: dict[str, list[tuple[Slice, Slice, float]]] = field(default_factory=dict)
 
     def round(self, number: int) -> None:
-        """Run every kind once beside a slice of its peer; of two rounds one has the peer first, the other last."""
+        """Run every kind once beside a slice of its peer; of two rounds one has the peer first, the other last.
+
+        What a slice leaves to be done, such as a checkpoint or a vacuum, so falls to both alike.
+        """
         pairs = [KINDS[:1], *(KINDS[at : at + 2] for at in range(1, len(KINDS), 2))]
         for pair in pairs if number % 2 == 0 else pairs[::-1]:
             self._pair(pair, peer_first=number % 2 == 0)
@@ -132,19 +130,13 @@ class _Turns:
         found: list[tuple[_Kind, Slice, float]] = []
         if not peer_first:
             found = [(kind, *self._own(kind)) for kind in reversed(kinds)]
-        self._settle()
         peer = run_pgbench(self.peer_url, self.server_pid, clients=clients, seconds=self.seconds)
         if peer_first:
             found = [(kind, *self._own(kind)) for kind in kinds]
         for kind, own, client_cpu in found:
             self.ours.setdefault(kind.rate_metric, []).append((own, peer, client_cpu))
 
-    def _settle(self) -> None:
-        with psycopg.connect(psycopg_url(self.owner_url), autocommit=True) as connection:
-            connection.execute("CHECKPOINT")
-
     def _own(self, kind: _Kind) -> tuple[Slice, float]:
-        self._settle()
         watch = _Watch(self.server_pid, self.seconds)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             posted = runner.run(_done(kind.work, self.books, watch))

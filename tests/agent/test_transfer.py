@@ -1,6 +1,7 @@
 """Reading from a store that cuts its answers, or does not say their length, as some proxies before one do."""
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
@@ -108,3 +109,32 @@ def test_a_stretch_beyond_the_end_of_a_pack_is_refused(monkeypatch: pytest.Monke
     with serving(Cutting) as blobs, pytest.raises(AgentFailed) as found:
         blobs.reader(b"pack", len(PACK) + 1)(0, memoryview(bytearray(10)))
     assert found.value.code == "store_missing"
+
+
+class Slow(BaseHTTPRequestHandler):
+    """Takes a body in piece by piece, without ever being silent for long."""
+
+    protocol_version = "HTTP/1.1"
+    taken: ClassVar[list[int]] = []
+
+    def do_PUT(self) -> None:
+        left = int(self.headers["Content-Length"])
+        while left:
+            left -= len(self.rfile.read(min(left, 1 << 20)))
+            time.sleep(0.15)
+        self.taken.append(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        """Say nothing."""
+
+
+def test_a_slow_line_is_no_silent_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pack may take longer than the silence after which a store counts as gone, as long as it is taken."""
+    monkeypatch.setattr(transfer, "_SILENCE_SECONDS", 2.0)
+    Slow.taken.clear()
+    with serving(Slow) as blobs:
+        blobs.put(b"pack", bytes(32 << 20))
+    assert 32 << 20 in Slow.taken

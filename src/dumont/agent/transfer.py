@@ -1,19 +1,23 @@
 """Carry packs between the machine and the store over presigned URLs, patiently."""
 
+import http.client
 import json
 import threading
 import time
 from collections.abc import Callable
+from urllib.parse import urlsplit
 
-from dumont.agent import web
 from dumont.agent.errors import AgentFailed
 from dumont.vault import MAX_PACK_BYTES
 
 _ATTEMPTS = 6
 _FIRST_WAIT_SECONDS = 0.2
 _SILENCE_SECONDS = 60.0
+_PART_BYTES = 1 << 20
+"""What is sent with one call, which must be gone before that silence is over: a slow line takes minutes for a pack."""
 _URL_SECONDS = 600.0
 """Less than URLs are good for."""
+_BROKEN = (OSError, http.client.HTTPException)
 
 SignUrl = Callable[[str, bytes, int], str]
 Body = bytes | memoryview
@@ -60,7 +64,7 @@ class Blobs:
                     return body
                 last = f"status {status}"
                 _refuse(status, body)
-            except OSError as error:
+            except _BROKEN as error:
                 self.forget()
                 last = type(error).__name__
             time.sleep(wait)
@@ -76,19 +80,28 @@ class Blobs:
             self._urls[pack] = url, until
         return url
 
-    def ask(self, method: str, url: str, body: memoryview | None, headers: dict[str, str]) -> web.Answer:
+    def ask(self, method: str, url: str, body: memoryview | None, headers: dict[str, str]) -> http.client.HTTPResponse:
         """Send a request on this thread's own connection and return the answer, whose body is still to be read."""
-        scheme, _, rest = url.partition("://")
-        netloc, _, target = rest.partition("/")
-        held: web.Connection | None = getattr(self._local, netloc, None)
-        if held is None:
-            held = web.Connection(scheme, netloc, _SILENCE_SECONDS)
-            setattr(self._local, netloc, held)
-        return held.ask(method, f"/{target}", headers, body)
+        parts = urlsplit(url)
+        connection = self._connection(parts.scheme, parts.netloc)
+        sent = None if body is None else (body[at : at + _PART_BYTES] for at in range(0, len(body), _PART_BYTES))
+        connection.request(method, f"{parts.path}?{parts.query}", body=sent, headers=headers)
+        return connection.getresponse()
 
     def _once(self, url: str, data: "bytes | bytearray | memoryview") -> Answer:
-        answer = self.ask("PUT", url, memoryview(data), {"Content-Length": str(len(data))})
-        return answer.status, answer.read()
+        response = self.ask("PUT", url, memoryview(data), {"Content-Length": str(len(data))})
+        content = response.read()
+        if response.will_close:
+            self.forget()
+        return response.status, content
+
+    def _connection(self, scheme: str, netloc: str) -> http.client.HTTPConnection:
+        held: http.client.HTTPConnection | None = getattr(self._local, netloc, None)
+        if held is None:
+            kind = http.client.HTTPSConnection if scheme == "https" else http.client.HTTPConnection
+            held = kind(netloc, timeout=_SILENCE_SECONDS, blocksize=1 << 20)
+            setattr(self._local, netloc, held)
+        return held
 
     def forget(self) -> None:
         """Close this thread's connections."""
@@ -105,7 +118,7 @@ class _Stretch:
         self._pack = pack
         self._end = end
         self._at = 0
-        self._answer: web.Answer | None = None
+        self._answer: http.client.HTTPResponse | None = None
 
     def fill(self, offset: int, room: memoryview) -> None:
         self._blobs.patiently("GET", self._pack, len(room), lambda url: self._attempt(url, offset, room))
@@ -128,15 +141,19 @@ class _Stretch:
         self._at += done
         if self._at < self._end:
             self._answer = answer
+        elif answer.will_close:
+            self._blobs.forget()
         return 206, room
 
 
-def _some(answer: web.Answer, room: memoryview) -> int:
+def _some(answer: http.client.HTTPResponse, room: memoryview) -> int:
     """Take what is there of an answer's body straight into memory that is there already."""
     count = answer.readinto(room)
-    if not count:
+    if count:
+        return count
+    if answer.length is None:
         raise _short()
-    return count
+    raise http.client.IncompleteRead(b"", answer.length)
 
 
 def _short() -> AgentFailed:

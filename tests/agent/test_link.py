@@ -103,3 +103,15 @@ def test_data_of_any_size_survives_its_lines() -> None:
         join_data(["AAAA"])
     with pytest.raises(AgentFailed):
         join_data(["?"])
+
+
+async def test_an_agent_whose_libraries_do_not_load_says_so(machines: Any) -> None:
+    """It greets without them; whoever asks for work is told, and does not wait beside processes that stay frozen."""
+    machine = machines("first")
+    code = "import sys; sys.modules['cryptography'] = None; from dumont.agent.main import main; main()"
+    link = await machine.link(code)
+    for _ in range(2):
+        with pytest.raises(AgentFailed) as failed:
+            async with asyncio.timeout(60):
+                await link.request("compare", {"exclude": [], "data_key": "AAAA", "repository_id": "r"})
+        assert failed.value.code == "agent_bug" and "cryptography" in failed.value.detail

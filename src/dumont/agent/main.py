@@ -135,7 +135,7 @@ class Session:
                 code, detail = _told(error)
                 self.emit({"id": number, "error": {"code": code, "detail": detail}})
             if self._work.empty():
-                with suppress(ImportError):  # who asks for work is told
+                with suppress(Exception):  # whoever asks for work is told
                     _work()
 
     def _carry_out(self, number: int, op: str, args: dict[str, Any], data: bytes) -> Result:
@@ -246,9 +246,8 @@ def _run_hook(session: Session, command: str | None, code: str) -> None:
 def _told(error: BaseException) -> tuple[str, str]:
     if isinstance(error, AgentFailed):
         return error.code, error.detail
-    from dumont.vault import RecordDamaged
-
-    if isinstance(error, RecordDamaged):
+    vault = sys.modules.get("dumont.vault.errors")  # Loading it may be what failed; what it has was not raised then.
+    if vault is not None and isinstance(error, vault.RecordDamaged):
         return "damaged", error.detail
     if isinstance(error, OSError):
         full = error.errno in (28, 122)

@@ -98,8 +98,12 @@ async def test_the_bundle_is_pushed_once_and_runs_isolated(machines: Callable[[s
     assert ran.stdout.startswith(str(folder)) and ran.stdout.endswith("_Whole\n"), ran.stderr
     (archive,) = (tmp_path / "cache").iterdir()
     with tarfile.open(archive) as opened:
-        compiled = {str(folder / name) for name in opened.getnames() if name.endswith(".pyc")}
-    assert {str(path) for path in folder.rglob("*.pyc")} == compiled
+        compiled = {
+            str(folder / member.name): opened.extractfile(member).read()  # type: ignore[union-attr]
+            for member in opened.getmembers()
+            if member.name.endswith(".pyc")
+        }
+    assert {str(path): path.read_bytes() for path in folder.rglob("*.pyc")} == compiled
     used = {f"{folder}/dumont/agent/verbs.py", f"{folder}/numpy/exceptions.py"}
     assert used <= {source_from_cache(path) for path in compiled}
     assert [path.name for path in (machine.home / ".dumont" / "agent").iterdir()] == [

@@ -161,13 +161,19 @@ def _write(path: Path, files: list[tuple[str, Path]], *, compiled: bool) -> None
             content = source.read_bytes()
             _add(archive, name, content)
             if compiled and name.endswith(".py"):
-                _add(archive, importlib.util.cache_from_source(name), _bytecode(name, content, source))
+                _add(archive, _compiled_name(name), _bytecode(name, content, source))
 
 
 def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
     member = tarfile.TarInfo(name)
     member.size, member.mode = len(content), 0o644
     archive.addfile(member, io.BytesIO(content))
+
+
+def _compiled_name(name: str) -> str:
+    """Return where Python looks for a source's bytecode, wherever that of this process lies."""
+    folder, _, last = name.rpartition("/")
+    return f"{folder}/__pycache__/{last.removesuffix('.py')}.{sys.implementation.cache_tag}.pyc".lstrip("/")
 
 
 def _bytecode(name: str, content: bytes, source: Path) -> bytes:

@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -135,8 +134,7 @@ class Session:
                 code, detail = _told(error)
                 self.emit({"id": number, "error": {"code": code, "detail": detail}})
             if self._work.empty():
-                with suppress(Exception):  # whoever asks for work is told
-                    _work()
+                _get_ready()
 
     def _carry_out(self, number: int, op: str, args: dict[str, Any], data: bytes) -> Result:
         self.heed(number)
@@ -241,6 +239,14 @@ def _run_hook(session: Session, command: str | None, code: str) -> None:
     if done.returncode != 0:
         tail = done.stderr.decode(errors="replace").strip()[-300:]
         raise AgentFailed(code, f"The command ended with status {done.returncode}: {tail}")
+
+
+def _get_ready() -> None:
+    """Load what the next request will need; that it does not load is what that request answers."""
+    try:
+        _work()
+    except Exception as error:  # noqa: BLE001 - whatever it is, whoever asks for work is told
+        sys.stderr.write(f"The agent is not ready to work: {type(error).__name__}: {error}\n")
 
 
 def _told(error: BaseException) -> tuple[str, str]:

@@ -5,10 +5,12 @@ from typing import Any
 import pytest
 from tests.snapshots.conftest import NOON, Shelf
 from tests.snapshots.test_keeping import world
+from tests.vault.making import draft, file_entry, store_newer
 
-from dumont.snapshots import keeping, keeping_queries, workflows
+from dumont.snapshots import VerificationProblem, keeping, keeping_queries, workflows
 from dumont.snapshots.keeping import Terms
 from dumont.snapshots.keeping_queries import Due
+from dumont.snapshots.service import verify
 from dumont.vault import pack_name
 
 pytestmark = pytest.mark.requires_postgres
@@ -84,6 +86,25 @@ async def test_a_lost_pack_and_a_cut_one_touch_what_they_held_and_a_later_save_m
     await shelf.save(files)
     assert (await check(shelf, first, "full"))["outcome"] == "whole"
     assert await shelf.rows("SELECT id FROM snapshot WHERE damaged_at IS NOT NULL AND id = %s", first) == []
+
+
+async def test_what_only_a_newer_version_can_decode_is_unknown_and_not_damage(shelf: Shelf) -> None:
+    """Nothing is marked, nothing noted; the check says what to do."""
+    begun = await shelf.begin()
+    repository, raw = shelf.repository, b"weights " * 50
+    ids = store_newer(repository, b"n" * 16, raw)
+    name = repository.commit(draft([file_entry(b"new", len(raw), ids)], epoch=begun["epoch"])).name
+    with pytest.raises(VerificationProblem, match=r"by this version: .* update Dumont Cloud"):
+        await verify(shelf.vaults, shelf.workspace_id, name)
+    found = await workflows.check(
+        world(shelf), Due(begun["snapshot_id"], shelf.team_id, shelf.workspace_id, name, "full")
+    )
+    assert (found["outcome"], found["damaged"], found["touched"]) == ("unknown", [], [])
+    assert "update Dumont Cloud" in found["detail"]
+    assert (
+        await shelf.rows("SELECT id FROM snapshot WHERE damaged_at IS NOT NULL AND team_id = %s", shelf.team_id) == []
+    )
+    assert shelf.repository.index().damaged == set()
 
 
 async def test_a_store_that_cannot_answer_is_unknown_and_not_damage(shelf: Shelf) -> None:

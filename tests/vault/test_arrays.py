@@ -25,10 +25,11 @@ def test_numpy_brings_no_threads_and_the_environment_stays() -> None:
 ALONE = """
 import os, sys
 from dumont.vault.arrays import load_numpy, numpy_core
-from dumont.vault.codecs import Codec, _encoded, decode
+from dumont.vault.codecs import Codec, decode
+from dumont.vault.planes import Floats, split_plainly
 raw = bytes(range(256)) * 64
 for kind in (1, 2, 3):
-    assert decode(Codec.SPLIT, kind, b"".join(_encoded(raw, Codec.SPLIT, kind)), len(raw)) == raw
+    assert decode(Codec.SPLIT, kind, split_plainly(raw, Floats(kind)), len(raw)) == raw
 print("numpy" in sys.modules, len(os.listdir("/proc/self/task")), os.environ.get("OPENBLAS_NUM_THREADS"))
 load_numpy()
 import numpy

@@ -17,8 +17,9 @@ from benchmarks.installation import BenchmarkError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dumont.vault import RecordDamaged, Rooms, coder
+from dumont.vault import RecordDamaged, RecordUnknown, Rooms, coder
 from dumont.vault.codecs import Codec, _encoded, choose, decode, encode
+from dumont.vault.planes import Floats, split_plainly
 
 WAYS = [
     (Codec.RAW, 0),
@@ -41,7 +42,8 @@ def test_every_codec_gives_back_any_bytes(raw: bytes, way: tuple[Codec, int]) ->
     codec, parameter = way
     if not raw and codec is not Codec.RAW:
         return
-    body = b"".join(_encoded(raw, codec, parameter))
+    plain = codec is Codec.SPLIT
+    body = bytes(split_plainly(raw, Floats(parameter))) if plain else b"".join(_encoded(raw, codec, parameter))
     assert decode(codec, parameter, body, len(raw)) == raw
     assert decode(codec, parameter, memoryview(body), len(raw), ROOMS) == raw
 
@@ -118,7 +120,7 @@ def test_weights_are_coded_in_pairs(kind: int, count: int, few: int) -> None:
     codec, parameter, body = encode(raw)
     assert (codec, parameter) == (Codec.SPLIT, kind | PAIRED)
     packed = b"".join(body)
-    plain = b"".join(_encoded(raw, Codec.SPLIT, kind))
+    plain = bytes(split_plainly(raw, Floats(kind)))
     assert len(packed) < len(plain) * 1.005
     for rooms in (None, ROOMS):
         assert decode(codec, parameter, packed, len(raw), rooms) == raw
@@ -137,7 +139,7 @@ def test_what_lies_too_wide_for_pairs_is_coded_as_before(start: int) -> None:
 
 
 BLOSC = blosc.compress(bytes(1 << 20), typesize=4, clevel=1, shuffle=blosc.BITSHUFFLE, cname="lz4")
-SPLIT = b"".join(_encoded(floats("bf16", 1000), Codec.SPLIT, 1))
+SPLIT = bytes(split_plainly(floats("bf16", 1000), Floats.BF16))
 
 
 def paired(plane: bytes) -> bytes:
@@ -164,8 +166,14 @@ BOMBS = {
     "pairs that name a place beyond": (Codec.SPLIT, 17, paired(b"\0" * 500 + b"\xe8\3\0\0" + b"\0\0"), 2000),
     "pairs above a base beyond": (Codec.SPLIT, 17, paired(b"\0" * 500 + b"\xf1"), 2000),
     "pairs that say more": (Codec.SPLIT, 17, paired(b"\0" * 1001), 2000),
+}
+NEWER = {
     "pairs of no kind": (Codec.SPLIT, 16, paired(b"\0" * 501), 2000),
     "floats of no kind": (Codec.SPLIT, 9, SPLIT, 2000),
+    "a form beside pairs": (Codec.SPLIT, 33, SPLIT, 2000),
+    "zstd with something": (Codec.ZSTD, 1, zstandard.ZstdCompressor().compress(b"x"), 1),
+    "raw with something": (Codec.RAW, 1, b"x", 1),
+    "another width": (Codec.BITSHUFFLE, 8, BLOSC, 1 << 20),
     "an unknown codec": (77, 0, b"", 0),
 }
 
@@ -177,6 +185,13 @@ def test_what_decodes_to_more_than_it_says_is_refused(name: str) -> None:
         decode(*BOMBS[name])
     with pytest.raises(RecordDamaged):
         decode(*BOMBS[name], ROOMS)
+
+
+@pytest.mark.parametrize("name", NEWER)
+def test_what_only_a_newer_version_can_decode_is_not_damage(name: str) -> None:
+    """Nobody may take it for broken; the error says what to do."""
+    with pytest.raises(RecordUnknown, match="update Dumont Cloud"):
+        decode(*NEWER[name])
 
 
 @pytest.mark.checklist("SNAP-21")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.vault.books import Books, Writer, save, some_files
+from tests.vault.making import draft, file_entry, store_newer
 from tests.vault.s3_server import s3_server
 
 from dumont.vault import (
@@ -270,6 +271,19 @@ def test_a_damaged_stand_in_never_lets_the_last_sound_copy_go(kept: Kept, draw: 
     kept.books.later(hours=2)
     assert kept.collect().packs_deleted == 0
     kept.books.intact(kept.repository)
+
+
+def test_a_stand_in_of_a_newer_version_never_lets_the_last_readable_copy_go(kept: Kept) -> None:
+    """Only a newer version can say whether it is sound: the marked pack stays, and no damage is noted."""
+    raw = b"weights " * 50
+    kept.books.forget(kept.repository, save(kept.books, kept.repository, {b"f": raw}))
+    assert kept.collect().packs_marked == 1
+    repository = kept.repository
+    ids = store_newer(repository, b"n" * 16, raw)
+    kept.books.live[repository.commit(draft([file_entry(b"f", len(raw), ids)])).name] = {b"f": raw}
+    kept.books.later(hours=2)
+    assert kept.collect().packs_deleted == 0
+    assert kept.repository.index().damaged == set()
 
 
 def test_the_index_and_the_notes_are_written_anew_when_they_are_many(kept: Kept, draw: random.Random) -> None:

@@ -23,6 +23,7 @@ from dumont.vault import (
     Location,
     RecordDamaged,
     RecordReader,
+    RecordUnknown,
     Rooms,
     Sealer,
     bytes_of,
@@ -231,7 +232,16 @@ class PartialTree:
         fetch(blobs, {chunk: self._plan.places[chunk] for chunk in self._wanted}, self._take)
 
     def _take(self, run: Run, view: memoryview, rooms: Rooms) -> None:
-        """Open the records of a run and write what is in them."""
+        """Open the records of a run and write what is in them.
+
+        Errors: AgentFailed `unknown_record` where only a newer version can decode one; RecordDamaged.
+        """
+        try:
+            self._open(run, view, rooms)
+        except RecordUnknown as error:
+            raise AgentFailed("unknown_record", error.detail) from error
+
+    def _open(self, run: Run, view: memoryview, rooms: Rooms) -> None:
         reader = RecordReader(self._sealer, view, run[0][1].offset, hashed=False, rooms=rooms)
         opened = written = 0
         for chunk, place in run:

@@ -38,6 +38,7 @@ from dumont.vault import (
     KeyRing,
     LocalStore,
     NotInSnapshot,
+    RecordUnknown,
     Repository,
     RepositoryMissing,
     S3Place,
@@ -122,6 +123,8 @@ def explain_vault(error: VaultError) -> Problem:
         return StorageUnreachable(f"Snapshots cannot be kept or read: {error.detail} {advice}")
     if isinstance(error, VerificationFailed):
         return VerificationProblem(f"The snapshot is damaged: {error}")
+    if isinstance(error, RecordUnknown):
+        return VerificationProblem(f"The snapshot cannot be read by this version: {error.detail}")
     if isinstance(error, NotInSnapshot):
         return PathNotFound(
             "Nothing in the snapshot fits some of the paths. List it and choose again.", paths=error.paths

@@ -7,6 +7,7 @@ from dumont.vault.arrays import load_numpy, numpy_core
 from dumont.vault.errors import (
     NotInSnapshot,
     RecordDamaged,
+    RecordUnknown,
     RepositoryDamaged,
     RepositoryMissing,
     StaleEpoch,
@@ -87,6 +88,7 @@ __all__ = [
     "Record",
     "RecordDamaged",
     "RecordReader",
+    "RecordUnknown",
     "Repository",
     "RepositoryDamaged",
     "RepositoryMissing",

@@ -8,9 +8,9 @@ import zstandard
 
 from dumont.vault.blosc_core import blosc
 from dumont.vault.coder import decompressor
-from dumont.vault.errors import RecordDamaged
+from dumont.vault.errors import RecordDamaged, RecordUnknown
 from dumont.vault.memory import Rooms
-from dumont.vault.planes import WIDTHS, Floats, entropies, join, split, split_plainly
+from dumont.vault.planes import PARAMETERS, WIDTHS, Floats, entropies, join, split
 
 MAX_RAW_BYTES = 64 << 20
 _SAMPLES = 4
@@ -38,6 +38,13 @@ class Codec(IntEnum):
     SPLIT = 3
 
 
+_KNOWN: dict[int, frozenset[int]] = {
+    Codec.RAW: frozenset({0}),
+    Codec.ZSTD: frozenset({0}),
+    Codec.BITSHUFFLE: frozenset(_SHUFFLE_WIDTHS),
+    Codec.SPLIT: PARAMETERS,
+}
+"""Which parameters a codec's records have. One that changes what a body means needs another parameter or codec."""
 _local = threading.local()
 
 
@@ -63,8 +70,11 @@ def decode(
     """Return the chunk that `body` stands for; where there are `rooms`, it may lie there.
 
     Guarantees: what a body claims is checked against `raw_length` before memory is asked for.
-    Errors: RecordDamaged for an unknown codec, a broken body, or another length than promised.
+    Errors: RecordUnknown for a codec or parameter of a newer version; RecordDamaged for a broken body or another length
+    than promised.
     """
+    if parameter not in _KNOWN.get(codec, ()):
+        raise RecordUnknown(codec, parameter)
     if raw_length > MAX_RAW_BYTES:
         raise RecordDamaged("A record claims to hold more than a chunk may.")
     if codec == Codec.RAW:
@@ -73,10 +83,8 @@ def decode(
         raw = _unzstd(body, raw_length)
     elif codec == Codec.BITSHUFFLE:
         raw = _unshuffled(body, raw_length, rooms)
-    elif codec == Codec.SPLIT:
-        raw = join(body, parameter, raw_length, rooms)
     else:
-        raise RecordDamaged(f"A record uses codec {codec}, which this version does not know.")
+        raw = join(body, parameter, raw_length, rooms)
     if len(raw) != raw_length:
         raise RecordDamaged("A record decodes to another length than it promises.")
     return raw
@@ -113,8 +121,6 @@ def _encoded(raw: "bytes | memoryview", codec: Codec, parameter: int) -> Body:
         return [_compressor().compress(raw)]
     if codec is Codec.BITSHUFFLE:
         return [_shuffle(raw, parameter)]
-    if codec is Codec.SPLIT:
-        return [split_plainly(raw, Floats(parameter))]
     return [raw]
 
 

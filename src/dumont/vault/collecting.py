@@ -231,13 +231,14 @@ class _Collector:
         index, repository = self._index, self._repository
         held = {pack: self._wanted(pack) for pack in doomed & index.packs.keys()}
         known: set[bytes] | None = None
+        unsure: set[bytes] = set()
         while known != index.damaged:
             known = set(index.damaged)
             twins = {index.chunks[chunk].pack for chunks in held.values() for chunk in chunks} - doomed
             absent = {pack for pack in twins if repository.store.size(pack_name(pack)) != index.packs[pack].size}
             repository.note(set(), absent)
-            read_back(repository, index.unread(twins - absent - index.damaged), _ALL)
-        poor = doomed | index.damaged
+            unsure = read_back(repository, index.unread(twins - absent - index.damaged), _ALL)
+        poor = doomed | index.damaged | unsure
         stay = {pack for pack, chunks in held.items() if any(index.chunks[chunk].pack in poor for chunk in chunks)}
         return stay | {pack for pack in doomed - index.packs.keys() if self._may_serve(pack)}
 

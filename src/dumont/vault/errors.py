@@ -47,6 +47,14 @@ class RecordDamaged(VaultError):
     """A record, pack or sealed object does not decode to what its name promises."""
 
 
+class RecordUnknown(VaultError):
+    """A sound record is coded in a way that only newer versions know: nothing is said about its bytes, damage least."""
+
+    def __init__(self, codec: int, parameter: int) -> None:
+        way = f"codec {codec} with parameter {parameter}"
+        super().__init__(f"A record uses {way}, which only a newer version knows: update Dumont Cloud.")
+
+
 class StaleEpoch(VaultError):
     """A newer writer has taken over this repository; this one must stop."""
 

@@ -37,6 +37,7 @@ class Floats(IntEnum):
 WIDTHS = {Floats.BF16: 2, Floats.FP16: 2, Floats.FP32: 4}
 PAIRED = 16
 """Set in the parameter where the plane that compresses is written in pairs."""
+PARAMETERS = frozenset(kind | form for kind in Floats for form in (0, PAIRED))
 
 
 def split(raw: "bytes | memoryview", kind: Floats) -> tuple[int, memoryview]:
@@ -94,13 +95,12 @@ def join(
 ) -> "bytearray | memoryview":
     """Return the floats that a field-split body stands for; where there are `rooms`, they lie there.
 
+    Shapes: `parameter` is one of `PARAMETERS`.
     Errors: RecordDamaged where lengths do not add up; nothing larger than `raw_length` is ever made.
     """
     np = numpy_core()
-    kind, paired = parameter & ~PAIRED, bool(parameter & PAIRED)
-    if kind not in list(Floats):
-        raise RecordDamaged(f"A record holds floats of kind {kind}, which this version does not know.")
-    width = WIDTHS[Floats(kind)]
+    kind, paired = Floats(parameter & ~PAIRED), bool(parameter & PAIRED)
+    width = WIDTHS[kind]
     count, odd = divmod(raw_length, width)
     view = memoryview(body)
     if len(view) < _LENGTH.size:
@@ -115,7 +115,7 @@ def join(
     out = np.frombuffer(raw, "u1")
     second = np.frombuffer(rest[:count], "u1")
     low = np.frombuffer(rest[count : count * (width - 1)], "u1")
-    _weave(out[: count * width].reshape(count, width), first, second, low, Floats(kind))
+    _weave(out[: count * width].reshape(count, width), first, second, low, kind)
     out[count * width :] = np.frombuffer(rest[count * (width - 1) :], "u1")
     return raw
 

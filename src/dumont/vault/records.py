@@ -93,7 +93,7 @@ class Sealer:
         """Return the chunk in a record, proven to be the chunk of that id; with `rooms` it is good until their next.
 
         Without `hashed` the proof is the seal alone, which names the id; for who hashes the bytes himself later.
-        Errors: RecordDamaged if anything at all does not fit.
+        Errors: RecordDamaged if anything at all does not fit; RecordUnknown if it opens and a newer version coded it.
         """
         if len(data) < RECORD_OVERHEAD:
             raise RecordDamaged("A record is too short.")

@@ -3,7 +3,7 @@
 import secrets
 from collections.abc import Mapping, Set
 
-from dumont.vault.errors import RecordDamaged, StoreMissing
+from dumont.vault.errors import RecordDamaged, RecordUnknown, StoreMissing
 from dumont.vault.packs import PACK_ID_BYTES, Location, PackBuilder, PackTable, pack_name
 from dumont.vault.records import Record
 from dumont.vault.repository import Repository
@@ -32,7 +32,7 @@ def repack(repository: Repository, packs: Mapping[bytes, set[bytes]]) -> set[byt
     """Store the chunks that are wanted of each pack in new packs; return the packs that may now be marked.
 
     Guarantees: every chunk is opened and hashed on the way, and the new packs are in the index and were read back. A
-    pack in which something does not open is left as it is.
+    pack in which something does not open, or only to a newer version, is left as it is.
     Errors: StoreError.
     """
     writer = _Writer(repository)
@@ -40,7 +40,7 @@ def repack(repository: Repository, packs: Mapping[bytes, set[bytes]]) -> set[byt
     for pack, wanted in sorted(packs.items()):
         try:
             _copy(repository, pack, wanted, writer)
-        except (RecordDamaged, StoreMissing):
+        except (RecordDamaged, RecordUnknown, StoreMissing):
             continue
         done.add(pack)
     made = writer.finish()

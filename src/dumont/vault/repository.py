@@ -206,7 +206,8 @@ class Repository:
         """Return the chunks that need not be stored again.
 
         Guarantees: their packs are in the store with the right size, were never found damaged, and no collector marked
-        them; packs that were never read back are read now, up to about `read_most` bytes of them.
+        them; packs that were never read back are read now, up to about `read_most` bytes of them. What only a newer
+        version can decode is not stored again: the verification after the save says so.
         Errors: RepositoryDamaged, StoreError.
         """
         index = self.index()
@@ -287,7 +288,8 @@ class Repository:
         a larger one in its new packs, all packs that were never read back, and `sample` further random chunks. Packs
         found damaged are noted, so that the next save stores their chunks again. `quick` opens no chunk: config,
         manifest, index, and that each pack is there with its size and table.
-        Errors: VerificationFailed listing what is missing and damaged; StoreError where the store cannot answer.
+        Errors: VerificationFailed listing what is missing and damaged; RecordUnknown where nothing is, but only a newer
+        version can decode it (never noted as damage); StoreError where the store cannot answer.
         """
         return verify_snapshot(self, name, all_below=all_below, sample=sample, quick=quick)
 

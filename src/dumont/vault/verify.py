@@ -5,7 +5,13 @@ from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from dumont.vault.errors import RecordDamaged, RepositoryDamaged, StoreMissing, VerificationFailed
+from dumont.vault.errors import (
+    RecordDamaged,
+    RecordUnknown,
+    RepositoryDamaged,
+    StoreMissing,
+    VerificationFailed,
+)
 from dumont.vault.manifest import Kind, Manifest
 from dumont.vault.memory import Rooms
 from dumont.vault.packs import Location, pack_name
@@ -36,6 +42,7 @@ class _Findings:
     read_packs: set[bytes] = field(default_factory=set)
     bad_packs: set[bytes] = field(default_factory=set)
     bad_chunks: set[bytes] = field(default_factory=set)
+    unknown: RecordUnknown | None = None
 
     def lost(self, pack: bytes) -> None:
         self.missing.add(pack_name(pack))
@@ -48,6 +55,8 @@ class _Findings:
     def judge(self) -> None:
         if self.missing or self.damaged:
             raise VerificationFailed(sorted(self.missing), sorted(self.damaged), self.bad_chunks)
+        if self.unknown:
+            raise self.unknown
 
 
 def verify_snapshot(
@@ -91,8 +100,11 @@ def touched_files(repository: "Repository", chunks: Set[bytes], names: Iterable[
     return found
 
 
-def read_back(repository: "Repository", packs: set[bytes], most_bytes: int) -> None:
-    """Read packs wholly, until about `most_bytes` were read, and note what was found."""
+def read_back(repository: "Repository", packs: set[bytes], most_bytes: int) -> set[bytes]:
+    """Read packs wholly, until about `most_bytes` were read, and note what was found.
+
+    Returns those of which nothing can be said: not read for their size, or coded by a newer version.
+    """
     findings = _Findings()
     left = most_bytes
     for pack in sorted(packs):
@@ -102,6 +114,7 @@ def read_back(repository: "Repository", packs: set[bytes], most_bytes: int) -> N
         if _check_packs(repository, {pack}, findings):
             _check_pack(repository, pack, [], True, findings)
     repository.note(findings.read_packs - findings.bad_packs, findings.bad_packs)
+    return packs - findings.read_packs - findings.bad_packs
 
 
 def by_pack(places: dict[bytes, Location]) -> dict[bytes, list[tuple[bytes, Location]]]:
@@ -170,10 +183,13 @@ def _check_packs(repository: "Repository", packs: set[bytes], findings: _Finding
 def _check_pack(
     repository: "Repository", pack: bytes, wanted: list[tuple[bytes, Location]], wholly: bool, findings: _Findings
 ) -> None:
-    """Read what is wanted of a pack, or all of it; damage to what is not wanted is noted but fails nothing."""
+    """Read what is wanted of a pack, or all of it; damage to what is not wanted is noted but fails nothing.
+
+    A pack with a record that only a newer version can decode counts neither as read nor, for that, as damaged.
+    """
     rows = list(repository.index().packs[pack].rows) if wholly else wanted
     try:
-        bad = _read_pack(repository, pack, rows)
+        bad, unknown = _read_pack(repository, pack, rows)
     except StoreMissing:
         findings.lost(pack)
         findings.bad_chunks.update(chunk for chunk, _ in wanted)
@@ -183,7 +199,9 @@ def _check_pack(
     findings.bad_chunks.update(bad.intersection(chunk for chunk, _ in wanted))
     if not bad.isdisjoint(chunk for chunk, _ in wanted):
         findings.broken(pack)
-    if wholly:
+    for chunk, _ in wanted:
+        findings.unknown = findings.unknown or unknown.get(chunk)
+    if wholly and not unknown:
         findings.read_packs.add(pack)
 
 
@@ -191,7 +209,7 @@ def _try_the_rest(places: dict[bytes, Location], repository: "Repository", findi
     """Tell which chunks of packs that are gone, cut or without a table cannot be had; the index leads to the rest."""
     for pack, rows in by_pack(places).items():
         try:
-            findings.bad_chunks.update(_read_pack(repository, pack, rows))
+            findings.bad_chunks.update(_read_pack(repository, pack, rows)[0])
         except StoreMissing:
             findings.bad_chunks.update(chunk for chunk, _ in rows)
 
@@ -207,19 +225,23 @@ def _choose(places: dict[bytes, Location], wholly: set[bytes], all_below: int, s
     return chosen | {chunk: places[chunk] for chunk in drawn}
 
 
-def _read_pack(repository: "Repository", pack: bytes, rows: list[tuple[bytes, Location]]) -> set[bytes]:
-    """Read records of a pack and return the chunks whose records do not open.
+def _read_pack(
+    repository: "Repository", pack: bytes, rows: list[tuple[bytes, Location]]
+) -> tuple[set[bytes], dict[bytes, RecordUnknown]]:
+    """Read records of a pack; return the chunks whose records do not open, and those that newer versions can decode.
 
     Errors: StoreMissing; StoreError.
     """
     bad: set[bytes] = set()
+    unknown: dict[bytes, RecordUnknown] = {}
     for run in spans(rows):
         start = run[0][1].offset
         length = run[-1][1].offset + run[-1][1].length - start
         view = memoryview(repository.store.get(pack_name(pack), start, length))
         reader = RecordReader(repository.sealer, view, start)
-        bad.update(chunk for chunk, place in run if not _opens(reader, chunk, place))
-    return bad
+        for chunk, place in run:
+            _try(reader, chunk, place, bad, unknown)
+    return bad, unknown
 
 
 class RecordReader:
@@ -243,7 +265,7 @@ class RecordReader:
     def open(self, chunk: bytes, place: Location) -> "bytes | bytearray | memoryview":
         """Return a chunk, proven to be the one of that id.
 
-        Errors: RecordDamaged if anything at all does not fit.
+        Errors: RecordDamaged if anything at all does not fit; RecordUnknown for a record of a newer version.
         """
         if self._offset != place.offset:
             at = place.offset - self._start
@@ -258,8 +280,13 @@ class RecordReader:
         return member
 
 
-def _opens(reader: RecordReader, chunk: bytes, place: Location) -> bool:
+def _try(
+    reader: RecordReader, chunk: bytes, place: Location, bad: set[bytes], unknown: dict[bytes, RecordUnknown]
+) -> None:
     try:
-        return len(reader.open(chunk, place)) == place.raw_length
+        if len(reader.open(chunk, place)) != place.raw_length:
+            bad.add(chunk)
     except RecordDamaged:
-        return False
+        bad.add(chunk)
+    except RecordUnknown as error:
+        unknown[chunk] = error

@@ -29,12 +29,7 @@ class Rooms:
     """Where one thread opens records, one after the other: what was opened is good until the next one."""
 
     def __init__(self) -> None:
-        self._body = Room(ROOM_BYTES)
         self._raw = Room(ROOM_BYTES)
-
-    def body(self, length: int) -> Room:
-        """Return room for what was sealed."""
-        return self._body if length <= ROOM_BYTES else Room(length)
 
     def raw(self, length: int) -> Room:
         """Return room for a chunk."""

@@ -17,7 +17,6 @@ _FEW = 2048
 """One in so many may lie elsewhere."""
 LEAST_COUNT = 8 * _FEW
 _ROW = 1024
-_BLOCK = 128 << 10
 _local = threading.local()
 
 
@@ -75,30 +74,42 @@ class Pairs:
         return at + 1
 
 
-def apart(content: "bytes | memoryview", count: int) -> Array:
-    """Return the bytes that pairs stand for.
+class Apart:
+    """The bytes that pairs stand for.
 
     Errors: RecordDamaged where they do not have the form of `count` bytes.
     """
-    np = numpy_core()
-    half = -(-count // 2)
-    few, odd = divmod(len(content) - half - 1, 5)
-    if few < 0 or odd or content[-1] > _MOST_BASE:
-        raise RecordDamaged("The pairs of a field-split record have an impossible form.")
-    pairs, wide = np.frombuffer(content, "u1", half), np.empty(half, "<u2")
-    for at in range(0, half, _BLOCK):
-        part = wide[at : at + _BLOCK]
-        np.multiply(pairs[at : at + _BLOCK], 1 << 4, part, dtype="u2")
-        np.bitwise_or(part, pairs[at : at + _BLOCK], part)
-        np.bitwise_and(part, 0x0F0F, part)
-        np.add(part, content[-1] * 0x0101, part)
-    firsts = wide.view("u1")[:count]
-    if few:
-        places = np.frombuffer(content, "<u4", few, half)
-        if int(np.maximum.reduce(places)) >= count:
+
+    def __init__(self, content: "bytes | memoryview", count: int) -> None:
+        np = numpy_core()
+        half = -(-count // 2)
+        few, odd = divmod(len(content) - half - 1, 5)
+        if few < 0 or odd or content[-1] > _MOST_BASE:
+            raise RecordDamaged("The pairs of a field-split record have an impossible form.")
+        self._base = content[-1]
+        self._pairs = np.frombuffer(content, "u1", half)
+        self._places = np.frombuffer(content, "<u4", few, half)
+        self._others = np.frombuffer(content, "u1", few, half + 4 * few)
+        if few and int(np.maximum.reduce(self._places)) >= count:
             raise RecordDamaged("The pairs of a field-split record name a place outside of it.")
-        firsts[places] = np.frombuffer(content, "u1", few, half + 4 * few)
-    return firsts
+
+    def lift(self, at: int, bits: int, words: Array) -> None:
+        """Write the bytes from an even place on, so many bits up, into 16-bit words; those elsewhere are not right yet.
+
+        Two words for a pair at once: a product puts each half where it belongs, and once more where it does not.
+        """
+        np = numpy_core()
+        wide = words.view("<u4")
+        wide[:] = self._pairs[at // 2 : at // 2 + len(wide)]
+        np.multiply(wide, 1 << bits | 1 << bits + 12, wide)
+        np.bitwise_and(wide, 0x000F000F << bits, wide)
+        np.add(wide, self._base * 0x00010001 << bits, wide)
+
+    def mend(self, bits: int, words: Array) -> None:
+        """Put those that lie elsewhere into the words of all."""
+        np = numpy_core()
+        others = np.left_shift(self._others, bits, dtype="u2")
+        words[self._places] = words[self._places] & 0xFFFF - (0xFF << bits) | others
 
 
 def _memory(length: int) -> tuple[Array, Array]:

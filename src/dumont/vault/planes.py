@@ -15,12 +15,12 @@ from dumont.vault.arrays import numpy_core
 from dumont.vault.coder import code_into, decompressor, frame_room
 from dumont.vault.errors import RecordDamaged
 from dumont.vault.memory import Rooms, fresh_memory
-from dumont.vault.pairs import LEAST_COUNT, Pairs, apart, base_of
+from dumont.vault.pairs import LEAST_COUNT, Apart, Pairs, base_of
 
 Bytes = Any
 """An array of bytes."""
 _LENGTH = struct.Struct("<I")
-_BLOCK = 64 << 10
+_BLOCK = 128 << 10
 _BLOCK_BYTES = 512 << 10
 _SCRATCH_BYTES = 13 << 20
 _local = threading.local()
@@ -110,7 +110,7 @@ def join(
     if len(rest) != count * (width - 1) + odd:
         raise RecordDamaged("The planes of a field-split record have impossible lengths.")
     plane = _unpacked(view[_LENGTH.size : _LENGTH.size + packed], count, paired=paired)
-    first = apart(plane, count) if paired else np.frombuffer(plane, "u1")
+    first = Apart(plane, count) if paired else np.frombuffer(plane, "u1")
     raw = bytearray(raw_length) if rooms is None else rooms.raw(raw_length).view[:raw_length]
     out = np.frombuffer(raw, "u1")
     second = np.frombuffer(rest[:count], "u1")
@@ -180,22 +180,33 @@ def _blocks() -> _Blocks:
     return found
 
 
-def _weave(rows: Bytes, first: Bytes, second: Bytes, low: Bytes, kind: Floats) -> None:
-    """Put planes together again. Multiplying is how numpy shifts to the left most quickly."""
+def _weave(rows: Bytes, first: "Bytes | Apart", second: Bytes, low: Bytes, kind: Floats) -> None:
+    """Put planes together again. Multiplying is how numpy shifts to the left most quickly.
+
+    A plane is made wider before anything else: numpy does that quickly by itself, and slowly on the way to other work.
+    """
     np = numpy_core()
     words = rows.view("<u2")
     top = words[:, -1]
-    turned, other = np.empty(_BLOCK, "u2"), np.empty(_BLOCK, "u2")
+    bits = 8 if kind is Floats.FP16 else 7
+    lifted, under, turned = (np.empty(_BLOCK, "u2") for _ in range(3))
     for at in range(0, len(top), _BLOCK):
         place = top[at : at + _BLOCK]
-        word = place if kind is not Floats.FP32 else turned[: len(place)]
-        np.multiply(first[at : at + _BLOCK], 1 << 8, word, dtype="u2")
-        np.bitwise_or(word, second[at : at + _BLOCK], word)
+        upper, word = lifted[: len(place)], under[: len(place)]
+        if isinstance(first, Apart):
+            first.lift(at, bits, lifted[: len(place) + len(place) % 2])
+        else:
+            upper[:] = first[at : at + _BLOCK]
+            np.multiply(upper, 1 << bits, upper)
+        word[:] = second[at : at + _BLOCK]
         if kind is not Floats.FP16:
-            bits = other[: len(word)]
-            np.multiply(word, 1 << 15, bits)
+            sign = place if kind is Floats.BF16 else turned[: len(place)]
+            np.multiply(word, 1 << 15, sign)
             np.right_shift(word, 1, word)
-            np.bitwise_or(word, bits, place)
+            np.bitwise_or(word, sign, word)
+        np.bitwise_or(word, upper, place)
+    if isinstance(first, Apart):
+        first.mend(bits, top)
     if kind is Floats.FP32:
         words[:, 0] = np.frombuffer(low.data, "<u2")
 

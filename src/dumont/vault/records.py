@@ -92,6 +92,7 @@ class Sealer:
     ) -> "bytes | bytearray | memoryview":
         """Return the chunk in a record, proven to be the chunk of that id; with `rooms` it is good until their next.
 
+        With `rooms` the record is opened where it lies, and is none any more: memory had anew costs more than AES.
         Without `hashed` the proof is the seal alone, which names the id; for who hashes the bytes himself later.
         Errors: RecordDamaged if anything at all does not fit; RecordUnknown if it opens and a newer version coded it.
         """
@@ -114,8 +115,7 @@ class Sealer:
     def _opened(self, nonce: bytes, sealed: memoryview, bound: bytes, rooms: Rooms | None) -> "bytes | memoryview":
         if rooms is None:
             return self._cipher.decrypt(nonce, sealed, bound)
-        room = rooms.body(len(sealed)).view[: len(sealed) - TAG_BYTES]
-        return room[: self._cipher.decrypt_into(nonce, sealed, bound, room)]
+        return sealed[: self._cipher.decrypt_into(nonce, sealed, bound, sealed[:-TAG_BYTES])]
 
 
 def record_room(raw_length: int) -> int:

@@ -81,6 +81,28 @@ def test_no_accepted_path_leads_out(path: bytes) -> None:
     assert all(part not in (b"", b".", b"..") for part in path.split(b"/"))
 
 
+ODD_NAMES = st.sampled_from([b"a", b"b", b"-", b"c.", b"", b".", b"..", b".dumont", b".dumont-x", b"a\x00b"])
+PATHS = st.lists(ODD_NAMES, min_size=1, max_size=3).map(b"/".join)
+
+
+@given(paths=st.dictionaries(PATHS, st.sampled_from([Kind.FILE, Kind.FOLDER]), max_size=5), turned=st.booleans())
+def test_paths_are_accepted_if_each_is_plain_and_below_a_folder(paths: dict[bytes, Kind], turned: bool) -> None:
+    """Told for all paths at once and for each by itself, it is the same; in another order they are refused."""
+    folders = {b"", *(path for path, kind in paths.items() if kind is Kind.FOLDER)}
+    plain = all(
+        path.rpartition(b"/")[0] in folders
+        and not path.startswith(b".dumont")
+        and not any(name in (b"", b".", b"..") or b"\x00" in name for name in path.split(b"/"))
+        for path in paths
+    )
+    entries = [Entry(path, kind, 0o644, 0, 0, 0) for path, kind in sorted(paths.items(), reverse=turned)]
+    if plain and not (turned and len(paths) > 1):
+        check_entries(entries)
+    else:
+        with pytest.raises(RecordDamaged):
+            check_entries(entries)
+
+
 @given(junk=st.binary(max_size=200))
 def test_junk_is_refused_as_damage(junk: bytes) -> None:
     """Anything that is not ours is RecordDamaged, not a crash."""

@@ -74,6 +74,7 @@ class Packer:
         self._grouped: list[Future[None]] = []
         self._sent: list[Future[None]] = []
         self._failed: BaseException | None = None
+        self._finished = False
         self._holes: dict[int, bytes] = {}
         self._workers = ThreadPoolExecutor(_WORKERS, "seal")
         self._senders = ThreadPoolExecutor(_SENDERS, "send")
@@ -119,12 +120,13 @@ class Packer:
         """
         for sent in self._sent:
             sent.result()
+        self._finished = True
 
     def close(self) -> None:
-        """Let the threads go."""
+        """Let the threads go, and wait for them where they may still be at work."""
         self._failed = self._failed or RuntimeError("closed")
-        self._workers.shutdown(wait=True, cancel_futures=True)
-        self._senders.shutdown(wait=True, cancel_futures=True)
+        self._workers.shutdown(wait=not self._finished, cancel_futures=True)
+        self._senders.shutdown(wait=not self._finished, cancel_futures=True)
 
     def _take(self, descriptor: int, piece: Piece) -> Ids:
         if piece.hole and (chunk := self._holes.get(piece.length)):

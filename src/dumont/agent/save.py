@@ -4,10 +4,11 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from operator import attrgetter
+from threading import Lock
 
 import msgpack
 
@@ -18,6 +19,7 @@ from dumont.agent.seen import Last, Seen
 from dumont.agent.still import NO_LOOK, Still
 from dumont.agent.walk import (
     MARK_CHANGED,
+    MARK_LINKS,
     Excluder,
     Found,
     Scan,
@@ -50,19 +52,21 @@ def save_tree(
         counts.files, counts.bytes_total, counts.chunks = last.files, last.bytes_total, len(last.chunks)
         return counts, _report(seen, Scan(skipped=last.skipped), counts)
     seen.begin()
-    scanned = scan(root, Excluder(exclude), own=own, known=seen.found, same=seen.settled(again.same), names=again.names)
-    tree = _Tree(root, scanned, packer, progress)
-    entries = _regrouped(tree.read())
+    with _Tree(root, packer, progress) as tree:
+        known, same = seen.found, seen.settled(again.same)
+        scanned = scan(root, Excluder(exclude), own=own, known=known, same=same, names=again.names, met=tree.meet)
+        entries = _regrouped(tree.read(scanned))
     packer.flush()
     settled = seen.keep(scanned.found)
     if entries != seen.listed[0]:
         seen.listed = entries, pack_columns(entries)
-    packer.finish()
     chunks = frozenset(chain.from_iterable(map(attrgetter("chunks"), entries)))
     counts.files = sum(entry.kind is Kind.FILE for entry in entries)
     counts.bytes_total, counts.chunks = bytes_of(entries), len(chunks)
-    whole = settled and not scanned.errors and not counts.unstable
     still = Still(scanned.found, scanned.names)
+    packer.finish()
+    seen.kept()
+    whole = settled and not scanned.errors and not counts.unstable
     seen.last = Last(asked, still, whole, chunks, counts.files, counts.bytes_total, scanned.skipped)
     return counts, _report(seen, scanned, counts)
 
@@ -73,71 +77,81 @@ def _report(seen: Seen, scanned: Scan, counts: Saved) -> bytes:
     return packed
 
 
-@dataclass
-class _Reading:
-    """A file that is being read: where its entry goes, its first look, and its pieces in order."""
-
-    place: int
-    found: Found
-    descriptor: int
-    before: os.stat_result
-    pieces: "list[Future[Ids]]" = field(default_factory=list)
-
-
 class _Tree:
-    """Reads the files of a scan, several at once, and gathers the entries in order."""
+    """Reads the files of a tree and gathers the entries in order: small files itself, large ones beside that.
 
-    def __init__(self, root: bytes, scanned: Scan, packer: Packer, progress: Callable[[Progress], None]) -> None:
+    Large ones begin as soon as the walk meets them, except where a file has several names: its first is read.
+    """
+
+    def __init__(self, root: bytes, packer: Packer, progress: Callable[[Progress], None]) -> None:
         self._root = root
-        self._scanned = scanned
         self._packer = packer
         self._progress = progress
-        self._entries: list[Entry | None] = [found.entry for found in scanned.found]
-        self._total = bytes_of(found.entry for found in scanned.found)
-        self._kept = 0
+        self._large = _Large(root, packer, self)
+        self._met: set[bytes] = set()
+        self._read: dict[bytes, Found | None] = {}
         self._first: dict[tuple[int, ...], int] = {}
-        self._links: list[tuple[int, Found]] = []
-        self._readings: deque[_Reading] = deque()
-        self._under_way = 0
-        self._done = 0
+        self._links: list[int] = []
+        self._errors: list[tuple[bytes, str]] = []
+        self._total: int | None = None
+        self._kept = self._smalls = 0
+        self._telling = Lock()
         self._tell_next = 0.0
 
-    def read(self) -> list[Entry]:
-        """Return the entries of all that could be read."""
-        try:
-            for place, found in enumerate([*self._scanned.found]):
-                if found.entry.kind is Kind.FILE:
-                    self._file(place, found)
-            while self._readings:
-                self._end()
-        finally:
-            for reading in self._readings:
-                _release(reading)
-        for place, found in self._links:
-            first = self._entries[self._first[found.inode]]
-            entry = first and replace(first, path=found.entry.path, group=found.entry.group)
-            if entry != found.entry:
-                self._entries[place] = entry
-                leader = self._scanned.found[self._first[found.inode]]
-                self._scanned.found[place] = leader._replace(entry=entry or found.entry, read=bool(entry))
-        return [entry for entry in self._entries if entry is not None]
+    def __enter__(self) -> "_Tree":
+        return self
 
-    def _file(self, place: int, found: Found) -> None:
+    def __exit__(self, *_: object) -> None:
+        self._large.close()
+
+    def meet(self, found: Found) -> None:
+        """Begin with a file that the walk has just met and that is not known, if it is large."""
+        entry = found.entry
+        if entry.size > SMALL_BYTES and entry.kind is Kind.FILE and found.mark[MARK_LINKS] == 1:
+            self._met.add(entry.path)
+            self._large.add(found)
+
+    def read(self, scanned: Scan) -> list[Entry]:
+        """Return the entries of all that could be read, and note in the scan what was read and what could not be."""
+        found = scanned.found
+        self._total = bytes_of(item.entry for item in found)
+        for place, item in enumerate(found):
+            if item.entry.kind is Kind.FILE and item.entry.path not in self._met:
+                found[place] = self._file(place, item)
+                self._large.heed()
+        self._large.finish()
+        self.tell(last=True)
+        for place, item in enumerate(found):
+            found[place] = self._read.get(item.entry.path) or item
+        lost = {path for path, read in self._read.items() if read is None}
+        for place in self._links:
+            item, leader = found[place], found[self._first[found[place].inode]]
+            if leader.entry.path in lost:
+                lost.add(item.entry.path)
+                continue
+            entry = replace(leader.entry, path=item.entry.path, group=item.entry.group)
+            if entry != item.entry:
+                found[place] = leader._replace(entry=entry)
+        scanned.errors.extend(self._errors)
+        return [item.entry for item in found if item.entry.path not in lost]
+
+    def _file(self, place: int, found: Found) -> Found:
+        """Return a file as it was read, as it was found where it is read later or not at all."""
         if found.entry.group:
             if found.inode in self._first:
-                self._links.append((place, found))
-                return
+                self._links.append(place)
+                return found
             self._first[found.inode] = place
         if found.read and self._packer.known.issuperset(found.entry.chunks):
             self._kept += found.entry.size
-            return
-        with _Forgiving(self, place, found):
-            if found.entry.size <= SMALL_BYTES:
-                self._read_small(place, found)
-            else:
-                self._begin(place, found)
+        elif found.entry.size > SMALL_BYTES:
+            self._large.add(found)
+        else:
+            with _Forgiving(self, found):
+                return self._small(found)
+        return found
 
-    def _read_small(self, place: int, found: Found) -> None:
+    def _small(self, found: Found) -> Found:
         """Read a small file at once; one that is not what it was when it was found is read again as any other."""
         entry = found.entry
         descriptor = open_regular(self._root + b"/" + entry.path)
@@ -147,20 +161,101 @@ class _Tree:
         finally:
             os.close(descriptor)
         if mark != found.mark or len(raw) != entry.size:
-            self._begin(place, found)
-            return
-        self._fill(place, entry.filled((self._packer.small(raw),), (len(raw),)) if raw else entry, mark)
+            self._large.add(found)
+            return found
+        self._smalls += 1
+        self.tell()
+        return Found(entry.filled((self._packer.small(raw),), (len(raw),)) if raw else entry, mark, read=True)
 
-    def _begin(self, place: int, found: Found) -> None:
-        descriptor = open_regular(os.path.join(self._root, found.entry.path))
-        reading = _Reading(place, found, descriptor, os.fstat(descriptor))
-        self._readings.append(reading)
-        try:
-            self._submit(reading)
-        except BaseException:
-            self._readings.remove(reading)
+    def fill(self, entry: Entry, mark: tuple[int, ...], *, stable: bool = True) -> None:
+        """Take in a large file that was read."""
+        self._read[entry.path] = Found(entry, mark, read=stable)
+        self.tell()
+
+    def fail(self, found: Found, error: OSError) -> None:
+        """Leave a file out that vanished or cannot be read, and say so."""
+        path = found.entry.path
+        self._read[path] = None
+        if isinstance(error, FileNotFoundError):
+            self._packer.counts.unstable.append(path)
+        else:
+            self._errors.append((path, os.strerror(error.errno) if error.errno else str(error)))
+
+    def tell(self, *, last: bool = False) -> None:
+        """Tell how far the save is, now and then, once the walk is over and it is known how much there is."""
+        counts, now, total = self._packer.counts, time.monotonic(), self._total
+        if total is None or (now < self._tell_next and not last):
+            return
+        with self._telling:
+            self._tell_next = now + _TELL_SECONDS
+            done = counts.bytes_read + self._kept
+            told = (done, max(total, done), self._smalls + len(self._read), counts.bytes_new, counts.bytes_stored)
+            self._progress(Progress("save", *told))
+
+
+@dataclass
+class _Reading:
+    """A file that is being read: its first look, and its pieces in order."""
+
+    found: Found
+    descriptor: int
+    before: os.stat_result
+    pieces: "list[Future[Ids]]" = field(default_factory=list)
+
+
+class _Large:
+    """Reads large files in a thread of its own, several at once; the first error that is not of one file ends it."""
+
+    def __init__(self, root: bytes, packer: Packer, tree: _Tree) -> None:
+        self._root = root
+        self._packer = packer
+        self._tree = tree
+        self._readings: deque[_Reading] = deque()
+        self._under_way = 0
+        self._failed: BaseException | None = None
+        self._thread = ThreadPoolExecutor(1, "large")
+
+    def add(self, found: Found) -> None:
+        """Read a file after those that were added before."""
+        self._thread.submit(self._guarded, self._begin, found)
+
+    def heed(self) -> None:
+        """Raise what ended it, if anything did."""
+        if self._failed is not None:
+            raise self._failed
+
+    def finish(self) -> None:
+        """Wait until all files are read."""
+        self._thread.submit(self._guarded, self._end_all)
+        self._thread.shutdown()
+        self.heed()
+
+    def close(self) -> None:
+        """Let go of what is still being read."""
+        self._failed = self._failed or RuntimeError("closed")
+        self._thread.shutdown(cancel_futures=True)
+        for reading in self._readings:
             _release(reading)
-            raise
+        self._readings.clear()
+
+    def _guarded(self, work: Callable[..., None], *args: Found) -> None:
+        try:
+            self.heed()
+            work(*args)
+        except BaseException as error:  # noqa: BLE001 - raised again by `heed`
+            self._failed = self._failed or error
+
+    def _begin(self, found: Found) -> None:
+        with _Forgiving(self._tree, found):
+            descriptor = open_regular(os.path.join(self._root, found.entry.path))
+            reading = _Reading(found, descriptor, os.fstat(descriptor))
+            self._readings.append(reading)
+            try:
+                self._submit(reading)
+            except BaseException:
+                self._readings.remove(reading)
+                _release(reading)
+                raise
 
     def _submit(self, reading: _Reading) -> None:
         before = reading.before
@@ -170,14 +265,19 @@ class _Tree:
                 self._end()
             if len(reading.pieces) >= self._packer.depth:
                 reading.pieces[-self._packer.depth].exception()
+            self.heed()
             reading.pieces.append(self._packer.submit(reading.descriptor, piece))
             self._under_way += 1
-            self._tell()
+            self._tree.tell()
+
+    def _end_all(self) -> None:
+        while self._readings:
+            self._end()
 
     def _end(self) -> None:
         """Wait for the oldest file; if it changed meanwhile, read it again, a few times."""
         reading = self._readings.popleft()
-        with _Forgiving(self, reading.place, reading.found):
+        with _Forgiving(self._tree, reading.found):
             try:
                 self._conclude(reading)
             finally:
@@ -199,34 +299,16 @@ class _Tree:
                 self._readings.popleft()
         if not stable:
             self._packer.counts.unstable.append(reading.found.entry.path)
+        mark = mark_of(after)
+        entry = reading.found.entry if mark == reading.found.mark else self._looked_at_again(reading.found, after, mark)
+        if entry.size != size:
+            entry = replace(entry, size=size)
         chunks, lengths = tuple(chunk for chunk, _ in ids), tuple(length for _, length in ids)
-        self._settle(reading.place, reading.found, after, chunks, lengths, stable=stable)
+        self._tree.fill(entry.filled(chunks, lengths), mark, stable=stable)
 
     def _result(self, piece: "Future[Ids]") -> Ids:
         self._under_way -= 1
         return piece.result()
-
-    def _settle(
-        self,
-        place: int,
-        found: Found,
-        after: os.stat_result,
-        chunks: tuple[bytes, ...],
-        lengths: tuple[int, ...],
-        *,
-        stable: bool = True,
-    ) -> None:
-        mark = mark_of(after)
-        entry = found.entry if mark == found.mark else self._looked_at_again(found, after, mark)
-        if entry.size != sum(lengths):
-            entry = replace(entry, size=sum(lengths))
-        self._fill(place, entry.filled(chunks, lengths), mark, stable=stable)
-
-    def _fill(self, place: int, entry: Entry, mark: tuple[int, ...], *, stable: bool = True) -> None:
-        self._entries[place] = entry
-        self._scanned.found[place] = Found(entry, mark, read=stable)
-        self._done += 1
-        self._tell()
 
     def _looked_at_again(self, found: Found, after: os.stat_result, mark: tuple[int, ...]) -> Entry:
         path, xattrs = found.entry.path, found.entry.xattrs
@@ -235,38 +317,19 @@ class _Tree:
         entry = entry_of(path, Kind.FILE, after, xattrs=xattrs)
         return replace(entry, group=found.entry.group) if found.entry.group else entry
 
-    def _tell(self) -> None:
-        counts, now = self._packer.counts, time.monotonic()
-        done = counts.bytes_read + self._kept
-        if now < self._tell_next and done != self._total:
-            return
-        self._tell_next = now + _TELL_SECONDS
-        self._progress(
-            Progress("save", done, max(self._total, done), self._done, counts.bytes_new, counts.bytes_stored)
-        )
-
-    def fail(self, place: int, found: Found, error: OSError) -> None:
-        """Leave a file out that vanished or cannot be read, and say so."""
-        self._entries[place] = None
-        path = found.entry.path
-        if isinstance(error, FileNotFoundError):
-            self._packer.counts.unstable.append(path)
-        else:
-            self._scanned.errors.append((path, os.strerror(error.errno) if error.errno else str(error)))
-
 
 class _Forgiving:
     """Turns an error of reading one file into a line of the report."""
 
-    def __init__(self, tree: _Tree, place: int, found: Found) -> None:
-        self._tree, self._place, self._found = tree, place, found
+    def __init__(self, tree: _Tree, found: Found) -> None:
+        self._tree, self._found = tree, found
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, _: object) -> bool:
         if isinstance(error, OSError):
-            self._tree.fail(self._place, self._found, error)
+            self._tree.fail(self._found, error)
             return True
         return False
 

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from threading import Thread
 from typing import Any
 
 import msgpack
@@ -53,10 +54,12 @@ class Seen:
         self._path = path
         self._about = about
         self._limit = 0
+        self._writing: Thread | None = None
         self._load()
 
     def begin(self) -> None:
         """Begin to look at the tree; what the last save found whole is no answer any more until this one has ended."""
+        self.kept()
         self.last = None
         self._limit = time.time_ns() - int(SETTLED_SECONDS * 1e9)
 
@@ -65,9 +68,9 @@ class Seen:
         return {item.entry.path: item for item in found if self.found.get(item.entry.path) is item}
 
     def keep(self, found: Sequence[Found]) -> bool:
-        """Remember what was settled when the save began, and tell whether that is all.
+        """Remember what was settled when the save began, and tell whether that is all; `kept` ends it.
 
-        A disk that does not allow it costs time later, no more.
+        The list is written beside what comes next: a disk that takes in packs meanwhile has it wait.
         """
         kept = {}
         old, fresh = self.found, False
@@ -83,8 +86,15 @@ class Seen:
                 fresh = True
         if fresh or len(kept) != len(old):
             self.found = kept
-            self._store()
+            self._writing = Thread(target=self._store, name="seen")
+            self._writing.start()
         return len(kept) == len(found)
+
+    def kept(self) -> None:
+        """Wait until what is remembered is on the disk, too; one that does not allow it costs time later, no more."""
+        if self._writing is not None:
+            self._writing.join()
+            self._writing = None
 
     def restored(self, root: bytes, found: Iterable[Found]) -> None:
         """Remember files that were just restored, in the place that they have now; `found` is how they were hashed.
@@ -100,6 +110,7 @@ class Seen:
                 calm = now[MARK_MODIFIED] + _TICK_NS < item.mark[MARK_CHANGED]
                 if calm and (now == item.mark or (moved and _without_change(now) == _without_change(item.mark))):
                     kept[item.entry.path] = item._replace(mark=now)
+        self.kept()
         self.found, self.last = kept, None
         self._store()
 

@@ -74,10 +74,12 @@ def scan(
     known: Mapping[bytes, Found] = MappingProxyType({}),
     same: Mapping[bytes, Found] = MappingProxyType({}),
     names: Mapping[bytes, list[bytes]] = MappingProxyType({}),
+    met: Callable[[Found], None] | None = None,
 ) -> Scan:
     """List the tree below `root` without following links; what is as it is `known` to be is taken over from there.
 
     `same` was looked at just now and is not looked at again, nor are folders among it whose `names` were listed then.
+    `met` hears at once of each path that is not taken over.
     Guarantees: what cannot be read is listed in `errors`; sockets, pipes and devices in `skipped`; `own` folders are
     left out. Hard links are grouped by inode.
     """
@@ -100,7 +102,7 @@ def scan(
                 result.found.append(found)
                 goes_on = found.entry.kind is Kind.FOLDER
             else:
-                goes_on = _look(root, path, known, inodes_out, result)
+                goes_on = _look(root, path, known, inodes_out, result, met)
             if goes_on:
                 waiting.append(path)
     result.found.sort(key=attrgetter("entry.path"))
@@ -152,7 +154,12 @@ def unchanged(before: os.stat_result, after: os.stat_result) -> bool:
 
 
 def _look(
-    root: bytes, path: bytes, known: Mapping[bytes, Found], inodes_out: set[tuple[int, ...]], result: Scan
+    root: bytes,
+    path: bytes,
+    known: Mapping[bytes, Found],
+    inodes_out: set[tuple[int, ...]],
+    result: Scan,
+    met: Callable[[Found], None] | None,
 ) -> bool:
     """Take down a path; tell whether it is a folder to go into."""
     full = root + b"/" + path
@@ -174,7 +181,10 @@ def _look(
         return False
     if kind is Kind.FOLDER and mark[:2] in inodes_out:
         return False
-    result.found.append(Found(entry_of(path, kind, seen, target, xattrs), mark))
+    found = Found(entry_of(path, kind, seen, target, xattrs), mark)
+    result.found.append(found)
+    if met is not None:
+        met(found)
     return kind is Kind.FOLDER
 
 

@@ -74,6 +74,10 @@ class Index:
             self._place(table, self.chunks)
 
     def _place(self, table: PackTable, chunks: dict[bytes, Location]) -> None:
+        rows = dict(table.rows)
+        if len(rows) == len(table.rows) and chunks.keys().isdisjoint(rows):
+            chunks.update(rows)
+            return
         rank = self._rank(table.pack)
         for chunk, place in table.rows:
             held = chunks.setdefault(chunk, place)

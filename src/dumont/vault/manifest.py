@@ -4,7 +4,7 @@ import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from itertools import chain, islice
+from itertools import chain, compress, islice
 from operator import attrgetter, lt
 from typing import Any, overload
 
@@ -221,8 +221,8 @@ def dump_manifest(manifest: Manifest) -> bytes:
     return _pack({"v": MANIFEST_FORMAT, **document, "entries": manifest.listed.columns})
 
 
-def load_manifest(name: str, content: bytes) -> Manifest:
-    """Read the content of a manifest object.
+def load_manifest(name: str, content: bytes, *, check: bool = True) -> Manifest:
+    """Read the content of a manifest object; without `check` nothing is proven of its entries.
 
     Errors: RecordDamaged if it is of another format, incomplete, or names an impossible path.
     """
@@ -230,7 +230,8 @@ def load_manifest(name: str, content: bytes) -> Manifest:
         document = msgpack.unpackb(content, use_list=False, strict_map_key=False)
         if not 1 <= document["v"] <= MANIFEST_FORMAT or document["name"] != name:
             raise RecordDamaged(f"{name} is of another format or belongs under another name.")
-        return Manifest(**{f: document[f] for f in _FIELDS}, entries=Entries.read(document["entries"]))
+        entries = Entries.read(document["entries"]) if check else Entries(document["entries"])
+        return Manifest(**{f: document[f] for f in _FIELDS}, entries=entries)
     except (KeyError, TypeError, ValueError, msgpack.UnpackException) as error:
         raise RecordDamaged(f"{name} does not have the form of a manifest.") from error
 
@@ -275,7 +276,8 @@ def _check(columns: Columns) -> None:
     least = min(min(columns[name], default=0) for name in ("mode", "size", "group", "chunk_counts"))
     if least < 0 or max(modes, default=0) > 0o7777:
         raise RecordDamaged("A manifest gives an entry an impossible mode, size or group.")
-    if any((kind == _LINK) != bool(target) for kind, target in zip(kinds, targets, strict=True)):
+    aimed = [*compress(kinds, targets)]
+    if not len(aimed) == aimed.count(_LINK) == kinds.count(_LINK):
         raise RecordDamaged("A manifest gives an entry a wrong link target.")
     _check_chunks(columns)
     if not all(map(_plain_xattrs, columns.get("xattr", ()), kinds)):
@@ -283,18 +285,17 @@ def _check(columns: Columns) -> None:
 
 
 def _check_paths(paths: Sequence[bytes], kinds: Sequence[int]) -> None:
-    if not all(map(lt, paths, islice(paths, 1, None))) or b"\x00" in b"/".join(paths):
+    joined = b"\x00".join((b"", *paths, b""))
+    if joined.count(b"\x00") != len(paths) + 1 or not all(map(lt, paths, islice(paths, 1, None))):
         raise RecordDamaged("A manifest names a path that leads out of the workspace or is out of order.")
-    folders = {b""}
-    for path, kind in zip(paths, kinds, strict=True):
-        at = path.rfind(b"/")
-        parent, name = (path[:at], path[at + 1 :]) if at >= 0 else (b"", path)
-        if at == 0 or name in _NO_NAMES or parent not in folders:
-            raise RecordDamaged("A manifest names a path that leads out of the workspace or is out of order.")
-        if at < 0 and path.startswith(OWN_PREFIX):
-            raise RecordDamaged("A manifest names a path that belongs to the product itself.")
-        if kind == _FOLDER:
-            folders.add(path)
+    if b"\x00" + OWN_PREFIX in joined:
+        raise RecordDamaged("A manifest names a path that belongs to the product itself.")
+    names = joined.replace(b"/", b"\x00")
+    parents = {path.rpartition(b"/")[0] for path in paths} - {b""}
+    if any(odd in names for odd in _NO_NAMES) or not parents <= {
+        path for path, kind in zip(paths, kinds, strict=True) if kind == _FOLDER
+    }:
+        raise RecordDamaged("A manifest names a path that leads out of the workspace or is out of order.")
 
 
 def _check_chunks(columns: Columns) -> None:
@@ -343,7 +344,8 @@ def _equal(one: Entry, other: object) -> bool:
 
 
 _FILE, _FOLDER, _LINK = map(int, Kind)
-_NO_NAMES = (b"", b".", b"..")
+_NO_NAMES = (b"\x00\x00", b"\x00.\x00", b"\x00..\x00")
+"""Names that are none, between what parts them."""
 _KINDS = {int(kind): kind for kind in Kind}
 _COLUMNS = ("path", "kind", "mode", "uid", "gid", "mtime_ns", "size", "target", "group", "sparse")
 _WHOLE = ("kind", "mode", "uid", "gid", "mtime_ns", "size", "group", "sparse", "chunk_counts")

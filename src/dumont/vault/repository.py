@@ -265,16 +265,16 @@ class Repository:
         Errors: StaleEpoch; RepositoryDamaged for chunks that no pack holds; StoreError.
         """
         self.check_epoch(manifest.epoch)
-        _, missing = self.locate(manifest.chunks())
+        missing = manifest.chunks() - self.index().chunks.keys()
         if missing:
             raise RepositoryDamaged(f"{len(missing)} chunks of the snapshot are in no pack.")
         now = datetime.now(timezone.utc)
         name = f"{now:%Y%m%dT%H%M%S.%fZ}-{secrets.token_hex(16)}"
         last = self._newest()
+        check_entries(manifest.entries)
         if last is not None and last.listed == manifest.listed:
             root = last.merkle_root
         else:
-            check_entries(manifest.entries)
             root = merkle_root(self.data_keys.merkle, manifest.entries)
         named = replace(manifest, name=name, created=now.isoformat(), merkle_root=root)
         self._seal(f"snap/{name}", MANIFEST_MAGIC, dump_manifest(named))
@@ -294,17 +294,20 @@ class Repository:
         return verify_snapshot(self, name, all_below=all_below, sample=sample, quick=quick)
 
     def _newest(self) -> Manifest | None:
-        """Return the newest manifest, opened under its own name; manifests never change, so it is read once."""
+        """Return the newest manifest, opened under its own name; manifests never change, so it is read once.
+
+        Its entries are not checked: they are only compared with some that are.
+        """
         for name in reversed(self.snapshots()):
             with suppress(StoreMissing):  # it was forgotten, and the list is old
                 if self._last is None or self._last.name != name:
-                    self._last = self._read_manifest(name)
+                    self._last = self._read_manifest(name, check=False)
                 return self._last
         return None
 
-    def _read_manifest(self, name: str) -> Manifest:
+    def _read_manifest(self, name: str, *, check: bool = True) -> Manifest:
         try:
-            return load_manifest(name, self._open(f"snap/{name}", MANIFEST_MAGIC))
+            return load_manifest(name, self._open(f"snap/{name}", MANIFEST_MAGIC), check=check)
         except RecordDamaged as error:
             raise RepositoryDamaged(error.detail, [f"snap/{name}"]) from error
 

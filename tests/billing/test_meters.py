@@ -45,7 +45,7 @@ async def charges(till: Till, stretch: Stretch) -> list[tuple[Any, ...]]:
         "SELECT c.amount, c.from_at, c.to_at, e.amount FROM usage_charge c "
         "JOIN ledger_transfer t ON t.id = c.id::uuid AND t.refusal IS NULL "
         "JOIN ledger_entry e ON e.transfer_id = t.id "
-        "JOIN ledger_account a ON a.id = e.account_id AND a.type = 'revenue' "
+        "JOIN ledger_account a ON a.number = e.account AND a.type = 'revenue' "
         "WHERE c.meter_id = %s ORDER BY c.to_at, c.from_at",
         stretch.id,
     )

@@ -143,7 +143,7 @@ class Till:
     async def balance(self, team_id: str, kind: str) -> int:
         """Read the balance of a team's account of a kind, and see that it is the sum of its entries."""
         [(balance, total)] = await self.rows(
-            "SELECT a.balance, (SELECT coalesce(sum(e.amount), 0) FROM ledger_entry e WHERE e.account_id = a.id) "
+            "SELECT a.balance, (SELECT coalesce(sum(e.amount), 0) FROM ledger_entry e WHERE e.account = a.number) "
             "FROM ledger_account a WHERE a.team_id = %s AND a.type = %s AND a.currency = 'USD'",
             team_id, kind,
         )  # fmt: skip

@@ -65,7 +65,8 @@ async def test_an_independent_reader_understands_the_ofx(home: Household) -> Non
     assert (statement.curdef, statement.account.accttype) == ("BRL", "CHECKING")
     amounts = {one.fitid: one.trnamt for one in statement.transactions}
     posted = home.books.rows(
-        "SELECT replace(transfer_id::text, '-', ''), amount FROM ledger_entry WHERE account_id = %s", home.checking
+        "SELECT replace(transfer_id::text, '-', ''), amount FROM ledger_account_entry WHERE account_id = %s",
+        home.checking,
     )
     assert amounts == {transfer: Decimal(amount) / 100 for transfer, amount in posted} and len(amounts) == 4
     assert statement.ledgerbal.balamt == Decimal("1752.29") == sum(amounts.values())

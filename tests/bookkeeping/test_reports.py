@@ -107,7 +107,9 @@ async def test_the_balance_of_any_moment(home: Household) -> None:
     moments = [datetime.now(timezone.utc)]
     for cents in (100, 250, 300):
         await home.record("expense", cents)
-        [(at,)] = home.books.rows("SELECT max(created_at) FROM ledger_entry WHERE account_id = %s", home.checking)
+        [(at,)] = home.books.rows(
+            "SELECT max(created_at) FROM ledger_account_entry WHERE account_id = %s", home.checking
+        )
         moments.append(at)
     path = f"/accounts/{home.checking}/balance"
     then = [(await home.ask("GET", path, params={"at": at.isoformat()})).json()["balance_str"] for at in moments]

@@ -89,10 +89,15 @@ class Books:
         team = self.team()
         return team, self.account(team, funds=funds), self.account(team)
 
+    def number(self, account: str) -> int:
+        """Read the number by which entries and transfers name an account."""
+        [(number,)] = self.rows("SELECT number FROM ledger_account WHERE id = %s", account)
+        return int(number)
+
     def balance(self, account: str) -> int:
         """Read an account's balance, and see that it is the sum of its entries."""
         [(balance, total)] = self.rows(
-            "SELECT a.balance, (SELECT coalesce(sum(e.amount), 0) FROM ledger_entry e WHERE e.account_id = a.id) "
+            "SELECT a.balance, (SELECT coalesce(sum(e.amount), 0) FROM ledger_entry e WHERE e.account = a.number) "
             "FROM ledger_account a WHERE a.id = %s",
             account,
         )
@@ -102,7 +107,7 @@ class Books:
     def entries(self, account: str) -> list[Row]:
         """Read an account's entries as (seq, amount, balance after)."""
         return self.rows(
-            "SELECT seq, amount, balance_after FROM ledger_entry WHERE account_id = %s ORDER BY seq", account
+            "SELECT seq, amount, balance_after FROM ledger_account_entry WHERE account_id = %s ORDER BY seq", account
         )
 
     def transfers(self, *ids: str) -> int:

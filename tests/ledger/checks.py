@@ -244,15 +244,16 @@ def nothing_out_of_balance(books: Books) -> None:
             "'{NULL}', NULL, NULL, %(legs)s, %(accounts)s, %(amounts)s)", legs
         ).fetchall()  # fmt: skip
     assert found == [("unbalanced",)]
+    numbers = [books.number(one), books.number(two)]
     by_hand = f"""
         WITH t AS (INSERT INTO ledger_transfer (id, team_id, fingerprint, kind, currency, accounts, seqs, date,
                                                 created_at)
-             SELECT gen_random_uuid(), '{team}', '', 'x', 'BRL', ARRAY['{one}', '{two}'], '{{2,1}}', '2026-01-01', now()
+             SELECT gen_random_uuid(), '{team}', '', 'x', 'BRL', ARRAY{numbers}, '{{2,1}}', '2026-01-01', now()
              RETURNING id),
         a AS (UPDATE ledger_account SET version = version + 1, balance = CASE id WHEN '{one}' THEN 90 ELSE 11 END
                WHERE id IN ('{one}', '{two}'))
-        INSERT INTO ledger_entry SELECT n.id, n.seq, '{team}', t.id, n.amount, n.after, clock_timestamp()
-          FROM t, (VALUES ('{one}', 2, -10, 90), ('{two}', 1, 11, 11)) AS n(id, seq, amount, after)"""
+        INSERT INTO ledger_entry SELECT n.account, n.seq, t.id, n.amount, n.after, clock_timestamp(), '{team}'
+          FROM t, (VALUES ({numbers[0]}, 2, -10, 90), ({numbers[1]}, 1, 11, 11)) AS n(account, seq, amount, after)"""
     assert _refused(books, by_hand) == "23000"
 
 

@@ -71,7 +71,7 @@ def read_rows(books: Books, team: str) -> Rows:
     entries: dict[str, list[tuple[str, int, int]]] = defaultdict(list)
     chains: dict[str, list[tuple[str, int]]] = defaultdict(list)
     for account, seq, id_, amount, after in books.rows(
-        "SELECT account_id, seq, replace(transfer_id::text, '-', ''), amount, balance_after FROM ledger_entry "
+        "SELECT account_id, seq, replace(transfer_id::text, '-', ''), amount, balance_after FROM ledger_account_entry "
         "WHERE team_id = %s ORDER BY account_id, seq",
         team,
     ):

@@ -36,15 +36,14 @@ def held(books: Books, *accounts: str) -> "Iterator[psycopg.Connection[tuple[Any
 def trapped(books: Books, account: str, body: str, *, moment: str = "BEFORE INSERT ON ledger_entry") -> Iterator[str]:
     """Run SQL whenever a row of one account is written; yields the name of a sequence of the trap's own."""
     name = f"trap_{next(_numbers)}"
-    column = "id" if moment.endswith("ledger_account") else "account_id"
+    rows = {"ledger_account": f"NEW.id = '{account}'", "ledger_entry": f"NEW.account = {books.number(account)}"}
+    row = rows.get(moment.split()[-1], f"NEW.account_id = '{account}'")
     books.run(f"CREATE SEQUENCE {name}")
     books.run(
         f"CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body.replace('TRAP', name)}; "
         "RETURN NEW; END $$"
     )
-    books.run(
-        f"CREATE TRIGGER {name} {moment} FOR EACH ROW WHEN (NEW.{column} = '{account}') EXECUTE FUNCTION {name}()"
-    )
+    books.run(f"CREATE TRIGGER {name} {moment} FOR EACH ROW WHEN ({row}) EXECUTE FUNCTION {name}()")
     try:
         yield name
     finally:

@@ -122,9 +122,9 @@ def test_many_threads_move_money_in_a_circle(books: Books) -> None:
     assert books.transfers(*(item.id for item, _ in told)) == sum(said == "posted" for _, said in told)
     assert sum(books.balance(account) for account in accounts) == 500
     for account in accounts:
-        assert books.rows("SELECT min(balance_after) >= 0 FROM ledger_entry WHERE account_id = %s", account) == [
-            (True,)
-        ]
+        assert books.rows(
+            "SELECT min(balance_after) >= 0 FROM ledger_account_entry WHERE account_id = %s", account
+        ) == [(True,)]
 
 
 @pytest.mark.parametrize("first", ["settle", "void", "expire"])

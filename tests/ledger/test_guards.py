@@ -21,7 +21,8 @@ class Hand:
     def __init__(self, books: Books, connection: "psycopg.Connection[tuple[object, ...]]") -> None:
         self.team, self.one, self.two = books.pair()
         self.other = books.pair()[1]
-        self.connection = connection
+        self.books, self.connection = books, connection
+        self.numbers = [books.number(self.one), books.number(self.two)]
 
     def write(
         self,
@@ -41,19 +42,19 @@ class Hand:
         self.connection.execute(
             f"""WITH t AS (INSERT INTO ledger_transfer (id, team_id, fingerprint, kind, currency, accounts, seqs, date,
                                                         created_at)
-                     SELECT %(id)s, %(team)s, '', 'transfer', 'BRL', %(accounts)s, %(named)s, '2026-01-01', now()
-                      WHERE %(transfer)s),
+                     SELECT %(id)s, %(team)s, '', 'transfer', 'BRL', %(numbers)s::bigint[], %(named)s, '2026-01-01',
+                            now() WHERE %(transfer)s),
                 a AS (UPDATE ledger_account u SET balance = u.balance + n.amount, version = u.version + %(step)s
                         FROM unnest(%(accounts)s::text[], %(move)s::bigint[]) AS n(id, amount)
                        WHERE u.id = n.id AND %(step)s > 0)
-                INSERT INTO ledger_entry (account_id, seq, team_id, transfer_id, amount, balance_after, created_at)
-                SELECT n.id, n.seq, %(team)s, %(id)s, n.amount, n.after, {at}
-                  FROM unnest(%(accounts)s::text[], %(seqs)s::bigint[], %(amounts)s::bigint[], %(after)s::bigint[])
-                       AS n(id, seq, amount, after)""".encode(),
+                INSERT INTO ledger_entry (account, seq, transfer_id, amount, balance_after, created_at, team_id)
+                SELECT n.account, n.seq, %(id)s, n.amount, n.after, {at}, %(team)s
+                  FROM unnest(%(numbers)s::bigint[], %(seqs)s::bigint[], %(amounts)s::bigint[], %(after)s::bigint[])
+                       AS n(account, seq, amount, after)""".encode(),
             {
                 "id": id_, "team": self.team, "accounts": [one, two], "seqs": list(seqs), "after": list(after),
                 "amounts": list(amounts), "move": list(move), "step": step, "transfer": transfer,
-                "named": list(named or seqs),
+                "named": list(named or seqs), "numbers": [self.books.number(one), self.books.number(two)],
             },
         )  # fmt: skip
 
@@ -149,18 +150,26 @@ def test_a_transfer_has_its_entries(hand: Hand) -> None:
     with pytest.raises(REFUSED), hand.connection.transaction():
         hand.connection.execute(
             "INSERT INTO ledger_transfer (id, team_id, fingerprint, kind, currency, accounts, seqs, date, created_at) "
-            "VALUES (gen_random_uuid(), %s, '', 'transfer', 'BRL', %s, '{7,7}', '2026-01-01', now())",
-            [hand.team, [hand.one, hand.two]],
+            "VALUES (gen_random_uuid(), %s, '', 'transfer', 'BRL', %s::bigint[], '{7,7}', '2026-01-01', now())",
+            [hand.team, hand.numbers],
         )
     hand.write()
     with pytest.raises(REFUSED):
         hand.connection.execute(
-            f"""WITH t AS (SELECT id FROM ledger_transfer WHERE accounts = %(accounts)s AND seqs = '{{2,1}}'),
+            f"""WITH t AS (SELECT id FROM ledger_transfer WHERE accounts = %(numbers)s::bigint[] AND seqs = '{{2,1}}'),
                 a AS (UPDATE ledger_account SET balance = balance + CASE id WHEN %(one)s THEN -5 ELSE 5 END,
                              version = version + 1 WHERE id = ANY (%(accounts)s))
-                INSERT INTO ledger_entry SELECT n.id, n.seq, %(team)s, t.id, n.amount, n.after, {AT}
-                  FROM t, (VALUES (%(one)s, 3, -5, 55), (%(two)s, 2, 5, 45)) AS n(id, seq, amount, after)""".encode(),
-            {"accounts": [hand.one, hand.two], "one": hand.one, "two": hand.two, "team": hand.team},
+                INSERT INTO ledger_entry SELECT n.account, n.seq, t.id, n.amount, n.after, {AT}, %(team)s
+                  FROM t, (VALUES (%(first)s, 3, -5, 55), (%(second)s, 2, 5, 45))
+                          AS n(account, seq, amount, after)""".encode(),
+            {
+                "accounts": [hand.one, hand.two],
+                "numbers": hand.numbers,
+                "one": hand.one,
+                "team": hand.team,
+                "first": hand.numbers[0],
+                "second": hand.numbers[1],
+            },
         )
 
 

@@ -56,7 +56,9 @@ async def test_two_lanes_keep_the_order_of_what_was_answered(books: Books) -> No
 
         chains = await asyncio.gather(*(one_after_the_other(name) for name in range(30)))
     numbers = dict(
-        books.rows("SELECT replace(transfer_id::text, '-', ''), seq FROM ledger_entry WHERE account_id = %s", hot)
+        books.rows(
+            "SELECT replace(transfer_id::text, '-', ''), seq FROM ledger_account_entry WHERE account_id = %s", hot
+        )
     )
     for ids in chains:
         found = [numbers[id_.replace("-", "")] for id_ in ids]

@@ -51,10 +51,11 @@ TAMPERING = (
     "UPDATE ledger_account SET held = held + 1 WHERE id = %(account)s",
     "UPDATE ledger_account SET team_id = %(other)s WHERE id = %(account)s",
     "UPDATE ledger_account SET currency = 'EUR' WHERE id = %(account)s",
+    "UPDATE ledger_account SET number = DEFAULT WHERE id = %(account)s",
     "UPDATE ledger_account SET floor = balance - held + 1 WHERE id = %(account)s",
-    "UPDATE ledger_entry SET amount = amount + 1 WHERE account_id = %(account)s",
-    "UPDATE ledger_entry SET created_at = now() WHERE account_id = %(account)s",
-    "DELETE FROM ledger_entry WHERE account_id = %(account)s",
+    "UPDATE ledger_entry SET amount = amount + 1 WHERE account = %(number)s",
+    "UPDATE ledger_entry SET created_at = now() WHERE account = %(number)s",
+    "DELETE FROM ledger_entry WHERE account = %(number)s",
     "UPDATE ledger_transfer SET memo = 'x' WHERE team_id = %(team)s",
     "DELETE FROM ledger_transfer WHERE team_id = %(team)s",
     "DELETE FROM ledger_account WHERE id = %(account)s",
@@ -63,8 +64,8 @@ TAMPERING = (
     "DELETE FROM ledger_hold WHERE team_id = %(team)s",
     "DELETE FROM ledger_hold_event WHERE team_id = %(team)s",
     "TRUNCATE ledger_entry",
-    "INSERT INTO ledger_entry SELECT account_id, seq + 1, team_id, transfer_id, amount, balance_after + amount, now() "
-    "FROM ledger_entry WHERE account_id = %(account)s",
+    "INSERT INTO ledger_entry SELECT account, seq + 1, transfer_id, amount, balance_after + amount, now(), team_id "
+    "FROM ledger_entry WHERE account = %(number)s",
     "INSERT INTO ledger_transfer SELECT gen_random_uuid(), team_id, fingerprint, kind, currency, accounts, seqs, date, "
     "memo, NULL, NULL, NULL, created_at FROM ledger_transfer WHERE team_id = %(team)s AND refusal IS NULL",
 )
@@ -187,7 +188,9 @@ class Beside(RuleBasedStateMachine):
     def tamper(self, statement: str, number: int) -> None:
         """Write what does not add up, as the owner: it raises, or there was no row to write to."""
         twin = self.single
-        values = {"account": twin.accounts[number], "team": twin.team, "other": twin.other}
+        account = twin.accounts[number]
+        [(numbered,)] = self._run("SELECT number FROM ledger_account WHERE id = %s", account)
+        values = {"account": account, "number": numbered, "team": twin.team, "other": twin.other}
         try:
             done = self.owner.execute(statement.encode(), values)
         except (psycopg.errors.IntegrityError, psycopg.errors.DataError):
@@ -234,7 +237,7 @@ class Beside(RuleBasedStateMachine):
     def _compare_chains(self) -> None:
         for twin in (self.single, self.batch):
             for number, account in enumerate(self.model.accounts):
-                query = "SELECT amount, balance_after FROM ledger_entry WHERE account_id = %s ORDER BY seq"
+                query = "SELECT amount, balance_after FROM ledger_account_entry WHERE account_id = %s ORDER BY seq"
                 assert self._run(query, twin.accounts[number]) == account.chain
 
     def _run(self, query: str, *values: Any) -> list[Any]:

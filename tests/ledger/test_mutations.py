@@ -32,10 +32,10 @@ NO_WHOLE = ("DROP TRIGGER ledger_transfer_whole ON ledger_transfer",)
 NO_FLOOR = ("ALTER TABLE ledger_account DROP CONSTRAINT ck_ledger_account_floor",)
 NO_FLOOR_LOOK = tuple(("ledger_post", f"greatest({one}.floor, -1", "greatest(-1") for one in "ab")
 NO_KEY = ("ALTER TABLE ledger_transfer DROP CONSTRAINT pk_ledger_transfer",)
-SWALLOWED = """FOR v_leg IN SELECT * FROM (VALUES (p_first, v_seqs[1], p_amount, v_one),
-    (p_second, v_seqs[2], -p_amount, v_two)) AS n(id, seq, amount, after) LOOP
+SWALLOWED = """FOR v_leg IN SELECT * FROM (VALUES (v_numbers[1], v_seqs[1], p_amount, v_one),
+    (v_numbers[2], v_seqs[2], -p_amount, v_two)) AS n(account, seq, amount, after) LOOP
     BEGIN
-        INSERT INTO ledger_entry VALUES (v_leg.id, v_leg.seq, p_team, p_id, v_leg.amount, v_leg.after, v_at);
+        INSERT INTO ledger_entry VALUES (v_leg.account, v_leg.seq, p_id, v_leg.amount, v_leg.after, v_at, p_team);
     EXCEPTION WHEN OTHERS THEN
         NULL;
     END;
@@ -172,7 +172,7 @@ MUTATIONS = {
                 "UPDATE ledger_account u SET balance = CASE u.id WHEN p_first THEN v_one ELSE v_two END, "
                 "version = u.version + 1, moved_at = v_at WHERE u.id IN (p_first, p_second); "
                 "INSERT INTO ledger_transfer (id, team_id, fingerprint, kind, currency, accounts, seqs, date, memo, "
-                "created_at) VALUES (p_id, p_team, p_fingerprint, p_kind, v_currency, ARRAY[p_first, p_second], "
+                "created_at) VALUES (p_id, p_team, p_fingerprint, p_kind, v_currency, v_numbers, "
                 f"v_seqs, p_date, p_memo, v_at); {SWALLOWED} RETURN NULL;\n"
                 "WITH a AS (UPDATE ledger_account",
             ),
@@ -264,12 +264,12 @@ def test_the_deadlock_counter_counts(mutant: Books) -> None:
         ("trial-balance", "UPDATE ledger_account SET balance = balance + 1, floor = NULL WHERE id = {one}"),
         ("balances", "UPDATE ledger_account SET balance = balance + 1 WHERE id = {one}"),
         ("heads", "UPDATE ledger_account SET version = version + 1 WHERE id = {one}"),
-        ("chains", "UPDATE ledger_entry SET balance_after = balance_after + 1 WHERE account_id = {one} AND seq = 1"),
+        ("chains", "UPDATE ledger_entry SET balance_after = balance_after + 1 WHERE account = {number} AND seq = 1"),
         (
             "chains",
-            "UPDATE ledger_entry SET created_at = now() + interval '1 day' WHERE account_id = {one} AND seq = 1",
+            "UPDATE ledger_entry SET created_at = now() + interval '1 day' WHERE account = {number} AND seq = 1",
         ),
-        ("transfers", "DELETE FROM ledger_entry WHERE account_id = {one} AND seq = 2"),
+        ("transfers", "DELETE FROM ledger_entry WHERE account = {number} AND seq = 2"),
         ("transfers", "DELETE FROM ledger_transfer WHERE id = {last}"),
         ("transfers", "UPDATE ledger_transfer SET refusal = '{{}}' WHERE id = {last}"),
         ("teams-and-currencies", "UPDATE ledger_account SET currency = 'USD' WHERE id = {one}"),
@@ -310,4 +310,5 @@ def marred(mutant: Books, tmp_path: Path) -> Any:
     assert problems([through_lane(mutant, [last, settle])]) == ["posted", "posted"]
     mutant.run("SELECT ledger_void(%s, %s, NULL)", team, holds[1])
     assert audit(mutant.urls.owner, clearing_quiet_seconds=0).sound
-    return mutant, {"one": f"'{one}'", "last": f"'{last.id}'"}
+    [(number,)] = mutant.rows("SELECT number FROM ledger_account WHERE id = %s", one)
+    return mutant, {"one": f"'{one}'", "number": number, "last": f"'{last.id}'"}

@@ -75,7 +75,9 @@ def test_shadows_in_a_temporary_schema_change_nothing(books: Books) -> None:
     asked = move(team, one, two, 30)
     with psycopg.connect(psycopg_url(books.urls.app), autocommit=True) as connection:
         for table in TABLES:
-            connection.execute(f"CREATE TEMP TABLE {table} (LIKE public.{table} INCLUDING DEFAULTS)".encode())
+            connection.execute(
+                f"CREATE TEMP TABLE {table} (LIKE public.{table} INCLUDING DEFAULTS INCLUDING IDENTITY)".encode()
+            )
         connection.execute(
             "INSERT INTO pg_temp.ledger_account (id, team_id, type, name, currency, balance, created_at, moved_at) "
             "SELECT x, %s, 'checking', x, 'BRL', 1000000, now(), now() FROM unnest(%s::text[]) x",
@@ -131,3 +133,17 @@ def test_a_team_sees_its_own_rows(books: Books) -> None:
         for table in TABLES[:3]:
             found = connection.execute(f"SELECT DISTINCT team_id FROM {table}".encode()).fetchall()
             assert found == [(team,)]
+
+
+def test_entries_by_id_are_the_own_teams(books: Books) -> None:
+    """The view of entries shows a session what its tables show: nothing without a team, and never another team's."""
+    team, one, _ = books.pair()
+    books.pair()
+    with psycopg.connect(psycopg_url(books.urls.app), autocommit=True) as connection:
+        query = "SELECT account_id, amount FROM ledger_account_entry"
+        assert connection.execute(query.encode()).fetchall() == []
+        connection.execute("SELECT set_config('dumont.team_id', %s, false)", [team])
+        found = connection.execute(query.encode()).fetchall()
+        assert (one, 100) in found and len(found) == 2
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute("DELETE FROM ledger_account_entry")

@@ -33,13 +33,13 @@ _KEYS = {
 }
 _ENTRIES = text(
     "SELECT e.seq, e.amount, e.created_at, t.id AS transfer_id, t.kind, t.memo, t.date, "
-    "(SELECT min(a) FROM unnest(t.accounts) a WHERE a <> e.account_id) AS counter_account_id "
-    "FROM ledger_entry e JOIN ledger_transfer t ON t.id = e.transfer_id "
+    "(SELECT min(a.id) FROM ledger_account a WHERE a.number = ANY (t.accounts) AND a.id <> e.account_id) "
+    "AS counter_account_id FROM ledger_account_entry e JOIN ledger_transfer t ON t.id = e.transfer_id "
     "WHERE e.account_id = :account AND t.date BETWEEN :first AND :last ORDER BY t.date, e.seq LIMIT :most"
 )
 _BEFORE = text(
-    "SELECT coalesce(sum(e.amount), 0)::bigint FROM ledger_entry e JOIN ledger_transfer t ON t.id = e.transfer_id "
-    "WHERE e.account_id = :account AND t.date < :first"
+    "SELECT coalesce(sum(e.amount), 0)::bigint FROM ledger_account_entry e "
+    "JOIN ledger_transfer t ON t.id = e.transfer_id WHERE e.account_id = :account AND t.date < :first"
 )
 _UNCONFIRMED = text(
     "SELECT coalesce(sum(c.amount), 0)::bigint FROM usage_charge c WHERE c.team_id = :team AND c.to_at > :first "

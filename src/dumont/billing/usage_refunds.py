@@ -19,8 +19,8 @@ KIND = "refund"
 _PAID = text(
     "SELECT e.account_id, -sum(e.amount)::bigint AS paid, max(c.rental_id) AS rental_id "
     "FROM usage_charge c JOIN ledger_transfer t ON t.id = CAST(c.id AS uuid) "
-    "CROSS JOIN LATERAL unnest(t.accounts, t.seqs) AS l(account_id, seq) "
-    "JOIN ledger_entry e ON e.account_id = l.account_id AND e.seq = l.seq "
+    "CROSS JOIN LATERAL unnest(t.accounts, t.seqs) AS l(account, seq) "
+    "JOIN ledger_account_entry e ON e.account = l.account AND e.seq = l.seq "
     "WHERE c.team_id = :team AND c.instance_id = :instance AND e.account_id <> :revenue GROUP BY e.account_id"
 )
 _KNOWN = text("SELECT EXISTS (SELECT FROM usage_charge WHERE team_id = :team AND instance_id = :instance)")

@@ -27,7 +27,8 @@ UNION ALL
 SELECT 'name', replace(t.id::text, '-', ''), coalesce(p.transaction_id, r.transaction_id), NULL, NULL
   FROM ledger_transfer t LEFT JOIN bookkeeping_change p ON p.posting_id = t.id
   LEFT JOIN bookkeeping_change r ON r.reversal_id = t.id
- WHERE t.id = ANY (CAST(:names AS uuid[])) AND :account = ANY (t.accounts)
+ WHERE t.id = ANY (CAST(:names AS uuid[]))
+   AND (SELECT a.number FROM ledger_account a WHERE a.id = :account) = ANY (t.accounts)
 UNION ALL
 SELECT 'alike', NULL, t.id, t.date, CASE WHEN t.type = 'income' OR t.to_account_id = :account THEN t.amount
                                          ELSE -t.amount END

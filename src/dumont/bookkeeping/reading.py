@@ -18,8 +18,8 @@ SELECT e.seq AS id, e.seq, e.account_id, e.amount, e.balance_after, e.created_at
        replace(e.transfer_id::text, '-', '') AS transfer_id,
        t.kind, t.currency, t.date, t.memo AS description,
        coalesce(p.transaction_id, r.transaction_id) AS transaction_id,
-       CASE WHEN cardinality(t.accounts) = 2
-            THEN t.accounts[3 - array_position(t.accounts, e.account_id)] END AS counter_account_id
+       CASE WHEN cardinality(t.accounts) = 2 THEN (SELECT c.id FROM ledger_account c
+            WHERE c.number = t.accounts[3 - array_position(t.accounts, e.account)]) END AS counter_account_id
 """
 CHANGES = """
   LEFT JOIN bookkeeping_change p ON p.posting_id = t.id
@@ -41,7 +41,7 @@ _COLUMNS = (
     column("counter_account_id", Text),
 )
 _OF_ACCOUNT = text(
-    f"{ENTRY} FROM ledger_entry e JOIN ledger_transfer t ON t.id = e.transfer_id {CHANGES} "
+    f"{ENTRY} FROM ledger_account_entry e JOIN ledger_transfer t ON t.id = e.transfer_id {CHANGES} "
     "WHERE e.account_id = :account"
 ).columns(*_COLUMNS)
 _OF_TRANSACTION = text(
@@ -49,8 +49,8 @@ _OF_TRANSACTION = text(
   FROM (SELECT c.posting_id AS id FROM bookkeeping_change c WHERE c.transaction_id = :transaction
         UNION SELECT c.reversal_id FROM bookkeeping_change c WHERE c.transaction_id = :transaction) m
   JOIN ledger_transfer t ON t.id = m.id
-  CROSS JOIN LATERAL unnest(t.accounts, t.seqs) AS l(account_id, seq)
-  JOIN ledger_entry e ON e.account_id = l.account_id AND e.seq = l.seq
+  CROSS JOIN LATERAL unnest(t.accounts, t.seqs) AS l(account, seq)
+  JOIN ledger_account_entry e ON e.account = l.account AND e.seq = l.seq
   {CHANGES}
  ORDER BY e.created_at, coalesce(p.version, r.version), r.version NULLS LAST, e.amount, e.account_id
 """

@@ -18,9 +18,9 @@ _STATEMENT = text(
     f"""
 SELECT o.opening, x.*
   FROM (SELECT coalesce(sum(e.amount), 0)::bigint AS opening
-          FROM ledger_entry e JOIN ledger_transfer t ON t.id = e.transfer_id
+          FROM ledger_account_entry e JOIN ledger_transfer t ON t.id = e.transfer_id
          WHERE e.account_id = :account AND t.date < :start) o
-  LEFT JOIN ({ENTRY} FROM ledger_entry e JOIN ledger_transfer t ON t.id = e.transfer_id {CHANGES}
+  LEFT JOIN ({ENTRY} FROM ledger_account_entry e JOIN ledger_transfer t ON t.id = e.transfer_id {CHANGES}
               WHERE e.account_id = :account AND t.date BETWEEN :start AND :end
               ORDER BY t.date, e.seq LIMIT {MOST_LINES + 1}) x ON true
  ORDER BY x.date, x.seq
@@ -42,7 +42,7 @@ SELECT a.id, a.currency, a.balance, coalesce(s.total, 0)::bigint AS total, coale
   LEFT JOIN (SELECT e.account_id, sum(e.amount) AS total, count(*) AS entries,
                     -sum(e.amount) FILTER (WHERE e.amount < 0) AS debits,
                     sum(e.amount) FILTER (WHERE e.amount > 0) AS credits
-               FROM ledger_entry e WHERE e.team_id = :team AND (CAST(:account AS text) IS NULL
+               FROM ledger_account_entry e WHERE e.team_id = :team AND (CAST(:account AS text) IS NULL
                     OR e.account_id = CAST(:account AS text)) GROUP BY e.account_id) s ON s.account_id = a.id
  WHERE a.team_id = :team AND (CAST(:account AS text) IS NULL OR a.id = CAST(:account AS text)) ORDER BY a.id
 """

@@ -20,32 +20,32 @@ SELECT a.team_id || ' ' || a.currency || ' ' || sum(a.balance) FROM ledger_accou
  GROUP BY a.team_id, a.currency HAVING sum(a.balance) <> 0""",
     "balances": """
 SELECT a.id FROM ledger_account a
-  LEFT JOIN (SELECT account_id, sum(amount) AS total FROM ledger_entry GROUP BY account_id) e ON e.account_id = a.id
+  LEFT JOIN (SELECT account, sum(amount) AS total FROM ledger_entry GROUP BY account) e ON e.account = a.number
  WHERE a.balance <> coalesce(e.total, 0)""",
     "heads": """
-SELECT coalesce(a.id, e.account_id) FROM ledger_account a
-  FULL JOIN (SELECT DISTINCT ON (account_id) account_id, seq, balance_after FROM ledger_entry
-              ORDER BY account_id, seq DESC) e ON e.account_id = a.id
+SELECT coalesce(a.id, 'number ' || e.account) FROM ledger_account a
+  FULL JOIN (SELECT DISTINCT ON (account) account, seq, balance_after FROM ledger_entry
+              ORDER BY account, seq DESC) e ON e.account = a.number
  WHERE a.id IS NULL OR a.version <> coalesce(e.seq, 0) OR a.balance <> coalesce(e.balance_after, 0)""",
     "chains": """
-SELECT account_id || '#' || seq FROM (
-    SELECT account_id, seq, amount, balance_after, created_at, lag(balance_after) OVER w AS last_balance,
+SELECT coalesce((SELECT n.id FROM ledger_account n WHERE n.number = account), 'number ' || account) || '#' || seq FROM (
+    SELECT account, seq, amount, balance_after, created_at, lag(balance_after) OVER w AS last_balance,
            lag(seq) OVER w AS last_seq, lag(created_at) OVER w AS last_at
-      FROM ledger_entry WINDOW w AS (PARTITION BY account_id ORDER BY seq)) e
+      FROM ledger_entry WINDOW w AS (PARTITION BY account ORDER BY seq)) e
  WHERE seq <> coalesce(last_seq, 0) + 1 OR balance_after <> coalesce(last_balance, 0) + amount
     OR created_at < last_at OR amount = 0""",
     "transfers": """
 SELECT coalesce(t.id, e.transfer_id)::text FROM ledger_transfer t
   FULL JOIN (SELECT transfer_id, sum(amount) AS total, count(*) AS legs, min(team_id) AS low, max(team_id) AS high,
-                    array_agg(account_id || '#' || seq ORDER BY account_id, seq) AS places
+                    array_agg(account || '#' || seq ORDER BY account, seq) AS places
                FROM ledger_entry GROUP BY transfer_id) e ON e.transfer_id = t.id
  WHERE t.id IS NULL
     OR t.refusal IS NULL AND (e.transfer_id IS NULL OR e.total <> 0 OR e.legs < 2 OR e.low <> t.team_id
-       OR e.high <> t.team_id OR e.places <> ARRAY(SELECT l.account_id || '#' || l.seq
-            FROM unnest(t.accounts, t.seqs) AS l(account_id, seq) ORDER BY l.account_id, l.seq))
+       OR e.high <> t.team_id OR e.places <> ARRAY(SELECT l.account || '#' || l.seq
+            FROM unnest(t.accounts, t.seqs) AS l(account, seq) ORDER BY l.account, l.seq))
     OR t.refusal IS NOT NULL AND e.transfer_id IS NOT NULL""",
     "teams-and-currencies": """
-SELECT e.account_id || '#' || e.seq FROM ledger_entry e JOIN ledger_account a ON a.id = e.account_id
+SELECT a.id || '#' || e.seq FROM ledger_entry e JOIN ledger_account a ON a.number = e.account
   JOIN ledger_transfer t ON t.id = e.transfer_id
  WHERE a.team_id <> e.team_id OR a.team_id <> t.team_id OR a.currency <> t.currency""",
     "floors": """
@@ -54,8 +54,8 @@ SELECT a.id FROM ledger_account a WHERE a.balance - a.held < a.floor OR a.held <
     "reversals": """
 SELECT r.id::text FROM ledger_transfer r LEFT JOIN ledger_transfer t ON t.id = r.reverses
  WHERE r.reverses IS NOT NULL AND r.refusal IS NULL AND (t.id IS NULL OR t.team_id <> r.team_id OR EXISTS (
-       SELECT FROM (SELECT account_id, amount FROM ledger_entry WHERE transfer_id = r.id) b
-         FULL JOIN (SELECT account_id, amount FROM ledger_entry WHERE transfer_id = t.id) f USING (account_id)
+       SELECT FROM (SELECT account, amount FROM ledger_entry WHERE transfer_id = r.id) b
+         FULL JOIN (SELECT account, amount FROM ledger_entry WHERE transfer_id = t.id) f USING (account)
         WHERE b.amount IS DISTINCT FROM -f.amount))
  UNION ALL
 SELECT min(id::text) FROM ledger_transfer WHERE reverses IS NOT NULL AND refusal IS NULL
@@ -70,7 +70,7 @@ SELECT h.id::text FROM ledger_hold h JOIN ledger_account a ON a.id = h.account_i
     "hold-events": """
 SELECT h.id::text FROM ledger_hold h
   LEFT JOIN ledger_transfer t ON t.id = h.transfer_id
-  LEFT JOIN ledger_entry e ON e.transfer_id = h.transfer_id AND e.account_id = h.account_id
+  LEFT JOIN ledger_account_entry e ON e.transfer_id = h.transfer_id AND e.account_id = h.account_id
  WHERE (SELECT string_agg(v.status, ' ' ORDER BY v.status = 'open' DESC) FROM ledger_hold_event v
          WHERE v.hold_id = h.id)
        IS DISTINCT FROM CASE WHEN h.status IN ('open', 'refused') THEN h.status ELSE 'open ' || h.status END
@@ -88,7 +88,7 @@ SELECT r.rolname || ' may write ' || c.relname FROM pg_class c, pg_roles r
 }
 CLEARING = """
 SELECT a.id || ' ' || a.balance FROM ledger_account a WHERE a.type = 'clearing' AND a.balance <> 0
-   AND NOT EXISTS (SELECT FROM ledger_entry e WHERE e.account_id = a.id AND e.seq = a.version
+   AND NOT EXISTS (SELECT FROM ledger_entry e WHERE e.account = a.number AND e.seq = a.version
                       AND e.created_at > clock_timestamp() - %(quiet)s * interval '1 second')
 """
 """Clearing accounts return to zero; one that moved a moment ago may be on its way."""
@@ -114,6 +114,7 @@ GUARDS = (
     "ledger_hold_whole_table",
     "ledger_hold_event_whole_table",
     "pk_ledger_account",
+    "uq_ledger_account_number",
     "pk_ledger_transfer",
     "pk_ledger_entry",
     "pk_ledger_hold",

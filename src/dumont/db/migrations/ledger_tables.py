@@ -5,6 +5,8 @@ posting itself. So only what a moving balance can break is a CHECK; what is writ
 when its column is written, and the rules of transfers and entries are in their triggers.
 """
 
+from dumont.db.rls import WORKER_ROLE, protect, where_role
+
 TABLES = """
 CREATE DOMAIN ledger_word AS text CHECK (VALUE ~ '^[a-z][a-z-]{0,31}$');
 CREATE DOMAIN ledger_name AS text CHECK (length(VALUE) BETWEEN 1 AND 200);
@@ -91,3 +93,22 @@ CREATE TABLE ledger_hold_event (
 NAMES = ("ledger_account", "ledger_transfer", "ledger_entry", "ledger_hold", "ledger_hold_event")
 APPEND_ONLY = ("ledger_transfer", "ledger_entry", "ledger_hold_event")
 DOMAINS = ("ledger_word", "ledger_name", "ledger_currency")
+
+
+def wall(name: str) -> list[str]:
+    """Return what lets others read their team's rows and write none; the owner, as whom functions run, sees all."""
+    return [
+        *protect(name, app="SELECT"),
+        where_role(WORKER_ROLE, f"REVOKE INSERT, UPDATE, DELETE ON TABLE {name} FROM {WORKER_ROLE}"),
+        f"CREATE POLICY {name}_owner ON {name} TO CURRENT_USER USING (true) WITH CHECK (true)",
+    ]
+
+
+def keep(name: str) -> list[str]:
+    """Return what refuses all that an append-only table, or any table of the ledger, never needs."""
+    events = "UPDATE OR DELETE" if name in APPEND_ONLY else "DELETE"
+    refuse = "EXECUTE FUNCTION ledger_refuse()"
+    return [
+        f"CREATE TRIGGER {name}_keeps BEFORE {events} ON {name} FOR EACH ROW {refuse}",
+        f"CREATE TRIGGER {name}_whole_table BEFORE TRUNCATE ON {name} FOR EACH STATEMENT {refuse}",
+    ]

@@ -12,3 +12,15 @@ def again(definition: str, *changes: tuple[str, str]) -> str:
             raise ValueError(f"{old!r} is not what the definition has once")
         definition = definition.replace(old, new)
     return definition
+
+
+def everywhere(definition: str, *changes: tuple[str, str]) -> str:
+    """Return a definition with each change made wherever it applies.
+
+    Errors: ValueError where one applies nowhere.
+    """
+    for old, new in changes:
+        if old not in definition:
+            raise ValueError(f"{old!r} is nowhere in the definition")
+        definition = definition.replace(old, new)
+    return definition

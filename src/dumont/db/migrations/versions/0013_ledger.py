@@ -7,9 +7,9 @@ from alembic import op
 
 from dumont.db.migrations.ledger_functions import POSTING, POSTING_CALLABLE
 from dumont.db.migrations.ledger_guards import GUARDS, TRIGGERS
-from dumont.db.migrations.ledger_tables import APPEND_ONLY, DOMAINS, NAMES, TABLES
+from dumont.db.migrations.ledger_tables import DOMAINS, NAMES, TABLES, keep, wall
 from dumont.db.migrations.ledger_verbs import CALLABLE, VERBS
-from dumont.db.rls import APP_ROLE, WORKER_ROLE, grant, protect, where_role
+from dumont.db.rls import APP_ROLE, WORKER_ROLE, grant
 
 revision = "0013_ledger"
 down_revision = "0014_market_moved"
@@ -22,7 +22,8 @@ def upgrade() -> None:
     for statement in TABLES.split(";\n"):
         op.execute(statement)
     for name in NAMES:
-        _wall(name)
+        for statement in wall(name):
+            op.execute(statement)
     functions = {**GUARDS, **POSTING, **VERBS}
     for signature, definition in functions.items():
         op.execute(definition)
@@ -33,7 +34,8 @@ def upgrade() -> None:
     for statement in TRIGGERS.split(";\n"):
         op.execute(statement)
     for name in NAMES:
-        _keep(name)
+        for statement in keep(name):
+            op.execute(statement)
 
 
 def downgrade() -> None:
@@ -44,19 +46,3 @@ def downgrade() -> None:
         op.execute(f"DROP FUNCTION {signature}")
     for domain in DOMAINS:
         op.execute(f"DROP DOMAIN {domain}")
-
-
-def _wall(name: str) -> None:
-    """Let others read their team's rows and write none; the owner, as whom the functions run, sees every row."""
-    for statement in protect(name, app="SELECT"):
-        op.execute(statement)
-    op.execute(where_role(WORKER_ROLE, f"REVOKE INSERT, UPDATE, DELETE ON TABLE {name} FROM {WORKER_ROLE}"))
-    op.execute(f"CREATE POLICY {name}_owner ON {name} TO CURRENT_USER USING (true) WITH CHECK (true)")
-
-
-def _keep(name: str) -> None:
-    """Refuse what an append-only table, or any table of the ledger, never needs."""
-    events = "UPDATE OR DELETE" if name in APPEND_ONLY else "DELETE"
-    refuse = "EXECUTE FUNCTION ledger_refuse()"
-    op.execute(f"CREATE TRIGGER {name}_keeps BEFORE {events} ON {name} FOR EACH ROW {refuse}")
-    op.execute(f"CREATE TRIGGER {name}_whole_table BEFORE TRUNCATE ON {name} FOR EACH STATEMENT {refuse}")

@@ -145,5 +145,5 @@ def test_entries_by_id_are_the_own_teams(books: Books) -> None:
         connection.execute("SELECT set_config('dumont.team_id', %s, false)", [team])
         found = connection.execute(query.encode()).fetchall()
         assert (one, 100) in found and len(found) == 2
-        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match="cannot delete"):
             connection.execute("DELETE FROM ledger_account_entry")

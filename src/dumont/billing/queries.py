@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from dumont.billing.model import Wallet
 from dumont.http import Page
+from dumont.ledger import ACCOUNT_NUMBER
 
 _ACCRUING = text(
     "SELECT coalesce(sum(rate_hour_nano) FILTER (WHERE to_at IS NULL), 0)::bigint AS burn_hour_nano, "
@@ -35,11 +36,11 @@ _ENTRIES = text(
     "SELECT e.seq, e.amount, e.created_at, t.id AS transfer_id, t.kind, t.memo, t.date, "
     "(SELECT min(a.id) FROM ledger_account a WHERE a.number = ANY (t.accounts) AND a.id <> e.account_id) "
     "AS counter_account_id FROM ledger_account_entry e JOIN ledger_transfer t ON t.id = e.transfer_id "
-    "WHERE e.account_id = :account AND t.date BETWEEN :first AND :last ORDER BY t.date, e.seq LIMIT :most"
+    f"WHERE e.account = {ACCOUNT_NUMBER} AND t.date BETWEEN :first AND :last ORDER BY t.date, e.seq LIMIT :most"
 )
 _BEFORE = text(
     "SELECT coalesce(sum(e.amount), 0)::bigint FROM ledger_account_entry e "
-    "JOIN ledger_transfer t ON t.id = e.transfer_id WHERE e.account_id = :account AND t.date < :first"
+    f"JOIN ledger_transfer t ON t.id = e.transfer_id WHERE e.account = {ACCOUNT_NUMBER} AND t.date < :first"
 )
 _UNCONFIRMED = text(
     "SELECT coalesce(sum(c.amount), 0)::bigint FROM usage_charge c WHERE c.team_id = :team AND c.to_at > :first "

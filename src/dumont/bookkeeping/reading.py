@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from dumont.bookkeeping.model import CategoryType, Transaction
 from dumont.http import Page
-from dumont.ledger import SCALES, LedgerAccount
+from dumont.ledger import ACCOUNT_NUMBER, SCALES, LedgerAccount
 from dumont.ledger import list_accounts as all_accounts
 
 ENTRY = """
@@ -42,7 +42,7 @@ _COLUMNS = (
 )
 _OF_ACCOUNT = text(
     f"{ENTRY} FROM ledger_account_entry e JOIN ledger_transfer t ON t.id = e.transfer_id {CHANGES} "
-    "WHERE e.account_id = :account"
+    f"WHERE e.account = {ACCOUNT_NUMBER}"
 ).columns(*_COLUMNS)
 _OF_TRANSACTION = text(
     f"""{ENTRY}

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from dumont.bookkeeping.model import wrong_field
 from dumont.bookkeeping.reading import CHANGES, ENTRY
-from dumont.ledger import LedgerAccount
+from dumont.ledger import ACCOUNT_NUMBER, LedgerAccount
 
 MOST_DAYS = 366
 MOST_LINES = 10_000
@@ -19,9 +19,9 @@ _STATEMENT = text(
 SELECT o.opening, x.*
   FROM (SELECT coalesce(sum(e.amount), 0)::bigint AS opening
           FROM ledger_account_entry e JOIN ledger_transfer t ON t.id = e.transfer_id
-         WHERE e.account_id = :account AND t.date < :start) o
+         WHERE e.account = {ACCOUNT_NUMBER} AND t.date < :start) o
   LEFT JOIN ({ENTRY} FROM ledger_account_entry e JOIN ledger_transfer t ON t.id = e.transfer_id {CHANGES}
-              WHERE e.account_id = :account AND t.date BETWEEN :start AND :end
+              WHERE e.account = {ACCOUNT_NUMBER} AND t.date BETWEEN :start AND :end
               ORDER BY t.date, e.seq LIMIT {MOST_LINES + 1}) x ON true
  ORDER BY x.date, x.seq
 """

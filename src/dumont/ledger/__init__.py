@@ -31,7 +31,7 @@ from dumont.ledger.model import (
     TransferNotFound,
     is_amount,
 )
-from dumont.ledger.queries import balance_at, list_accounts
+from dumont.ledger.queries import ACCOUNT_NUMBER, balance_at, list_accounts
 from dumont.ledger.service import (
     change_account,
     close_account,
@@ -48,6 +48,7 @@ from dumont.ledger.workflows import BROKEN, audit_by_night
 from dumont.ledger.writer import Tally, Writer
 
 __all__ = [
+    "ACCOUNT_NUMBER",
     "BROKEN",
     "MOST_AMOUNT",
     "MOST_LEGS",

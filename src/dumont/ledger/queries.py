@@ -32,6 +32,8 @@ MANY = (
     f"SELECT item, outcome, code, detail FROM ledger_post_many("
     f"{_MANY_ARGUMENTS.format(*(f'${n}' for n in range(1, 11)))})"
 ).encode()
+ACCOUNT_NUMBER = "(SELECT n.number FROM ledger_account n WHERE n.id = :account)"
+"""The number of an account that a query names as `account`; with it entries are read in their order, by pages."""
 BUSY = b"SELECT ledger_busy($1::text[])"
 _Told = tuple[str, str | None, dict[str, Any] | None]
 _NAMES = [f"v{n}" for n in range(11)]

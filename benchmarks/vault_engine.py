@@ -105,7 +105,9 @@ def _repository(store: Store) -> Repository:
 def _save(repository: Repository, blobs: Any, seen: "Seen", task: dict[str, Any]) -> dict[str, float]:
     from dumont.agent.pipeline import Packer
     from dumont.agent.save import save_tree
+    from dumont.agent.verbs import get_ready
 
+    get_ready()  # as an agent does once it has greeted
     started, burned = time.monotonic(), time.process_time()
     known = set(repository.index().chunks)
     packer = Packer(repository.sealer, known, blobs, lambda: os.urandom(16), lambda pack, size: None)

@@ -244,7 +244,7 @@ def _run_hook(session: Session, command: str | None, code: str) -> None:
 def _get_ready() -> None:
     """Load what the next request will need; that it does not load is what that request answers."""
     try:
-        _work()
+        _work().get_ready()
     except Exception as error:  # noqa: BLE001 - whatever it is, whoever asks for work is told
         sys.stderr.write(f"The agent is not ready to work: {type(error).__name__}: {error}\n")
 

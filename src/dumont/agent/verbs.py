@@ -14,10 +14,15 @@ from dumont.agent.restore import load_plan, restore_tree
 from dumont.agent.save import save_tree
 from dumont.agent.seen import Seen
 from dumont.agent.transfer import Blobs
-from dumont.vault import CHUNK_ID_BYTES, DataKeys, Sealer, pack_name
+from dumont.vault import CHUNK_ID_BYTES, DataKeys, Sealer, numpy_core, pack_name
 
 if TYPE_CHECKING:
     from dumont.agent.main import Result, Session
+
+
+def get_ready() -> None:
+    """Load what is otherwise loaded with the first chunk that is coded, where several threads wait for it."""
+    numpy_core()
 
 
 def save(session: "Session", number: int, args: dict[str, Any], data: bytes) -> "Result":

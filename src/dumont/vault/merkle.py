@@ -18,14 +18,24 @@ def merkle_root(key: bytes, entries: Iterable[Entry]) -> bytes:
 
     Source: leaves and nodes are told apart by a first byte, the odd one moves up (RFC 6962, section 2.1).
     """
-    level = [blake3(text, key=key).digest() for text in _leaves(Entries.of(entries))]
+    level = list(_hashes(key, _leaves(Entries.of(entries))))
     if not level:
         return blake3(b"\x02", key=key).digest()
     while len(level) > 1:
-        pairs = zip(level[::2], level[1::2], strict=False)
         odd = level[-1:] if len(level) % 2 else []
-        level = [blake3(b"\x01" + left + right, key=key).digest() for left, right in pairs] + odd
+        pairs = zip(level[::2], level[1::2], strict=False)
+        level = [*_hashes(key, (b"\x01" + left + right for left, right in pairs)), *odd]
     return level[0]
+
+
+def _hashes(key: bytes, texts: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the hash of each text; one hasher serves all of them, as to make one costs more than to hash."""
+    hasher = blake3(key=key)
+    reset, update, digest = hasher.reset, hasher.update, hasher.digest
+    for text in texts:
+        reset()
+        update(text)
+        yield digest()
 
 
 def _leaves(entries: Entries) -> Iterator[bytes]:

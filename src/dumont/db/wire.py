@@ -43,6 +43,8 @@ class Wire:
         self._rows: dict[bytes, Callable[[Sequence[Any]], Any]] = {}
         self._results: list[PGresult] = []
         self._done: asyncio.Future[None] | None = None
+        self._answer_by: float | None = None
+        self._alarm: asyncio.TimerHandle | None = None
         self.broken = False
         self._pg.nonblocking = 1
         self._pg.enter_pipeline_mode()
@@ -62,13 +64,16 @@ class Wire:
         The values are written as PostgreSQL reads them; the statement says their types. A small call costs less so.
         Errors: psycopg's; TimeoutError where the answer takes longer than `seconds`.
         """
-        timer = self._loop.call_later(seconds, self._end, TimeoutError("the database did not answer"))
+        self._answer_by = self._loop.time() + seconds
+        if self._alarm is None:
+            self._alarm = self._loop.call_later(seconds, self._look_at_the_time)
         try:
             await self._exchange(self._queue_written, ((text, values),))
         finally:
-            timer.cancel()
+            self._answer_by = None
         found = self._results[-1]
-        return [tuple(found.get_value(row, column) for column in range(found.nfields)) for row in range(found.ntuples)]
+        columns = range(found.nfields)
+        return [tuple([found.get_value(row, column) for column in columns]) for row in range(found.ntuples)]
 
     def has_ended(self) -> bool:
         """Tell without a round trip whether an idle one cannot be used any more."""
@@ -77,9 +82,22 @@ class Wire:
     async def close(self) -> None:
         """Close the connection."""
         self.broken = True
+        if self._alarm is not None:
+            self._alarm.cancel()
         if not self._connection.closed:
             self._loop.remove_reader(self._socket)
             await self._connection.close()
+
+    def _look_at_the_time(self) -> None:
+        """End a call that takes too long; one timer serves all calls until the connection rests."""
+        self._alarm = None
+        if self._answer_by is None:
+            return
+        left = self._answer_by - self._loop.time()
+        if left > 0:
+            self._alarm = self._loop.call_later(left, self._look_at_the_time)
+        else:
+            self._end(TimeoutError("the database did not answer"))
 
     async def _exchange(
         self, queue: Callable[[bytes, Sequence[Any]], None], statements: Sequence[tuple[bytes, Sequence[Any]]]
@@ -111,7 +129,7 @@ class Wire:
         self._pg.send_query_prepared(name, dumped, self._adapt.formats)
 
     def _queue_written(self, text: bytes, values: Sequence[bytes | None]) -> None:
-        if b"\0" in b"".join([value for value in values if value]):
+        if b"\0" in b"".join(filter(None, values)):
             raise psycopg.DataError("a text that PostgreSQL can hold has no NUL")
         self._pg.send_query_prepared(self._name(text, ()), values)
 

@@ -50,17 +50,24 @@ class Posting:
     settles: str | None = None
     leg: int = 0
 
-    @cached_property
+    @property
     def id(self) -> str:
-        """The transfer's id, which follows from team, scope, key and leg."""
-        return derive_id("transfer", self.team_id, self.scope, self.key, str(self.leg))
+        """The transfer's id, which follows from team, scope, key and leg; derived once, without the library's lock."""
+        found: str | None = self.__dict__.get("_id")
+        if found is None:
+            found = self.__dict__["_id"] = derive_id("transfer", self.team_id, self.scope, self.key, str(self.leg))
+        return found
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
         """32 hexadecimal digits that tell this request from another one under the same key."""
-        legs = sorted([(leg.account_id, leg.amount) for leg in self.legs])
-        written = f"{self.kind!r}, {legs}, {_written_date(self.date)}"
-        return _digest(f"({written}, {self.memo!r}, {self.reverses!r}, {self.settles!r})")
+        found: str | None = self.__dict__.get("_fingerprint")
+        if found is None:
+            legs = sorted([(leg.account_id, leg.amount) for leg in self.legs])
+            written = f"{self.kind!r}, {legs}, {_written_date(self.date)}"
+            found = _digest(f"({written}, {self.memo!r}, {self.reverses!r}, {self.settles!r})")
+            self.__dict__["_fingerprint"] = found
+        return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.installation import Laboratory
 from benchmarks.metrics import Metric, median
 from benchmarks.vault_decoding import decoding, least_seconds
+from benchmarks.vault_ground import even_place, have_memory, spread
 from benchmarks.vault_peers import Ran, Restic, S5cmd, engine, find_restic, timed
 
 if TYPE_CHECKING:
@@ -136,26 +137,42 @@ def _restores(bench: _Bench) -> Iterator[Metric]:
     bench.save(bench.mixed, local)
     bench.save(bench.tensors, remote)
     bench.s5cmd.up(bench.tensors, raw)
+    turns: dict[str, Callable[[Path], Ran]] = {
+        "restore": lambda target: _restored(bench, local, [target])[0],
+        "down": lambda target: _restored(bench, remote, [target])[0],
+        "raw": lambda target: bench.s5cmd.down(raw, target),
+    }
     if bench.restic is not None:
         bench.restic.backup(bench.mixed)
-    for _ in range(bench.rounds):
-        ours = _into(bench, lambda target: _restored(bench, local, [target])[0])
-        bench.note(restore_cpu=ours.cpu, restore_wall=ours.wall)
-        if bench.restic is not None:
-            theirs = _into(bench, bench.restic.restore)
-            bench.note(restic_restore_cpu=theirs.cpu, restic_restore_wall=theirs.wall)
-        ours = _into(bench, lambda target: _restored(bench, remote, [target])[0])
-        down = _into(bench, lambda target: bench.s5cmd.down(raw, target))
+        turns["restic_restore"] = bench.restic.restore
+    _in_turns(bench, turns, remote)
+    files = {"new_file_us": bench.middle("new_file_us")}
+    if bench.restic is not None:
+        more = _beside(bench, "cpu", wall=("restore_wall", "restic_restore_wall"))
+        yield Metric("restore_vs_restic", bench.ratio("restore_cpu", "restic_restore_cpu"), "x", more={**more, **files})
+    more = _beside(bench, "wall", cpu=("down_cpu", "raw_cpu"), within=("down_within_wall", "raw_wall"))
+    seconds = {"s": bench.middle("down_wall"), "raw_s": bench.middle("raw_wall")}
+    yield Metric("restore_tensors_vs_raw", bench.ratio("down_wall", "raw_wall"), "x", more={**more, **seconds})
+
+
+def _in_turns(bench: _Bench, turns: dict[str, Callable[[Path], Ran]], remote: dict[str, Any]) -> None:
+    """Restore into new folders on even ground, every other round from the last to the first; all stay until the end.
+
+    A last one is our second restore in a process.
+    """
+    spread(bench.folder)
+    room = 2 * int(_megabytes(bench.mixed) * 1e6)
+    for number in range(bench.rounds):
+        for name in list(turns)[:: -1 if number % 2 else 1]:
+            target, seconds = even_place(lambda: bench.fresh("target"))
+            have_memory(room)
+            ran = turns[name](target)
+            bench.note(**{f"{name}_cpu": ran.cpu, f"{name}_wall": ran.wall, "new_file_us": 1e6 * seconds})
+        have_memory(room)
         _, (_, within) = _restored(bench, remote, [bench.fresh("target"), bench.fresh("target")])
-        bench.note(down_cpu=ours.cpu, down_wall=ours.wall, raw_cpu=down.cpu, raw_wall=down.wall)
         bench.note(down_within_cpu=within["cpu"], down_within_wall=within["wall"])
     for target in filter(Path.is_dir, bench.folder.glob("target-*")):
         shutil.rmtree(target)
-    if bench.restic is not None:
-        more = _beside(bench, "cpu", wall=("restore_wall", "restic_restore_wall"))
-        yield Metric("restore_vs_restic", bench.ratio("restore_cpu", "restic_restore_cpu"), "x", more=more)
-    more = _beside(bench, "wall", cpu=("down_cpu", "raw_cpu"), within=("down_within_wall", "raw_wall"))
-    yield Metric("restore_tensors_vs_raw", bench.ratio("down_wall", "raw_wall"), "x", more=more)
 
 
 def _beside(bench: _Bench, kind: str, **pairs: tuple[str, str]) -> dict[str, float | str]:
@@ -165,13 +182,6 @@ def _beside(bench: _Bench, kind: str, **pairs: tuple[str, str]) -> dict[str, flo
 
 def _restored(bench: _Bench, place: Any, targets: list[Path]) -> tuple[Ran, list[dict[str, float]]]:
     return engine({"do": "restore", "roots": [str(target) for target in targets], "place": place}, bench.folder)
-
-
-def _into(bench: _Bench, restore: Callable[[Path], Ran]) -> Ran:
-    """Restore into a new folder, which stays for now: ext4 looks long for inodes where many were freed lately."""
-    target = bench.fresh("target")
-    target.mkdir()
-    return restore(target)
 
 
 def _later(bench: _Bench) -> Iterator[Metric]:

@@ -22,7 +22,8 @@ Raw = bytes | bytearray | memoryview
 class _Making:
     """A file that is being made: how many chunks are to come, and what it was like after our last write.
 
-    `ours` is None once somebody else had a hand in it.
+    `ours` is None once somebody else had a hand in it, and empty before our first write: what was there then is
+    written over and read back.
     """
 
     left: int
@@ -73,7 +74,7 @@ class Writer:
         fresh = os.O_CREAT | os.O_EXCL if _at_once(entry) else 0
         descriptor = os.open(self.at(entry), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | fresh, 0o600)
         try:
-            making = _Making(1, _state(descriptor)) if fresh else self._making[entry.path]
+            making = _Making(1, ()) if fresh else self._making[entry.path]
             if not (entry.sparse and is_zeros(raw)):
                 found = self._put(descriptor, offset, memoryview(raw), making, back=_is_plain(entry))
                 if found not in (chunk, b""):
@@ -167,7 +168,7 @@ def _was_last(making: _Making) -> bool:
 def _write_ours(descriptor: int, view: memoryview, offset: int, making: _Making) -> None:
     """Write, and see whether the file was as our last write left it."""
     with making.turn:
-        if making.ours is not None and making.ours != _state(descriptor):
+        if making.ours and making.ours != _state(descriptor):
             making.ours = None
         _write(descriptor, view, offset)
         if making.ours is not None:

@@ -49,7 +49,8 @@ from dumont.vault.verify import SPAN_BYTES, RecordReader, Verification, by_pack,
 if TYPE_CHECKING:
     from dumont.vault.choosing import Choice, Chosen, choose, chosen_entries
     from dumont.vault.collecting import Authority, Collection, Limits, Named, collect
-    from dumont.vault.gate import Gate, QuietServer
+    from dumont.vault.door import QuietServer
+    from dumont.vault.gate import Gate
     from dumont.vault.place import S3Place
     from dumont.vault.repository import Repository
     from dumont.vault.s3 import BucketGate, S3Store
@@ -128,7 +129,8 @@ __all__ = [
 
 _LATER = {
     **dict.fromkeys(("Choice", "Chosen", "choose", "chosen_entries"), "choosing"),
-    **dict.fromkeys(("Gate", "QuietServer"), "gate"),
+    "Gate": "gate",
+    "QuietServer": "door",
     "S3Place": "place",
     "Repository": "repository",
     **dict.fromkeys(("LocalStore", "Store"), "store"),

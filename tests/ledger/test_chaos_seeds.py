@@ -10,7 +10,7 @@ from tests.ledger.proxy import Cut, Proxy
 from tests.ledger.wreck import Wreck, wreck
 
 pytestmark = pytest.mark.requires_postgres
-SECONDS, LONG_SECONDS = 10.0, 60.0
+SECONDS, LONG_SECONDS = 20.0, 60.0
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def child(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wreck]:
 @pytest.mark.checklist("PIX-02", "PIX-04", "PIX-05", "PIX-16")
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_chaos(child: Wreck, tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
-    """Two programs post through all of it for ten seconds; then every answer and every row is judged."""
+    """Two programs post through all of it for twenty seconds; then every answer and every row is judged."""
     _judged(child, tmp_path_factory, seed, SECONDS)
 
 

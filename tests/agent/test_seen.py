@@ -2,6 +2,7 @@
 
 import os
 import random
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -184,3 +185,27 @@ def test_a_save_that_failed_is_no_answer_to_the_next(tmp_path: Path, monkeypatch
     with pytest.raises(OSError, match="gone"):
         save(["*.log"], fail)
     assert save([]) == {b"keep", b"b.log"}
+
+
+def test_small_files_do_not_pile_up_before_those_who_code_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """At most as many groups wait as are worth having under way, and one more; here nobody codes until one waits."""
+    repository = Repository.create(LocalStore(tmp_path), "wsp_groups", KeyRing(b"seen" * 8))
+    blobs = SimpleNamespace(put=lambda pack, data: None)
+    packer = Packer(repository.sealer, set(), blobs, lambda: os.urandom(16), lambda pack, size: None)  # type: ignore[arg-type]
+    draw, go, waiting = random.Random(5), threading.Event(), list[int]()
+    plain = packer._workers.submit
+
+    def submit(*work: Any) -> Any:
+        future: Any = plain(*work)
+        result = future.result
+        future.result = lambda: go.set() or result()
+        return future
+
+    monkeypatch.setattr(packer, "_seal_group", lambda group: go.wait(60))
+    monkeypatch.setattr(packer._workers, "submit", submit)
+    for _ in range(30 * packer.depth):
+        packer.small(draw.randbytes(200 << 10))
+        waiting.append(sum(not group.done() for group in packer._grouped))
+    go.set()
+    packer.close()
+    assert len(packer._grouped) > 2 * packer.depth and max(waiting) <= packer.depth + 1

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from tests.vault.making import draft, file_entry, store_newer
 
-from dumont.vault import RecordUnknown, VerificationFailed, pack_name
+from dumont.vault import DataKeys, RecordDamaged, RecordUnknown, Sealer, VerificationFailed, pack_name
 
 PACK = b"\x07" * 16
 RAW = b"weights " * 50
@@ -42,3 +42,18 @@ def test_what_a_snapshot_does_not_use_may_be_of_a_newer_version(filled: Any) -> 
     assert filled.repository.verify(name).chunks_checked == 1
     index = filled.reopened().index()
     assert (index.damaged, index.unread({PACK})) == (set(), {PACK})
+
+
+def test_a_record_of_a_newer_format_is_told_by_its_seal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that was sealed as such opens and is unknown; one whose format was changed afterwards does not open."""
+    sealer = Sealer(DataKeys.of(b"d" * 32), "wsp_1")
+    chunk = sealer.chunk_id(RAW)
+    plain = bytearray(sealer.seal(chunk, RAW).data)
+    monkeypatch.setattr("dumont.vault.records.RECORD_FORMAT", 2)
+    newer = sealer.seal(chunk, RAW).data
+    monkeypatch.undo()
+    with pytest.raises(RecordUnknown, match="format 2, which only a newer version knows"):
+        sealer.open(chunk, newer)
+    plain[12] = 2
+    with pytest.raises(RecordDamaged):
+        sealer.open(chunk, plain)

@@ -92,11 +92,16 @@ class Packer:
         return self._workers.submit(self._take, descriptor, piece)
 
     def small(self, raw: bytes) -> bytes:
-        """Take in a small chunk and return its id."""
+        """Take in a small chunk and return its id; where the others are far behind, this waits for them.
+
+        Errors: AgentFailed.
+        """
         chunk = self._sealer.chunk_id(raw)
         full = self._add_small(chunk, raw)
         if full is not None:
             self._grouped.append(self._workers.submit(self._seal_group, full))
+            if len(self._grouped) > self.depth:
+                self._grouped[-1 - self.depth].result()
         return chunk
 
     def flush(self) -> None:

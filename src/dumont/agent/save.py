@@ -52,7 +52,7 @@ def save_tree(
         counts.files, counts.bytes_total, counts.chunks = last.files, last.bytes_total, len(last.chunks)
         return counts, _report(seen, Scan(skipped=last.skipped), counts)
     seen.begin()
-    with _Tree(root, packer, progress) as tree:
+    with _Tree(root, packer, progress, beside=bool(seen.found)) as tree:
         known, same = seen.found, seen.settled(again.same)
         scanned = scan(root, Excluder(exclude), own=own, known=known, same=same, names=again.names, met=tree.meet)
         entries = _regrouped(tree.read(scanned))
@@ -80,10 +80,12 @@ def _report(seen: Seen, scanned: Scan, counts: Saved) -> bytes:
 class _Tree:
     """Reads the files of a tree and gathers the entries in order: small files itself, large ones beside that.
 
-    Large ones begin as soon as the walk meets them, except where a file has several names: its first is read.
+    Where most is known (`beside`), large ones begin as soon as the walk meets them, except where a file has several
+    names: its first is read. In a first save there is enough to do for all: more at once would cost more CPU.
     """
 
-    def __init__(self, root: bytes, packer: Packer, progress: Callable[[Progress], None]) -> None:
+    def __init__(self, root: bytes, packer: Packer, progress: Callable[[Progress], None], *, beside: bool) -> None:
+        self._beside = beside
         self._root = root
         self._packer = packer
         self._progress = progress
@@ -107,7 +109,8 @@ class _Tree:
     def meet(self, found: Found) -> None:
         """Begin with a file that the walk has just met and that is not known, if it is large."""
         entry = found.entry
-        if entry.size > SMALL_BYTES and entry.kind is Kind.FILE and found.mark[MARK_LINKS] == 1:
+        large = entry.size > SMALL_BYTES and entry.kind is Kind.FILE
+        if self._beside and large and found.mark[MARK_LINKS] == 1:
             self._met.add(entry.path)
             self._large.add(found)
 
@@ -145,7 +148,9 @@ class _Tree:
         if found.read and self._packer.known.issuperset(found.entry.chunks):
             self._kept += found.entry.size
         elif found.entry.size > SMALL_BYTES:
-            self._large.add(found)
+            begun = self._large.add(found)
+            if not self._beside:
+                begun.result()
         else:
             with _Forgiving(self, found):
                 return self._small(found)
@@ -215,9 +220,9 @@ class _Large:
         self._failed: BaseException | None = None
         self._thread = ThreadPoolExecutor(1, "large")
 
-    def add(self, found: Found) -> None:
-        """Read a file after those that were added before."""
-        self._thread.submit(self._guarded, self._begin, found)
+    def add(self, found: Found) -> "Future[None]":
+        """Read a file after those that were added before; the future is done when its last piece was handed on."""
+        return self._thread.submit(self._guarded, self._begin, found)
 
     def heed(self) -> None:
         """Raise what ended it, if anything did."""

@@ -74,7 +74,7 @@ def decode(
     than promised.
     """
     if parameter not in _KNOWN.get(codec, ()):
-        raise RecordUnknown(codec, parameter)
+        raise RecordUnknown(f"codec {codec} with parameter {parameter}")
     if raw_length > MAX_RAW_BYTES:
         raise RecordDamaged("A record claims to hold more than a chunk may.")
     if codec == Codec.RAW:

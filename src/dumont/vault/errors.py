@@ -48,10 +48,9 @@ class RecordDamaged(VaultError):
 
 
 class RecordUnknown(VaultError):
-    """A sound record is coded in a way that only newer versions know: nothing is said about its bytes, damage least."""
+    """A sound record is written in a way that only newer versions know: nothing is said of its bytes, damage least."""
 
-    def __init__(self, codec: int, parameter: int) -> None:
-        way = f"codec {codec} with parameter {parameter}"
+    def __init__(self, way: str) -> None:
         super().__init__(f"A record uses {way}, which only a newer version knows: update Dumont Cloud.")
 
 

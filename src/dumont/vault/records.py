@@ -9,7 +9,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from dumont.vault.codecs import decode, encode
-from dumont.vault.errors import RecordDamaged
+from dumont.vault.errors import RecordDamaged, RecordUnknown
 from dumont.vault.keys import NONCE_BYTES, TAG_BYTES, DataKeys
 from dumont.vault.memory import Rooms
 
@@ -94,19 +94,21 @@ class Sealer:
 
         With `rooms` the record is opened where it lies, and is none any more: memory had anew costs more than AES.
         Without `hashed` the proof is the seal alone, which names the id; for who hashes the bytes himself later.
-        Errors: RecordDamaged if anything at all does not fit; RecordUnknown if it opens and a newer version coded it.
+        Errors: RecordDamaged if anything at all does not fit; RecordUnknown if it opens and a newer version wrote it.
         """
         if len(data) < RECORD_OVERHEAD:
             raise RecordDamaged("A record is too short.")
         nonce, header = bytes(data[:NONCE_BYTES]), bytes(data[NONCE_BYTES : NONCE_BYTES + _HEADER.size])
         form, codec, parameter, key, raw_length = _HEADER.unpack(header)
-        if form != RECORD_FORMAT or key != self.keys.key_id:
-            raise RecordDamaged("A record was written in another format or with another key.")
+        if key != self.keys.key_id:
+            raise RecordDamaged("A record was written with another key.")
         try:
             sealed = memoryview(data)[NONCE_BYTES + _HEADER.size :]
             body = self._opened(nonce, sealed, chunk_id + header + self._repository, rooms)
         except InvalidTag:
             raise RecordDamaged("A record does not open: it was changed, moved or relabelled.") from None
+        if form != RECORD_FORMAT:  # sealed so: a flipped bit would not have opened
+            raise RecordUnknown(f"format {form}")
         raw = decode(codec, parameter, body, raw_length, rooms)
         if hashed and self.chunk_id(raw) != chunk_id:
             raise RecordDamaged("A record opens to other bytes than its id promises.")

@@ -9,6 +9,7 @@ from tests.ledger.stage import through_lane
 from dumont.bookkeeping.reading import entries_of_account
 from dumont.db import Database, set_team
 from dumont.http import Page
+from dumont.ledger import get_account
 
 pytestmark = pytest.mark.requires_postgres
 
@@ -26,9 +27,10 @@ async def test_a_page_reads_its_own_transfers(books: Books, database: Database, 
     page = Page(50, (("seq", down), ("id", down)))
     async with database.begin() as session:
         await set_team(session, team)
-        first = await entries_of_account(session, one, page, None, None)
+        account = await get_account(session, one)
+        first = await entries_of_account(session, account, page, None, None)
         after = (str(first[-2].seq), str(first[-2].id))
-        second = await entries_of_account(session, one, Page(50, page.sort, after), None, None)
+        second = await entries_of_account(session, account, Page(50, page.sort, after), None, None)
         read = await _rows_read(session)
     expected = list(range(1, ENTRIES + 2))[:: -1 if down else 1]
     assert [row.seq for row in first] == expected[:51] and [row.seq for row in second] == expected[50:101]

@@ -281,6 +281,8 @@ def test_the_deadlock_counter_counts(mutant: Books) -> None:
         ("hold-events", "UPDATE ledger_hold SET settled_amount = 1 WHERE status = 'settled'"),
         ("guards", "ALTER TABLE ledger_entry DISABLE TRIGGER ledger_entry_keeps"),
         ("guards", "DROP INDEX uq_ledger_transfer_reverses"),
+        ("guards", "ALTER DOMAIN ledger_held DROP CONSTRAINT ck_ledger_held"),
+        ("guards", "ALTER TABLE ledger_account DROP CONSTRAINT uq_ledger_account_number"),
         ("guards", "GRANT UPDATE ON ledger_account TO dumont_app"),
         ("clearing", "UPDATE ledger_account SET type = 'clearing' WHERE id = {one}"),
     ],

@@ -56,18 +56,32 @@ def test_every_row_is_kept_both_ways(ledger: Books) -> None:
     expect_sound(ledger.urls)
 
 
-def test_an_entry_without_its_account_is_not_lost(ledger: Books) -> None:
-    """A ledger that is damaged is not migrated to one with a row less: it stays as it is."""
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        ("UPDATE ledger_entry SET account_id = 'acc_lost' WHERE account_id = %s", "account"),
+        ("UPDATE ledger_transfer SET accounts = array_replace(accounts, %s, 'acc_lost')", "names an account"),
+    ],
+)
+def test_nothing_is_lost_for_want_of_an_account(ledger: Books, damage: str, says: str) -> None:
+    """A ledger that is damaged is not migrated to one that says less: it stays as it is."""
     team, one, two = ledger.pair()
     _downgrade(ledger)
     assert _said(ledger, [move(team, one, two, 5)]) == ["posted"]
     with psycopg.connect(psycopg_url(ledger.urls.owner)) as connection:
         connection.execute("SET session_replication_role = replica")
-        connection.execute("UPDATE ledger_entry SET account_id = 'acc_lost' WHERE account_id = %s", [two])
-    before = ledger.rows(ENTRIES.format("ledger_entry"))
-    with pytest.raises(IntegrityError, match="account"):
+        connection.execute(damage.encode(), [two])
+    before = _damaged(ledger)
+    with pytest.raises(IntegrityError, match=says):
         migrate(ledger.urls.owner, TEST_SECRET)
-    assert ledger.rows(ENTRIES.format("ledger_entry")) == before
+    assert _damaged(ledger) == before
+
+
+def _damaged(books: Books) -> list[list[Row]]:
+    return [
+        books.rows(ENTRIES.format("ledger_entry")),
+        books.rows("SELECT id, accounts FROM ledger_transfer ORDER BY id"),
+    ]
 
 
 def _asked(books: Books, team: str, one: str, two: str) -> list[Posting]:

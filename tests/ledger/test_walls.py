@@ -30,6 +30,7 @@ def _attempts(account: str) -> list[str]:
         "SET SESSION AUTHORIZATION dumont",
         "CREATE FUNCTION public.now() RETURNS timestamptz LANGUAGE sql AS 'SELECT NULL::timestamptz'",
         "CREATE TABLE public.mine (id text)",
+        "SELECT setval('ledger_account_number_seq', 1)",
     ]
     for table in TABLES:
         attempts += [

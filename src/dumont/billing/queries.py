@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from dumont.billing.model import Wallet
 from dumont.http import Page
-from dumont.ledger import ACCOUNT_NUMBER
+from dumont.ledger import account_number
 
 _ACCRUING = text(
     "SELECT coalesce(sum(rate_hour_nano) FILTER (WHERE to_at IS NULL), 0)::bigint AS burn_hour_nano, "
@@ -36,11 +36,11 @@ _ENTRIES = text(
     "SELECT e.seq, e.amount, e.created_at, t.id AS transfer_id, t.kind, t.memo, t.date, "
     "(SELECT min(a.id) FROM ledger_account a WHERE a.number = ANY (t.accounts) AND a.id <> e.account_id) "
     "AS counter_account_id FROM ledger_account_entry e JOIN ledger_transfer t ON t.id = e.transfer_id "
-    f"WHERE e.account = {ACCOUNT_NUMBER} AND t.date BETWEEN :first AND :last ORDER BY t.date, e.seq LIMIT :most"
+    "WHERE e.account = :number AND t.date BETWEEN :first AND :last ORDER BY t.date, e.seq LIMIT :most"
 )
 _BEFORE = text(
     "SELECT coalesce(sum(e.amount), 0)::bigint FROM ledger_account_entry e "
-    f"JOIN ledger_transfer t ON t.id = e.transfer_id WHERE e.account = {ACCOUNT_NUMBER} AND t.date < :first"
+    "JOIN ledger_transfer t ON t.id = e.transfer_id WHERE e.account = :number AND t.date < :first"
 )
 _UNCONFIRMED = text(
     "SELECT coalesce(sum(c.amount), 0)::bigint FROM usage_charge c WHERE c.team_id = :team AND c.to_at > :first "
@@ -131,10 +131,12 @@ async def find_hold(session: AsyncSession, hold_id: str) -> HoldRow | None:
 
 async def entries(session: AsyncSession, account_id: str, first: date, last: date, most: int) -> Sequence[Row[Any]]:
     """Read the entries of an account by date of business, and one more than `most` where there are more."""
-    values = {"account": account_id, "first": first, "last": last, "most": most + 1}
+    number = await account_number(session, account_id)
+    values = {"number": number, "first": first, "last": last, "most": most + 1}
     return (await session.execute(_ENTRIES, values)).all()
 
 
 async def balance_before(session: AsyncSession, account_id: str, first: date) -> int:
     """Sum the entries of an account whose date of business is earlier."""
-    return int((await session.execute(_BEFORE, {"account": account_id, "first": first})).scalar_one())
+    values = {"number": await account_number(session, account_id), "first": first}
+    return int((await session.execute(_BEFORE, values)).scalar_one())

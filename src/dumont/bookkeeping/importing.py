@@ -16,11 +16,11 @@ from dumont.bookkeeping.model import FIRST_DATE, Category, CategoryType, Facts, 
 from dumont.bookkeeping.ofx import read_ofx
 from dumont.bookkeeping.service import make_row, prepare
 from dumont.http import problems
-from dumont.ledger import ACCOUNT_NUMBER, CurrencyMismatch, LedgerAccount, Posting, post_together
+from dumont.ledger import CurrencyMismatch, LedgerAccount, Posting, post_together
 
 IMPORTED = "Imported"
 _KNOWN = text(
-    f"""
+    """
 SELECT 'origin' AS what, replace(t.origin::text, '-', '') AS key, t.id, NULL::date AS date, NULL::bigint AS amount
   FROM bookkeeping_transaction t WHERE t.origin = ANY (CAST(:origins AS uuid[]))
 UNION ALL
@@ -28,7 +28,7 @@ SELECT 'name', replace(t.id::text, '-', ''), coalesce(p.transaction_id, r.transa
   FROM ledger_transfer t LEFT JOIN bookkeeping_change p ON p.posting_id = t.id
   LEFT JOIN bookkeeping_change r ON r.reversal_id = t.id
  WHERE t.id = ANY (CAST(:names AS uuid[]))
-   AND {ACCOUNT_NUMBER} = ANY (t.accounts)
+   AND CAST(:number AS bigint) = ANY (t.accounts)
 UNION ALL
 SELECT 'alike', NULL, t.id, t.date, CASE WHEN t.type = 'income' OR t.to_account_id = :account THEN t.amount
                                          ELSE -t.amount END
@@ -152,6 +152,7 @@ async def _look(
         "origins": "{" + ",".join(origins) + "}",
         "names": "{" + ",".join(names) + "}",
         "account": account.id,
+        "number": account.number,
         "team": who.team_id,
         "days": sorted({line.date for line in lines}),
     }

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from dumont.bookkeeping.model import CategoryType, Transaction
 from dumont.http import Page
-from dumont.ledger import ACCOUNT_NUMBER, SCALES, LedgerAccount
+from dumont.ledger import SCALES, LedgerAccount
 from dumont.ledger import list_accounts as all_accounts
 
 ENTRY = """
@@ -42,7 +42,7 @@ _COLUMNS = (
 )
 _OF_ACCOUNT = text(
     f"{ENTRY} FROM ledger_account_entry e JOIN ledger_transfer t ON t.id = e.transfer_id {CHANGES} "
-    f"WHERE e.account = {ACCOUNT_NUMBER}"
+    "WHERE e.account = :number"
 ).columns(*_COLUMNS)
 _OF_TRANSACTION = text(
     f"""{ENTRY}
@@ -123,7 +123,7 @@ async def list_accounts(session: AsyncSession, team_id: str, include_inactive: b
 
 
 async def entries_of_account(
-    session: AsyncSession, account_id: str, page: Page, start: date | None, end: date | None
+    session: AsyncSession, account: LedgerAccount, page: Page, start: date | None, end: date | None
 ) -> Sequence[Any]:
     """Read one page of an account's entries, and one more."""
     found = _OF_ACCOUNT.subquery("entry")
@@ -133,7 +133,7 @@ async def entries_of_account(
     if end is not None:
         statement = statement.where(found.c.date <= end)
     statement = page.select(statement, {"seq": found.c.seq, "id": found.c.id})
-    return (await session.execute(statement, {"account": account_id})).all()
+    return (await session.execute(statement, {"number": account.number})).all()
 
 
 async def entries_of_transaction(session: AsyncSession, transaction_id: str) -> Sequence[Any]:

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from dumont.bookkeeping.model import wrong_field
 from dumont.bookkeeping.reading import CHANGES, ENTRY
-from dumont.ledger import ACCOUNT_NUMBER, LedgerAccount
+from dumont.ledger import LedgerAccount
 
 MOST_DAYS = 366
 MOST_LINES = 10_000
@@ -19,9 +19,9 @@ _STATEMENT = text(
 SELECT o.opening, x.*
   FROM (SELECT coalesce(sum(e.amount), 0)::bigint AS opening
           FROM ledger_account_entry e JOIN ledger_transfer t ON t.id = e.transfer_id
-         WHERE e.account = {ACCOUNT_NUMBER} AND t.date < :start) o
+         WHERE e.account = :number AND t.date < :start) o
   LEFT JOIN ({ENTRY} FROM ledger_account_entry e JOIN ledger_transfer t ON t.id = e.transfer_id {CHANGES}
-              WHERE e.account = {ACCOUNT_NUMBER} AND t.date BETWEEN :start AND :end
+              WHERE e.account = :number AND t.date BETWEEN :start AND :end
               ORDER BY t.date, e.seq LIMIT {MOST_LINES + 1}) x ON true
  ORDER BY x.date, x.seq
 """
@@ -95,7 +95,7 @@ async def make_statement(session: AsyncSession, account: LedgerAccount, start: d
     """
     if not 0 <= (end - start).days <= MOST_DAYS:
         raise wrong_field("query/to", f"Must be 0 to {MOST_DAYS} days after from.", "out-of-range")
-    values = {"account": account.id, "start": start, "end": end}
+    values = {"number": account.number, "start": start, "end": end}
     rows = (await session.execute(_STATEMENT, values)).all()
     if len(rows) > MOST_LINES:
         raise wrong_field("query/to", f"These days have more than {MOST_LINES} entries. Ask for fewer.", "too-long")

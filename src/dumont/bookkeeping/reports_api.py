@@ -130,7 +130,7 @@ async def list_entries(
 ) -> dict[str, Any]:
     """List an account's entries, latest first; `from` and `to` are days of business."""
     account = await accounts.own_account(caller.session, account_id)
-    rows = await reading.entries_of_account(caller.session, account.id, page, start, end)
+    rows = await reading.entries_of_account(caller.session, account, page, start, end)
     return list_document("entries", rows, page, entry_document)
 
 

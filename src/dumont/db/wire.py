@@ -55,6 +55,7 @@ class Wire:
 
         Errors: psycopg's; the first statement that fails ends them all.
         """
+        self._expect_rest()
         await self._exchange(self._queue, statements)
         return self._last_rows(statements)
 
@@ -64,9 +65,10 @@ class Wire:
         The values are written as PostgreSQL reads them; the statement says their types. A small call costs less so.
         Errors: psycopg's; TimeoutError where the answer takes longer than `seconds`.
         """
+        self._expect_rest()
         self._answer_by = self._loop.time() + seconds
-        if self._alarm is None:
-            self._alarm = self._loop.call_later(seconds, self._look_at_the_time)
+        if self._alarm is None or self._alarm.when() > self._answer_by:
+            self._set_alarm(seconds)
         try:
             await self._exchange(self._queue_written, ((text, values),))
         finally:
@@ -80,8 +82,10 @@ class Wire:
         return self.broken or self._connection.closed or bool(self._look.poll(0))
 
     async def close(self) -> None:
-        """Close the connection."""
+        """Close the connection; a call that waits ends with an error."""
         self.broken = True
+        if self._done is not None and not self._done.done():
+            self._done.set_exception(psycopg.OperationalError("the connection to the database was closed"))
         if self._alarm is not None:
             self._alarm.cancel()
         if not self._connection.closed:
@@ -95,16 +99,23 @@ class Wire:
             return
         left = self._answer_by - self._loop.time()
         if left > 0:
-            self._alarm = self._loop.call_later(left, self._look_at_the_time)
+            self._set_alarm(left)
         else:
             self._end(TimeoutError("the database did not answer"))
+
+    def _set_alarm(self, seconds: float) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm = self._loop.call_later(seconds, self._look_at_the_time)
+
+    def _expect_rest(self) -> None:
+        if self.broken or self._done is not None:
+            raise psycopg.OperationalError("the connection to the database is lost")
 
     async def _exchange(
         self, queue: Callable[[bytes, Sequence[Any]], None], statements: Sequence[tuple[bytes, Sequence[Any]]]
     ) -> None:
         """Send statements and take all that they gave."""
-        if self.broken or self._done is not None:
-            raise psycopg.OperationalError("the connection to the database is lost")
         self._results.clear()
         self._done = self._loop.create_future()
         try:

@@ -31,7 +31,7 @@ from dumont.ledger.model import (
     TransferNotFound,
     is_amount,
 )
-from dumont.ledger.queries import ACCOUNT_NUMBER, balance_at, list_accounts
+from dumont.ledger.queries import account_number, balance_at, list_accounts
 from dumont.ledger.service import (
     change_account,
     close_account,
@@ -48,7 +48,6 @@ from dumont.ledger.workflows import BROKEN, audit_by_night
 from dumont.ledger.writer import Tally, Writer
 
 __all__ = [
-    "ACCOUNT_NUMBER",
     "BROKEN",
     "MOST_AMOUNT",
     "MOST_LEGS",
@@ -81,6 +80,7 @@ __all__ = [
     "Tally",
     "TransferNotFound",
     "Writer",
+    "account_number",
     "audit",
     "audit_by_night",
     "balance_at",

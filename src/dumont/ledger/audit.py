@@ -120,6 +120,7 @@ GUARDS = (
     "pk_ledger_hold",
     "pk_ledger_hold_event",
     "ck_ledger_account_floor",
+    "ck_ledger_held",
     "uq_ledger_transfer_reverses",
 )
 """What must be in place for the database to refuse what does not add up."""

@@ -117,9 +117,13 @@ class HoldRequest:
 
 @dataclass(frozen=True)
 class LedgerAccount:
-    """An account as it stands. `floor` is the least that balance less holds may be; None for no limit."""
+    """An account as it stands. `floor` is the least that balance less holds may be; None for no limit.
+
+    `number` is what entries and transfers name it by.
+    """
 
     id: str
+    number: int
     team_id: str
     type: str
     name: str

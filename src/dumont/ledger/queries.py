@@ -32,8 +32,6 @@ MANY = (
     f"SELECT item, outcome, code, detail FROM ledger_post_many("
     f"{_MANY_ARGUMENTS.format(*(f'${n}' for n in range(1, 11)))})"
 ).encode()
-ACCOUNT_NUMBER = "(SELECT n.number FROM ledger_account n WHERE n.id = :account)"
-"""The number of an account that a query names as `account`; with it entries are read in their order, by pages."""
 BUSY = b"SELECT ledger_busy($1::text[])"
 _Told = tuple[str, str | None, dict[str, Any] | None]
 _NAMES = [f"v{n}" for n in range(11)]
@@ -54,7 +52,7 @@ _HOLD = text(
     ":expires)"
 )
 _ACCOUNT = (
-    "SELECT id, team_id, type, name, currency, balance, held, floor, version, created_at, moved_at, closed_at "
+    "SELECT id, number, team_id, type, name, currency, balance, held, floor, version, created_at, moved_at, closed_at "
     "FROM ledger_account"
 )
 
@@ -246,6 +244,17 @@ async def list_accounts(session: AsyncSession, team_id: str) -> list[LedgerAccou
         text(f"{_ACCOUNT} WHERE team_id = :team ORDER BY type, currency, name, id"), {"team": team_id}
     )
     return [LedgerAccount(**row._mapping) for row in rows]
+
+
+async def account_number(session: AsyncSession, account_id: str) -> int | None:
+    """Read by what number entries name an account of the session's team; None where there is no such account.
+
+    A query that is given the number reads entries in their order, and PostgreSQL knows of which account they are.
+    """
+    found = (
+        await session.execute(text("SELECT number FROM ledger_account WHERE id = :id"), {"id": account_id})
+    ).scalar()
+    return None if found is None else int(found)
 
 
 async def balance_at(session: AsyncSession, account_id: str, at: datetime) -> int | None:

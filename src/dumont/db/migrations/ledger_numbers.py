@@ -67,15 +67,26 @@ CREATE FUNCTION ledger_translate(p_accounts {old}[]) RETURNS {new}[] LANGUAGE sq
       FROM unnest(p_accounts) WITH ORDINALITY AS u(account, place) LEFT JOIN ledger_account a ON a.{key} = u.account
 $$
 """
-"""An account that is not there becomes NULL, which the table of entries refuses, and so does the audit."""
+_NO_ORPHAN = """
+DO $do$ BEGIN
+    IF EXISTS (SELECT FROM ledger_transfer t, unnest(t.accounts) AS n(account)
+                WHERE NOT EXISTS (SELECT FROM ledger_account a WHERE a.{key} = n.account)) THEN
+        RAISE EXCEPTION 'a transfer names an account that is not there; `dumont ledger audit` says which'
+            USING ERRCODE = 'integrity_constraint_violation';
+    END IF;
+END $do$
+"""
+_ALONE = "LOCK TABLE ledger_account, ledger_hold, ledger_transfer, ledger_entry IN ACCESS EXCLUSIVE MODE"
+"""Whoever is at work ends first; what cannot be had is found out before anything was written."""
 
 
 def upgrade() -> Iterator[str]:
     """Say what is to be done, step by step; entries are written anew, transfers in their place."""
+    yield _ALONE
     yield "ALTER TABLE ledger_account ADD COLUMN number bigint GENERATED ALWAYS AS IDENTITY"
     yield "ALTER TABLE ledger_account ADD CONSTRAINT uq_ledger_account_number UNIQUE (number)"
     yield _FIXED.format(", number")
-    yield "CREATE DOMAIN ledger_held AS bigint CHECK (VALUE >= 0)"
+    yield "CREATE DOMAIN ledger_held AS bigint CONSTRAINT ck_ledger_held CHECK (VALUE >= 0)"
     yield "DROP TRIGGER ledger_account_held ON ledger_account"
     yield "ALTER TABLE ledger_account ALTER COLUMN held TYPE ledger_held"
     yield f"{_FLOOR}(balance - held >= floor)"
@@ -89,6 +100,7 @@ def upgrade() -> Iterator[str]:
 
 def downgrade() -> Iterator[str]:
     """Say how what there was is put back."""
+    yield _ALONE
     yield "DROP VIEW ledger_account_entry"
     yield from _translate(old="bigint", new="text", name="id", key="number")
     yield from _move(_TABLE_BEFORE, "a.id", "account_id", "LEFT JOIN ledger_account a ON a.number = e.account")
@@ -117,8 +129,10 @@ def _move(table: str, account: str, column: str, join: str) -> Iterator[str]:
 
 def _translate(*, old: str, new: str, name: str, key: str) -> Iterator[str]:
     yield _TRANSLATE.format(old=old, new=new, name=name, key=key)
+    yield _NO_ORPHAN.format(key=key)
     yield f"ALTER TABLE ledger_transfer ALTER COLUMN accounts TYPE {new}[] USING ledger_translate(accounts)"
     yield f"DROP FUNCTION ledger_translate({old}[])"
+    yield "ANALYZE ledger_account, ledger_entry, ledger_transfer"
 
 
 def _by_number(guard: str) -> str:

@@ -44,13 +44,7 @@ class _Bench:
 
     @property
     def tensors(self) -> Path:
-        """Weights of as many bytes as the mixed workspace."""
         return self.folder / "tensors"
-
-    @property
-    def model(self) -> Path:
-        """Weights of a third of that."""
-        return self.folder / "model"
 
     def fresh(self, name: str) -> Path:
         """Return a path that nothing is at yet."""
@@ -98,8 +92,7 @@ def measure(_: Laboratory, quick: bool, megabytes: int = MEGABYTES) -> Iterator[
         restic = Restic(program, folder) if program else None
         bench = _Bench(folder, place, restic, S5cmd(place, folder), rounds=1 if quick else 3)
         make_workspace(bench.mixed, size)
-        make_tensors(bench.tensors, size)
-        make_tensors(bench.model, size // 3)
+        make_tensors(bench.tensors, size // 3)
         timed(["sync"], folder=folder)
         yield from _first(bench)
         yield from _restores(bench)
@@ -114,7 +107,7 @@ def _first(bench: _Bench) -> Iterator[Metric]:
         ours, _ = bench.save(bench.mixed, bench.bucket())
         theirs = bench.s5cmd.up(bench.mixed, bench.fresh("raw").name)
         bench.note(s3_cpu=ours.cpu, s3_wall=ours.wall, s5cmd_cpu=theirs.cpu, s5cmd_wall=theirs.wall)
-        for kind, root in (("mixed", bench.mixed), ("tensors", bench.tensors), ("model", bench.model)):
+        for kind, root in (("mixed", bench.mixed), ("tensors", bench.tensors)):
             _beside_restic(bench, kind, root)
     more: dict[str, float | str] = {"mb": _megabytes(bench.mixed), "rounds": str(bench.rounds)}
     for what in ("cpu", "wall"):
@@ -122,15 +115,7 @@ def _first(bench: _Bench) -> Iterator[Metric]:
         yield Metric(
             f"first_{what}_vs_s5cmd", bench.ratio(f"s3_{what}", f"s5cmd_{what}"), "x", more={**more, "s": ours_s}
         )
-    if bench.restic is not None:
-        yield from _ratios_to_restic(bench)
-
-
-def _ratios_to_restic(bench: _Bench) -> Iterator[Metric]:
-    """What starts once weighs more where there is less to save: a third of the weights is told beside all of them."""
-    third = {"model_mb": _megabytes(bench.model), "model": bench.ratio("model_cpu", "model_restic_cpu")}
-    for kind, root, beside in (("mixed", bench.mixed, {}), ("tensors", bench.tensors, third)):
-        more: dict[str, float | str] = {"mb": _megabytes(root), "rounds": str(bench.rounds), **beside}
+    for kind in ("mixed", "tensors") if bench.restic else ():
         seconds = {"s": bench.middle(f"{kind}_cpu"), "restic_s": bench.middle(f"{kind}_restic_cpu")}
         value = bench.ratio(f"{kind}_cpu", f"{kind}_restic_cpu")
         yield Metric(f"first_cpu_vs_restic_{kind}", value, "x", more={**more, **seconds})
@@ -150,8 +135,8 @@ def _beside_restic(bench: _Bench, kind: str, root: Path) -> None:
 def _restores(bench: _Bench) -> Iterator[Metric]:
     local, remote, raw = str(bench.fresh("local")), bench.bucket(), bench.fresh("raw").name
     bench.save(bench.mixed, local)
-    bench.save(bench.model, remote)
-    bench.s5cmd.up(bench.model, raw)
+    bench.save(bench.tensors, remote)
+    bench.s5cmd.up(bench.tensors, raw)
     turns: dict[str, Callable[[Path], Ran]] = {
         "restore": lambda target: _restored(bench, local, [target])[0],
         "down": lambda target: _restored(bench, remote, [target])[0],
@@ -241,9 +226,9 @@ def _resaved(bench: _Bench) -> Iterator[Metric]:
     from benchmarks.vault_workspace import read_safetensors, write_safetensors
 
     local, root = str(bench.fresh("local")), bench.fresh("resaved")
-    bench.save(bench.model, local)
+    bench.save(bench.tensors, local)
     root.mkdir()
-    tensors = read_safetensors(bench.model / "model-0.safetensors")
+    tensors = read_safetensors(bench.tensors / "model-0.safetensors")
     write_safetensors(root / "metadata.safetensors", tensors, {"format": "pt", "epoch": "7", "note": "x" * 1000})
     write_safetensors(root / "order.safetensors", dict(reversed(tensors.items())), {})
     for shard in range(3):

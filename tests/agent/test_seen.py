@@ -14,6 +14,7 @@ import pytest
 from dumont.agent.pipeline import Packer
 from dumont.agent.save import save_tree
 from dumont.agent.seen import Seen
+from dumont.agent.walk import Excluder, scan
 from dumont.vault import KeyRing, LocalStore, Repository, pack_name, unpack_columns
 
 SETTLED = "import dumont.agent.seen as s; s.SETTLED_SECONDS = 0\nfrom dumont.agent.main import main; main()"
@@ -179,12 +180,38 @@ def test_a_save_that_failed_is_no_answer_to_the_next(tmp_path: Path, monkeypatch
         return {entry.path for entry in unpack_columns(msgpack.unpackb(report)["entries"])}
 
     def fail(_: Packer) -> None:
+        failed.set()
         raise OSError("the store is gone")
 
+    plain, failed = Seen._store, threading.Event()
+
+    def late(self: Seen) -> None:
+        assert failed.wait(60)
+        plain(self)
+
     assert save([]) == {b"keep", b"b.log"}
+    monkeypatch.setattr(Seen, "_store", late)
     with pytest.raises(OSError, match="gone"):
         save(["*.log"], fail)
+    assert list(Seen(str(tmp_path / "seen"), "about").found) == [b"keep"]  # what was begun is on the disk by then
     assert save([]) == {b"keep", b"b.log"}
+
+
+def test_what_was_seen_is_kept_where_no_thread_is_to_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes its time then, and the next agent finds it."""
+    monkeypatch.setattr("dumont.agent.seen.SETTLED_SECONDS", 0)
+    (tmp_path / "file").write_text("file")
+    (item,) = scan(os.fsencode(tmp_path), Excluder([]), known={}).found
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    seen = Seen(str(tmp_path / "seen"), "about")
+    seen.begin()
+    assert seen.keep([item._replace(read=True)])
+    seen.kept()
+    assert list(Seen(str(tmp_path / "seen"), "about").found) == [b"file"]
 
 
 def test_small_files_do_not_pile_up_before_those_who_code_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What a restore writes is read back: bytes that a disk changes, or somebody later, take no place in a tree."""
 
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -7,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from dumont.agent import AgentFailed
-from dumont.vault import CHUNK_BYTES
+from dumont.agent import AgentFailed, writing
+from dumont.agent.writing import Writer
+from dumont.vault import CHUNK_BYTES, DataKeys, Entry, Kind, Sealer
 
 Look = Callable[[Path], dict[str, tuple[object, ...]]]
 RUN = "from dumont.agent.main import main; main()"
@@ -84,3 +86,24 @@ async def test_bytes_that_are_not_what_was_written_change_nothing(
     restored = await vault.restore(await target.link(), saved.name)
     assert look(target.workspace) == look(source.workspace)
     assert restored.hashes_compared >= saved.chunks
+
+
+@pytest.mark.parametrize("foreign", [b"", b"foreign"])
+def test_a_file_with_more_than_was_written_is_not_taken_as_read_back(
+    foreign: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody appends to a small file after it came into being and before our first write."""
+    sealer, raw = Sealer(DataKeys.of(b"d" * 32), "wsp_1"), b"x" * 1000
+    chunk, plain = sealer.chunk_id(raw), writing._write
+    entry = Entry(b"small", Kind.FILE, 0o644, os.getuid(), os.getgid(), 10**18, len(raw)).filled((chunk,), (len(raw),))
+
+    def late(descriptor: int, view: memoryview, offset: int) -> None:
+        os.pwrite(descriptor, foreign, entry.size)
+        plain(descriptor, view, offset)
+
+    monkeypatch.setattr(writing, "_write", late)
+    writer = Writer(os.fsencode(tmp_path), sealer)
+    writer.begin(entry)
+    writer.write(entry, 0, raw, chunk)
+    assert (tmp_path / "small").read_bytes() == raw + foreign
+    assert list(writer.marks) == ([] if foreign else [b"small"])

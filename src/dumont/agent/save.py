@@ -64,8 +64,10 @@ def save_tree(
     counts.files = sum(entry.kind is Kind.FILE for entry in entries)
     counts.bytes_total, counts.chunks = bytes_of(entries), len(chunks)
     still = Still(scanned.found, scanned.names)
-    packer.finish()
-    seen.kept()
+    try:
+        packer.finish()
+    finally:
+        seen.kept()
     whole = settled and not scanned.errors and not counts.unstable
     seen.last = Last(asked, still, whole, chunks, counts.files, counts.bytes_total, scanned.skipped)
     return counts, _report(seen, scanned, counts)

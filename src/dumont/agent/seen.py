@@ -86,8 +86,12 @@ class Seen:
                 fresh = True
         if fresh or len(kept) != len(old):
             self.found = kept
-            self._writing = Thread(target=self._store, name="seen")
-            self._writing.start()
+            writing = Thread(target=self._store, name="seen")
+            try:
+                writing.start()
+                self._writing = writing
+            except RuntimeError:  # no more threads are to be had
+                self._store()
         return len(kept) == len(found)
 
     def kept(self) -> None:

@@ -23,7 +23,7 @@ class _Making:
     """A file that is being made: how many chunks are to come, and what it was like after our last write.
 
     `ours` is None once somebody else had a hand in it, and empty before our first write: what was there then is
-    written over and read back.
+    written over and read back, and what was there beyond shows by the size.
     """
 
     left: int
@@ -103,7 +103,8 @@ class Writer:
         return hasher.digest() if back else b""
 
     def _finish(self, descriptor: int, entry: Entry, making: _Making) -> None:
-        ours = _is_plain(entry) and making.ours == _state(descriptor)
+        seen = os.fstat(descriptor)
+        ours = _is_plain(entry) and making.ours == _times(seen) and seen.st_size == entry.size
         lost = set_metadata(descriptor, entry)
         if lost:
             with self._counting:
@@ -155,7 +156,10 @@ def _is_plain(entry: Entry) -> bool:
 
 
 def _state(descriptor: int) -> tuple[int, ...]:
-    seen = os.fstat(descriptor)
+    return _times(os.fstat(descriptor))
+
+
+def _times(seen: os.stat_result) -> tuple[int, ...]:
     return seen.st_dev, seen.st_ino, seen.st_mtime_ns, seen.st_ctime_ns
 
 

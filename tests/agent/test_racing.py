@@ -19,8 +19,11 @@ MOVING = {b"gone", b"link", b"log", b"pipe"}
 
 
 @pytest.fixture
-def saving(tmp_path: Path) -> Any:
+def saving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Return what saves the tree in `root` once more, and answers with its entries by path and its report."""
+    monkeypatch.setattr("dumont.agent.seen.SETTLED_SECONDS", 0)
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root/calm").write_text("calm")
     repository = Repository.create(LocalStore(tmp_path / "packs"), "wsp_racing", KeyRing(b"race" * 8))
     seen, blobs = Seen(str(tmp_path / "seen"), "about"), SimpleNamespace(put=lambda pack, data: None)
 
@@ -38,10 +41,7 @@ def saving(tmp_path: Path) -> Any:
 
 def test_what_moves_under_an_early_reader_is_told(saving: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between walk and open: one file gone, one a link, one a pipe; and one grows with each look. The rest is saved."""
-    monkeypatch.setattr("dumont.agent.seen.SETTLED_SECONDS", 0)
     root, early = tmp_path / "root", threading.Event()
-    root.mkdir()
-    (root / "calm").write_text("calm")
     first, _ = saving()
     for path in (*MOVING, b"still"):
         (root / os.fsdecode(path)).write_bytes(random.Random(path).randbytes(2 << 20))

@@ -165,9 +165,11 @@ def _in_turns(bench: _Bench, turns: dict[str, Callable[[Path], Ran]], remote: di
     for number in range(bench.rounds):
         for name in list(turns)[:: -1 if number % 2 else 1]:
             target, seconds = even_place(lambda: bench.fresh("target"))
+            os.sync()
             have_memory(room)
             ran = turns[name](target)
             bench.note(**{f"{name}_cpu": ran.cpu, f"{name}_wall": ran.wall, "new_file_us": 1e6 * seconds})
+        os.sync()
         have_memory(room)
         _, (_, within) = _restored(bench, remote, [bench.fresh("target"), bench.fresh("target")])
         bench.note(down_within_cpu=within["cpu"], down_within_wall=within["wall"])

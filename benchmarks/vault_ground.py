@@ -21,6 +21,7 @@ _GET_FLAGS, _SET_FLAGS, _TOP = 0x80086601, 0x40086602, 0x00020000
 _TOUCH = """
 import ctypes, mmap, sys
 memory = mmap.mmap(-1, int(sys.argv[1]), mmap.MAP_PRIVATE | mmap.MAP_ANON)
+memory.madvise(mmap.MADV_HUGEPAGE)
 ctypes.memset(ctypes.addressof(ctypes.c_char.from_buffer(memory)), 1, len(memory))
 """
 

@@ -6,7 +6,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +54,7 @@ class _Bench:
     def bucket(self) -> dict[str, Any]:
         """Return a place in the bucket that is empty."""
         self.number += 1
-        return asdict(replace(self.place, prefix=f"ours-{self.number}"))
+        return self.place._replace(prefix=f"ours-{self.number}")._asdict()
 
     def save(self, root: Path, place: Any, **more: Any) -> tuple[Ran, list[dict[str, float]]]:
         """Save a folder with our engine."""

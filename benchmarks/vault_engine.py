@@ -8,7 +8,6 @@ import json
 import os
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,7 +121,7 @@ def _save(repository: Repository, blobs: Any, seen: "Seen", task: dict[str, Any]
     entries = unpack_columns(msgpack.unpackb(blob)["entries"])
     repository.adopt_packs(counts.packs, 1)
     draft = Manifest("", None, "bench", task["root"], "", 1, b"", entries, packs_new=tuple(counts.packs))
-    manifest = repository.commit(replace(draft))
+    manifest = repository.commit(draft)
     return {
         "wall": time.monotonic() - started,
         "agent_wall": agent_seconds,

@@ -2,7 +2,6 @@
 
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,7 @@ async def test_a_workspace_goes_through_a_real_bucket(
     gateway: S3Place, vault: Any, machines: Any, fill: Callable[[Path], None], look: Look
 ) -> None:
     """Saved and restored without a byte through the control plane, which reads it back itself; only packs are large."""
-    move(vault, replace(gateway, prefix="team/wsp"))
+    move(vault, gateway._replace(prefix="team/wsp"))
     first, second = machines("first"), machines("second")
     fill(first.workspace)
     saved = await vault.save(await first.link())
@@ -64,7 +63,7 @@ async def test_a_bucket_that_fails_meanwhile_costs_time_only(vault: Any, machine
 
 async def test_another_key_opens_nothing(gateway: S3Place, vault: Any) -> None:
     """The bucket alone gives nobody the files."""
-    move(vault, replace(gateway, prefix="team/other"))
+    move(vault, gateway._replace(prefix="team/other"))
     from dumont.vault import WrongKey
 
     with pytest.raises(WrongKey):
@@ -75,7 +74,7 @@ async def test_a_workspaces_vault_may_be_a_bucket(
     gateway: S3Place, machines: Any, tmp_path: Path, fill: Callable[[Path], None], look: Look
 ) -> None:
     """Saved, verified and restored by the verbs of snapshots; each workspace has a prefix of its own."""
-    vaults = Vaults(tmp_path / "unused", KeyRing(b"k" * 32), b"g" * 32, replace(gateway, prefix="all"))
+    vaults = Vaults(tmp_path / "unused", KeyRing(b"k" * 32), b"g" * 32, gateway._replace(prefix="all"))
     machine, other = machines("first"), machines("second")
     fill(machine.workspace)
     gate = vaults.gate("wsp_7")

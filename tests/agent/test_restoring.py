@@ -2,7 +2,6 @@
 
 import random
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +165,7 @@ async def test_excluded_entries_stay_where_they_are(vault: Any, machines: Any) -
 
 
 def entry(path: bytes, kind: Kind = Kind.FILE, **more: Any) -> Entry:
-    return replace(Entry(path, kind, 0o644, 0, 0, 0), **more)
+    return Entry(path, kind, 0o644, 0, 0, 0).changed(**more)
 
 
 LINK = entry(b"way", Kind.LINK, target=b"/tmp")

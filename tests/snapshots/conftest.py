@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,7 @@ class Shelf:
         if new:
             store_pack(repository, new_id("pak").encode()[-16:], list(new.values()))
         entries = [file_entry(path, len(raw), [ids[path]]) for path, raw in sorted(files.items())]
-        return repository.commit(replace(draft(entries), epoch=epoch)).name
+        return repository.commit(draft(entries, epoch=epoch)).name
 
     async def complete(self, begun: dict[str, Any], name: str, at: datetime = NOON) -> None:
         """Verify a save and make its row ready."""
@@ -79,7 +79,7 @@ class Shelf:
         saved = {"name": name, "merkle_root": proof.merkle_root, "files": proof.files, "bytes_total": 1, "bytes_new": 1}
         saved |= {"bytes_stored": 1, "seconds": 0.1, "unstable": [], "read_errors": []}
         async with self.session() as session:
-            await complete_snapshot(session, begun["snapshot_id"], saved, vars(proof), at)
+            await complete_snapshot(session, begun["snapshot_id"], saved, proof._asdict(), at)
 
     async def fail(self, begun: dict[str, Any]) -> None:
         async with self.session() as session:

@@ -1,6 +1,5 @@
 """Which snapshots go and which stay: by policy, by hand, and never the one that somebody needs."""
 
-from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from types import SimpleNamespace
 from typing import Any
@@ -193,7 +192,7 @@ async def make_due(shelf: Shelf) -> None:
     for name, mark in list(repository.index(fresh=True).marks.items()):
         assert mark is not None
         repository.store.delete(name)
-        repository.mark(replace(mark, not_before=mark.not_before - timedelta(days=2)))
+        repository.mark(mark._replace(not_before=mark.not_before - timedelta(days=2)))
     await shelf.rows("UPDATE workspace_lease SET taken_at = taken_at - interval '2 days'")
 
 

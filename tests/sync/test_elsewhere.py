@@ -3,7 +3,7 @@
 import shutil
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -149,7 +149,7 @@ async def test_a_history_in_a_bucket(machine: Machine, tmp_path: Path) -> None:
     world = machine.stage.world
     known = world.vaults
     with s3_server(tmp_path) as place:
-        world.vaults = Vaults(known.root, known.keyring, known.gate_secret, replace(place, prefix="team"))
+        world.vaults = Vaults(known.root, known.keyring, known.gate_secret, place._replace(prefix="team"))
         store = world.vaults.store(f"restic/{machine.workspace_id}")
         machine.write("notes.txt", "one")
         machine.write("big.bin", bytes(range(256)) * 20_000)

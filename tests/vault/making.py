@@ -32,8 +32,7 @@ def store_newer(repository: Repository, pack: bytes, raw: bytes, *others: bytes)
 
 def draft(entries: list[Entry], **more: object) -> Manifest:
     """Return a manifest that is ready to be committed."""
-    plain = Manifest("", None, "host", "/workspace", "", 1, b"", tuple(entries))
-    return Manifest(**{**vars(plain), **more})  # type: ignore[arg-type]
+    return Manifest("", None, "host", "/workspace", "", 1, b"", entries).changed(**more)
 
 
 def file_entry(path: bytes, size: int, ids: list[bytes]) -> Entry:

@@ -4,7 +4,8 @@ import random
 
 import pytest
 
-from dumont.vault import DataKeys, RecordDamaged, Rooms, Sealer
+from dumont.vault import DataKeys, RecordDamaged, Rooms, S3Place, Sealer
+from dumont.vault.keys import RepositoryKeys
 
 SEALER = Sealer(DataKeys.of(b"d" * 32), "wsp_1")
 
@@ -21,3 +22,9 @@ def test_a_record_opens_in_the_memory_that_it_came_into(length: int) -> None:
         wrong[place] ^= 1
         with pytest.raises(RecordDamaged):
             SEALER.open(chunk, memoryview(wrong), rooms=rooms)
+
+
+def test_what_is_secret_is_not_shown() -> None:
+    """Keys and who holds them may end in a log; named tuples would show all that they hold."""
+    secrets = (DataKeys.of(b"k" * 32), RepositoryKeys.of(b"k" * 32), S3Place("https://s3", "b", "", "id", "secret"))
+    assert f"{secrets} {secrets[2]}" == "(DataKeys, RepositoryKeys, S3Place) S3Place"

@@ -2,7 +2,6 @@
 
 import os
 import struct
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +159,7 @@ def test_a_large_snapshot_is_sampled_and_its_new_packs_read_wholly(filled: Any) 
     """Above the limit: all of the new packs plus the sample; nothing of the rest once that was read back."""
     manifest = filled.repository.manifest(filled.snapshot)
     assert filled.repository.verify(filled.snapshot).chunks_checked == 3
-    newer = filled.repository.commit(replace(manifest, packs_new=(b"\x02" * 16,)))
+    newer = filled.repository.commit(manifest.changed(packs_new=(b"\x02" * 16,)))
     assert filled.repository.verify(newer.name, all_below=1, sample=0).chunks_checked == 2
     assert filled.repository.verify(newer.name, all_below=1, sample=64).chunks_checked == 3
 
@@ -217,7 +216,7 @@ def test_a_damaged_or_foreign_note_is_worth_nothing(filled: Any) -> None:
     filled.repository.verify(filled.snapshot)
     ((name, _),) = filled.store.list("note/")
     assert filled.reopened().verify(filled.snapshot, all_below=0, sample=0).chunks_checked == 3
-    newer = filled.repository.commit(replace(filled.repository.manifest(filled.snapshot), packs_new=())).name
+    newer = filled.repository.commit(filled.repository.manifest(filled.snapshot).changed(packs_new=())).name
     assert filled.reopened().verify(newer, all_below=0, sample=0).chunks_checked == 0
     (filled.store.root / name).rename(filled.store.root / "note" / ("0" * 32))
     assert filled.reopened().verify(newer, all_below=0, sample=0).chunks_checked == 3
@@ -256,7 +255,7 @@ def test_the_merkle_root_depends_on_everything(filled: Any) -> None:
         {"chunks": ()},
     ]
     roots = {merkle_root(key, entries), merkle_root(key, entries[:-1]), merkle_root(key, entries[::-1])}
-    roots |= {merkle_root(key, [entries[0], replace(entries[1], **change), *entries[2:]]) for change in changes}
+    roots |= {merkle_root(key, [entries[0], entries[1].changed(**change), *entries[2:]]) for change in changes}
     assert len(roots) == 3 + len(changes)
 
 

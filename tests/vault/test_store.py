@@ -3,7 +3,6 @@
 import errno
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +98,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
             yield S3Store(stack.enter_context(s3_stub())[1])
         else:
             place = request.getfixturevalue("gateway")
-            yield S3Store(replace(place, prefix=tmp_path.name))
+            yield S3Store(place._replace(prefix=tmp_path.name))
 
 
 def test_objects_are_never_overwritten(store: Store) -> None:
@@ -162,7 +161,7 @@ def test_names_that_lead_elsewhere_are_refused(tmp_path: Path, name: str) -> Non
 
 def test_a_repository_lives_in_a_bucket(gateway: S3Place) -> None:
     """Made, filled, read back and verified over S3; another prefix of the bucket sees nothing of it."""
-    place = replace(gateway, prefix="team/wsp_1")
+    place = gateway._replace(prefix="team/wsp_1")
     keyring = KeyRing(b"k" * 32)
     repository = Repository.create(S3Store(place), "wsp_1", keyring)
     one, two = store_pack(repository, b"\x07" * 16, [b"some bytes" * 1000, b"more"])
@@ -171,7 +170,7 @@ def test_a_repository_lives_in_a_bucket(gateway: S3Place) -> None:
     assert again.verify(name).chunks_checked == 2
     with pytest.raises(StoreExists):
         Repository.create(S3Store(place), "wsp_1", keyring)
-    assert list(S3Store(replace(gateway, prefix="team/wsp_2")).list("")) == []
+    assert list(S3Store(gateway._replace(prefix="team/wsp_2")).list("")) == []
 
 
 @pytest.fixture
@@ -238,7 +237,7 @@ def test_patience_ends_with_a_sentence(stubbed: tuple[Stub, S3Store]) -> None:
 
 def test_a_wrong_key_or_bucket_is_told_at_once(gateway: S3Place) -> None:
     """No attempt is repeated that cannot succeed."""
-    wrongs = {"refused the key": replace(gateway, secret="no"), "bucket": replace(gateway, bucket="nothing")}
+    wrongs = {"refused the key": gateway._replace(secret="no"), "bucket": gateway._replace(bucket="nothing")}
     for words, wrong in wrongs.items():
         with pytest.raises(StoreError, match=words):
             S3Store(wrong).put("x", b"1")

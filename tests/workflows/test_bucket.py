@@ -17,7 +17,7 @@ from .scenarios import hibernate, running, wake, workspace
 async def test_a_workspace_sleeps_in_a_bucket_and_wakes_elsewhere(stage: Stage, tmp_path: Path) -> None:
     """The machine brings its packs there by presigned addresses; the next one fetches them; every byte is the same."""
     with s3_server(tmp_path) as place:
-        prod = replace(place, prefix="prod")
+        prod = place._replace(prefix="prod")
         stage.world.vaults = replace(stage.world.vaults, root=tmp_path / "unused", bucket=prod)
         case = await running(stage, None)
         before = await stage.rental(case.instance_id)

@@ -12,7 +12,7 @@ import re
 import stat
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from typing import NamedTuple
 
 from dumont.agent.errors import AgentFailed
 
@@ -22,8 +22,7 @@ OLD_PREFIX = b".dumont-old-"
 _ID = re.compile(r"^[0-9a-f]{1,64}$")
 
 
-@dataclass(frozen=True)
-class Journal:
+class Journal(NamedTuple):
     """What an exchange set out to do. `modes` are those of folders that had to be made writable to be moved.
 
     States: `exchanging` while entries move, `finishing` once all have (only then may an old one be removed, for until
@@ -57,9 +56,9 @@ def exchange(root: bytes, restore: str, old: list[bytes], new: list[bytes]) -> N
     try:
         _write(root, journal)
         _forward(root, journal)
-        _write(root, replace(journal, state="finishing"))
+        _write(root, journal._replace(state="finishing"))
     except OSError as error:
-        _undo(root, replace(journal, state="rolling_back"))
+        _undo(root, journal._replace(state="rolling_back"))
         reason = os.strerror(error.errno) if error.errno else str(error)
         raise AgentFailed(
             "exchange_failed", f"The restored files could not take their place ({reason}); nothing was changed."
@@ -81,9 +80,9 @@ def recover(root: bytes) -> str:
     if journal.state == "exchanging":
         try:
             _forward(root, journal)
-            _write(root, replace(journal, state="finishing"))
+            _write(root, journal._replace(state="finishing"))
         except OSError:
-            _undo(root, replace(journal, state="rolling_back"))
+            _undo(root, journal._replace(state="rolling_back"))
             return "rolled_back"
     _finish(root, journal)
     return "finished"
@@ -219,7 +218,7 @@ def _set_modes(root: bytes, modes: dict[str, int]) -> None:
 def _write(root: bytes, journal: Journal) -> None:
     path = os.path.join(root, JOURNAL)
     with open(path + b".new", "w", encoding="ascii") as stream:
-        json.dump(asdict(journal), stream)
+        json.dump(journal._asdict(), stream)
         stream.flush()
         os.fsync(stream.fileno())
     os.rename(path + b".new", path)

@@ -6,7 +6,7 @@ import signal
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from dumont.agent.errors import AgentFailed
 
@@ -16,8 +16,7 @@ _ROUNDS = 20
 _APART_SECONDS = 0.01
 
 
-@dataclass(frozen=True)
-class Process:
+class Process(NamedTuple):
     """A process as /proc shows it; `start` tells it from a later one with the same number."""
 
     pid: int
@@ -27,8 +26,7 @@ class Process:
     start: int
 
 
-@dataclass(frozen=True)
-class Scope:
+class Scope(NamedTuple):
     """Whose processes may be frozen: those with this marker in their environment, or all (None) in a container."""
 
     marker: bytes | None

@@ -5,7 +5,6 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from itertools import chain, repeat
 from types import MappingProxyType
 
@@ -91,7 +90,7 @@ class _Hasher:
             os.close(descriptor)
         chunks, lengths = tuple(chunk for chunk, _ in pieces), tuple(length for _, length in pieces)
         size = sum(lengths)
-        return (entry if size == entry.size else replace(entry, size=size)).filled(chunks, lengths)
+        return (entry if size == entry.size else entry.changed(size=size)).filled(chunks, lengths)
 
     def _pieces(self, descriptor: int, entry: Entry, cuts: tuple[int, ...]) -> Iterator[tuple[bytes, int]]:
         room: memoryview | None = getattr(self._local, "room", None)

@@ -158,7 +158,7 @@ class Session:
             self.heed(number)
             if now.phase != phase or time.monotonic() - last >= _PROGRESS_SECONDS or now.bytes_done == now.bytes_total:
                 last, phase = time.monotonic(), now.phase
-                self.emit({"id": number, "progress": vars(now)})
+                self.emit({"id": number, "progress": now._asdict()})
 
         return report
 

@@ -7,7 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from dumont.agent.errors import AgentFailed
 from dumont.agent.exchange import PARTIAL_PREFIX
@@ -34,8 +34,7 @@ _TELL_SECONDS = 0.05
 _TELL_BYTES = 1 << 20
 
 
-@dataclass(frozen=True)
-class RestorePlan:
+class RestorePlan(NamedTuple):
     """What to restore: entries, where their chunks lie, and the root that must come out.
 
     `parts` are the paths to be put in place where it is not all of the tree; with `replace` folders too are replaced.
@@ -49,22 +48,22 @@ class RestorePlan:
     replace: bool = False
 
 
-@dataclass
 class RestoreCounts:
     """The counts of a restore. Units: bytes; `bytes_fetched` as they lie in the store.
 
     `xattrs_lost` are extended attributes that the file system there does not take; `replaced` paths gave way.
     """
 
-    files: int = 0
-    bytes_total: int = 0
-    bytes_written: int = 0
-    bytes_fetched: int = 0
-    bytes_opened: int = 0
-    chunks_reused: int = 0
-    hashes_compared: int = 0
-    xattrs_lost: int = 0
-    replaced: int = 0
+    def __init__(self, files: int, bytes_total: int) -> None:
+        self.files = files
+        self.bytes_total = bytes_total
+        self.bytes_written = 0
+        self.bytes_fetched = 0
+        self.bytes_opened = 0
+        self.chunks_reused = 0
+        self.hashes_compared = 0
+        self.xattrs_lost = 0
+        self.replaced = 0
 
 
 class PartialTree:
@@ -76,7 +75,7 @@ class PartialTree:
         self.path = os.path.join(root, PARTIAL_PREFIX + name.encode())
         files = [entry for entry in plan.entries if entry.kind is Kind.FILE]
         total = bytes_of(files)
-        self.counts = RestoreCounts(files=len(files), bytes_total=total)
+        self.counts = RestoreCounts(len(files), total)
         self.proven: list[Found] = []
         """The files that this restore wrote, as they were when they were hashed."""
         self._plan = plan
@@ -271,7 +270,7 @@ class PartialTree:
                 return 0
             self._tell_next = now + _TELL_SECONDS
             told = Progress("fetch", counts.bytes_written, counts.bytes_total, counts.files)
-        self._progress(replace(told, bytes_new=counts.bytes_opened, bytes_stored=counts.bytes_fetched))
+        self._progress(told._replace(bytes_new=counts.bytes_opened, bytes_stored=counts.bytes_fetched))
         return 0
 
 

@@ -6,7 +6,6 @@ import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 
 from dumont.agent.cuts import Piece
 from dumont.agent.hashing import read_into
@@ -34,19 +33,19 @@ TellStored = Callable[[bytes, int], None]
 Ids = tuple[bytes, int]
 
 
-@dataclass
 class Saved:
     """The counts of a save. Units: bytes."""
 
-    files: int = 0
-    bytes_total: int = 0
-    bytes_read: int = 0
-    bytes_new: int = 0
-    bytes_stored: int = 0
-    chunks: int = 0
-    chunks_new: int = 0
-    unstable: list[bytes] = field(default_factory=list)
-    packs: list[bytes] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.files = 0
+        self.bytes_total = 0
+        self.bytes_read = 0
+        self.bytes_new = 0
+        self.bytes_stored = 0
+        self.chunks = 0
+        self.chunks_new = 0
+        self.unstable: list[bytes] = []
+        self.packs: list[bytes] = []
 
 
 class Packer:

@@ -9,8 +9,7 @@ Both ways: `{"id", "data"}` lines carry bytes that belong to the request or resu
 import base64
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from dumont.agent.errors import AgentFailed
 
@@ -22,8 +21,7 @@ _MAX_DATA_BYTES = 2 << 30
 Message = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Progress:
+class Progress(NamedTuple):
     """How far an operation is. Units: bytes; `bytes_total` is None while it is unknown.
 
     `bytes_new` of those done had to be stored or fetched, and take `bytes_stored` in the store.

@@ -5,7 +5,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
 from itertools import chain
 from operator import attrgetter
 from threading import Lock
@@ -134,7 +133,7 @@ class _Tree:
             if leader.entry.path in lost:
                 lost.add(item.entry.path)
                 continue
-            entry = replace(leader.entry, path=item.entry.path, group=item.entry.group)
+            entry = leader.entry.changed(path=item.entry.path, group=item.entry.group)
             if entry != item.entry:
                 found[place] = leader._replace(entry=entry)
         scanned.errors.extend(self._errors)
@@ -200,14 +199,14 @@ class _Tree:
             self._progress(Progress("save", *told))
 
 
-@dataclass
 class _Reading:
     """A file that is being read: its first look, and its pieces in order."""
 
-    found: Found
-    descriptor: int
-    before: os.stat_result
-    pieces: "list[Future[Ids]]" = field(default_factory=list)
+    def __init__(self, found: Found, descriptor: int) -> None:
+        self.found = found
+        self.descriptor = descriptor
+        self.before = os.fstat(descriptor)
+        self.pieces: list[Future[Ids]] = []
 
 
 class _Large:
@@ -255,7 +254,7 @@ class _Large:
     def _begin(self, found: Found) -> None:
         with _Forgiving(self._tree, found):
             descriptor = open_regular(os.path.join(self._root, found.entry.path))
-            reading = _Reading(found, descriptor, os.fstat(descriptor))
+            reading = _Reading(found, descriptor)
             self._readings.append(reading)
             try:
                 self._submit(reading)
@@ -309,7 +308,7 @@ class _Large:
         mark = mark_of(after)
         entry = reading.found.entry if mark == reading.found.mark else self._looked_at_again(reading.found, after, mark)
         if entry.size != size:
-            entry = replace(entry, size=size)
+            entry = entry.changed(size=size)
         chunks, lengths = tuple(chunk for chunk, _ in ids), tuple(length for _, length in ids)
         self._tree.fill(entry.filled(chunks, lengths), mark, stable=stable)
 
@@ -322,7 +321,7 @@ class _Large:
         if mark[MARK_CHANGED] != found.mark[MARK_CHANGED]:
             xattrs = xattrs_of(os.path.join(self._root, path))
         entry = entry_of(path, Kind.FILE, after, xattrs=xattrs)
-        return replace(entry, group=found.entry.group) if found.entry.group else entry
+        return entry.changed(group=found.entry.group) if found.entry.group else entry
 
 
 class _Forgiving:
@@ -362,5 +361,5 @@ def _regrouped(entries: list[Entry]) -> list[Entry]:
     for entry in entries:
         alone = entry.group == 0 or counts[entry.group] == 1
         number = 0 if alone else numbers.setdefault(entry.group, len(numbers) + 1)
-        result.append(entry if number == entry.group else replace(entry, group=number))
+        result.append(entry if number == entry.group else entry.changed(group=number))
     return result

@@ -4,9 +4,8 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from threading import Thread
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgpack
 
@@ -22,8 +21,7 @@ _TICK_NS = 100_000_000
 _FORMAT = 3
 
 
-@dataclass(frozen=True)
-class Last:
+class Last(NamedTuple):
     """The last save: what was asked, how the tree was, and what it came to.
 
     `whole` where it left nothing out and met nothing young: while nothing has changed since, its report is the next

@@ -7,7 +7,6 @@ import re
 import stat
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from types import MappingProxyType
 from typing import NamedTuple
@@ -33,14 +32,14 @@ class Found(NamedTuple):
         return self.mark[:2]
 
 
-@dataclass
 class Scan:
     """What a walk saw, in the order of paths, and the names in each folder that it went into."""
 
-    found: list[Found] = field(default_factory=list)
-    names: dict[bytes, list[bytes]] = field(default_factory=dict)
-    errors: list[tuple[bytes, str]] = field(default_factory=list)
-    skipped: list[bytes] = field(default_factory=list)
+    def __init__(self, skipped: Sequence[bytes] = ()) -> None:
+        self.found: list[Found] = []
+        self.names: dict[bytes, list[bytes]] = {}
+        self.errors: list[tuple[bytes, str]] = []
+        self.skipped = list(skipped)
 
 
 class Excluder:
@@ -219,7 +218,7 @@ def _grouped(found: list[Found]) -> list[Found]:
     for place, item in linked:
         number = numbers.setdefault(item.inode, len(numbers) + 1) if counts[item.inode] > 1 else 0
         if item.entry.group != number:
-            found[place] = item._replace(entry=replace(item.entry, group=number))
+            found[place] = item._replace(entry=item.entry.changed(group=number))
     return found
 
 

@@ -4,7 +4,6 @@ import ctypes
 import os
 import threading
 from contextlib import suppress
-from dataclasses import dataclass, field
 
 from dumont.agent.errors import AgentFailed
 from dumont.agent.walk import mark_of
@@ -18,7 +17,6 @@ _START_WRITING = 2
 Raw = bytes | bytearray | memoryview
 
 
-@dataclass(slots=True)
 class _Making:
     """A file that is being made: how many chunks are to come, and what it was like after our last write.
 
@@ -26,9 +24,12 @@ class _Making:
     written over and read back, and what was there beyond shows by the size.
     """
 
-    left: int
-    ours: tuple[int, ...] | None
-    turn: threading.Lock = field(default_factory=threading.Lock)
+    __slots__ = ("left", "ours", "turn")
+
+    def __init__(self, left: int, ours: tuple[int, ...] | None) -> None:
+        self.left = left
+        self.ours = ours
+        self.turn = threading.Lock()
 
 
 class Writer:

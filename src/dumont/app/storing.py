@@ -1,7 +1,6 @@
 """Where snapshots are kept, as the settings say: a folder, or a bucket of any S3-compatible service."""
 
 import re
-from dataclasses import replace
 from pathlib import Path
 
 from dumont.app.home import StartError
@@ -58,4 +57,4 @@ def trial_store(settings: Settings) -> tuple[Store, str]:
     from dumont.vault import S3Store
 
     prefix = f"{place.prefix}/doctor".lstrip("/")
-    return S3Store(replace(place, prefix=prefix)), f"s3://{place.bucket}/{place.prefix} at {place.endpoint}"
+    return S3Store(place._replace(prefix=prefix)), f"s3://{place.bucket}/{place.prefix} at {place.endpoint}"

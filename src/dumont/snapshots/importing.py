@@ -82,7 +82,7 @@ async def end_import(
     document = {**asdict(saved), "read_errors": []}
     async with database.begin() as session:
         await set_sweep(session)
-        await complete_snapshot(session, begun["snapshot_id"], document, vars(proof), begun["now"])
+        await complete_snapshot(session, begun["snapshot_id"], document, proof._asdict(), begun["now"])
     counts = {"files": saved.files, "bytes": saved.bytes_total, "bytes_stored": saved.bytes_stored}
     return {"snapshot_id": begun["snapshot_id"], **counts}
 

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,7 +78,7 @@ class Vaults:
         from dumont.vault import S3Store
 
         prefix = f"{self.bucket.prefix}/{workspace_id}".lstrip("/")
-        return S3Store(replace(self.bucket, prefix=prefix))
+        return S3Store(self.bucket._replace(prefix=prefix))
 
     @asynccontextmanager
     async def reading(self, workspace_id: str, manifest: str) -> AsyncIterator[None]:

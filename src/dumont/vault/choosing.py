@@ -5,7 +5,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from dumont.vault.errors import NotInSnapshot
 from dumont.vault.manifest import Entry, Kind
@@ -54,7 +54,7 @@ def choose(entries: Sequence[Entry], choice: Choice) -> Chosen:
     inside = {entry.path for entry in _below(entries, roots)}
     wanted = [entry for entry in entries if entry.path in inside or entry.path in frame]
     into = choice.into.encode("utf-8", "surrogateescape")
-    placed = [replace(entry, path=_join(into, entry.path)) for entry in wanted]
+    placed = [entry.changed(path=_join(into, entry.path)) for entry in wanted]
     tops = [path for path in sorted(roots) if path.rpartition(b"/")[0] not in inside]
     if not choice.paths and into and (choice.replace or not entries):
         places = [into]
@@ -143,4 +143,4 @@ def _regrouped(entries: list[Entry]) -> Iterator[Entry]:
         group = 0
         if counts[entry.group] > 1:
             group = numbers.setdefault(entry.group, len(numbers) + 1)
-        yield entry if group == entry.group else replace(entry, group=group)
+        yield entry if group == entry.group else entry.changed(group=group)

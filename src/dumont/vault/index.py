@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterable, Sequence, Set
-from dataclasses import dataclass, field
 
 import msgpack
 
@@ -15,7 +14,6 @@ SEGMENT_FORMAT = 1
 _NAME = re.compile(r"^idx/(\d{10})-[0-9a-f]{32}$")
 
 
-@dataclass
 class Index:
     """Chunks and packs that are known. Of several packs that hold a chunk, the first of the best ones counts: sound and
     not marked, else sound, else damaged, and last what was deleted.
@@ -23,15 +21,16 @@ class Index:
     `segments` and `notes` say which packs each of them names; `blind` that a mark could not be read.
     """
 
-    chunks: dict[bytes, Location] = field(default_factory=dict)
-    packs: dict[bytes, PackTable] = field(default_factory=dict)
-    segments: dict[str, frozenset[bytes]] = field(default_factory=dict)
-    notes: dict[str, Note] = field(default_factory=dict)
-    marks: dict[str, Mark | None] = field(default_factory=dict)
-    read: set[bytes] = field(default_factory=set)
-    damaged: set[bytes] = field(default_factory=set)
-    marked: set[bytes] = field(default_factory=set)
-    gone: set[bytes] = field(default_factory=set)
+    def __init__(self) -> None:
+        self.chunks: dict[bytes, Location] = {}
+        self.packs: dict[bytes, PackTable] = {}
+        self.segments: dict[str, frozenset[bytes]] = {}
+        self.notes: dict[str, Note] = {}
+        self.marks: dict[str, Mark | None] = {}
+        self.read: set[bytes] = set()
+        self.damaged: set[bytes] = set()
+        self.marked: set[bytes] = set()
+        self.gone: set[bytes] = set()
 
     @property
     def blind(self) -> bool:

@@ -3,7 +3,7 @@
 import os
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -61,8 +61,7 @@ def key_id(key: bytes, use: str) -> bytes:
     return derive_key(key, f"dumont {use} key id v1")[:KEY_ID_BYTES]
 
 
-@dataclass(frozen=True, repr=False)
-class DataKeys:
+class DataKeys(NamedTuple):
     """What the machine end may hold for one workspace: enough for chunks and packs, not for index or manifest."""
 
     key_id: bytes
@@ -71,6 +70,9 @@ class DataKeys:
     table: bytes
     merkle: bytes
 
+    def __repr__(self) -> str:
+        return "DataKeys"  # no key in a log
+
     @classmethod
     def of(cls, data_key: bytes) -> "DataKeys":
         """Derive the keys of chunks, records, tables and the Merkle tree from the data key."""
@@ -78,13 +80,15 @@ class DataKeys:
         return cls(key_id(data_key, "data"), *(derive_key(data_key, f"dumont {use} key v1") for use in uses))
 
 
-@dataclass(frozen=True, repr=False)
-class RepositoryKeys:
+class RepositoryKeys(NamedTuple):
     """Everything that follows from the key of one repository; only the control plane holds it."""
 
     key_id: bytes
     data_key: bytes
     seal: bytes
+
+    def __repr__(self) -> str:
+        return "RepositoryKeys"  # no key in a log
 
     @classmethod
     def of(cls, repository_key: bytes) -> "RepositoryKeys":

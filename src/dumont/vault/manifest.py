@@ -2,7 +2,6 @@
 
 import struct
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from enum import IntEnum
 from itertools import chain, compress, islice
 from operator import attrgetter, lt
@@ -22,6 +21,7 @@ XATTR_PREFIX = b"user."
 
 Columns = dict[str, Any]
 Xattrs = tuple[tuple[bytes, bytes], ...]
+_COLUMNS = ("path", "kind", "mode", "uid", "gid", "mtime_ns", "size", "target", "group", "sparse")
 
 
 class Kind(IntEnum):
@@ -32,7 +32,6 @@ class Kind(IntEnum):
     LINK = 3
 
 
-@dataclass(slots=True, unsafe_hash=True)
 class Entry:
     """One path of a workspace. Nobody changes one; Python would allow it, so that they are made three times as quickly.
 
@@ -41,26 +40,53 @@ class Entry:
     chunks; where none are given, the file is cut into 4 MiB. `xattrs` are names and values, by name.
     """
 
-    path: bytes
-    kind: Kind
-    mode: int
-    uid: int
-    gid: int
-    mtime_ns: int
-    size: int = 0
-    target: bytes = b""
-    group: int = 0
-    sparse: bool = False
-    chunks: tuple[bytes, ...] = ()
-    lengths: tuple[int, ...] = ()
-    xattrs: Xattrs = ()
+    __slots__ = (*_COLUMNS, "chunks", "lengths", "xattrs")
 
-    def __post_init__(self) -> None:
-        if self.chunks and not self.lengths:
-            self.lengths = _fixed_lengths(self.size, len(self.chunks))
+    def __init__(
+        self,
+        path: bytes,
+        kind: Kind,
+        mode: int,
+        uid: int,
+        gid: int,
+        mtime_ns: int,
+        size: int = 0,
+        target: bytes = b"",
+        group: int = 0,
+        sparse: bool = False,
+        chunks: tuple[bytes, ...] = (),
+        lengths: tuple[int, ...] = (),
+        xattrs: Xattrs = (),
+    ) -> None:
+        self.path = path
+        self.kind = kind
+        self.mode = mode
+        self.uid = uid
+        self.gid = gid
+        self.mtime_ns = mtime_ns
+        self.size = size
+        self.target = target
+        self.group = group
+        self.sparse = sparse
+        self.chunks = chunks
+        self.lengths = lengths if lengths or not chunks else _fixed_lengths(size, len(chunks))
+        self.xattrs = xattrs
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Entry) and _values(self) == _values(other)
+
+    def __hash__(self) -> int:
+        return hash(_values(self))
+
+    def __repr__(self) -> str:
+        return f"Entry{_values(self)!r}"
+
+    def changed(self, **fields: Any) -> "Entry":
+        """Return a copy with other fields."""
+        return Entry(**{**dict(zip(self.__slots__, _values(self), strict=True)), **fields})
 
     def filled(self, chunks: tuple[bytes, ...], lengths: tuple[int, ...]) -> "Entry":
-        """Return the same entry with chunks: ten times as quick as `replace`."""
+        """Return the same entry with chunks: four times as quick as `changed`."""
         head = (self.path, self.kind, self.mode, self.uid, self.gid, self.mtime_ns, self.size, self.target)
         return Entry(*head, self.group, self.sparse, chunks, lengths, self.xattrs)
 
@@ -164,49 +190,61 @@ class Entries(Sequence[Entry]):
             start = end
 
 
-@dataclass(frozen=True)
 class Manifest:
     """A snapshot: where it came from, what it holds, and what could not be read. Units: sizes in bytes."""
 
-    name: str
-    parent: str | None
-    host: str
-    root: str
-    created: str
-    epoch: int
-    merkle_root: bytes
-    entries: Sequence[Entry]
-    exclude: tuple[str, ...] = ()
-    read_errors: tuple[tuple[bytes, str], ...] = ()
-    unstable: tuple[bytes, ...] = ()
-    skipped: tuple[bytes, ...] = ()
-    packs_new: tuple[bytes, ...] = ()
-    totals: dict[str, int] = field(default_factory=dict)
+    def __init__(
+        self,
+        name: str,
+        parent: str | None,
+        host: str,
+        root: str,
+        created: str,
+        epoch: int,
+        merkle_root: bytes,
+        entries: Iterable[Entry],
+        exclude: tuple[str, ...] = (),
+        read_errors: tuple[tuple[bytes, str], ...] = (),
+        unstable: tuple[bytes, ...] = (),
+        skipped: tuple[bytes, ...] = (),
+        packs_new: tuple[bytes, ...] = (),
+        totals: dict[str, int] | None = None,
+    ) -> None:
+        self.name = name
+        self.parent = parent
+        self.host = host
+        self.root = root
+        self.created = created
+        self.epoch = epoch
+        self.merkle_root = merkle_root
+        self.entries = Entries.of(entries)
+        self.exclude = exclude
+        self.read_errors = read_errors
+        self.unstable = unstable
+        self.skipped = skipped
+        self.packs_new = packs_new
+        self.totals = totals or {}
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "entries", Entries.of(self.entries))
-
-    @property
-    def listed(self) -> Entries:
-        """The entries as columns."""
-        return Entries.of(self.entries)
+    def changed(self, **fields: Any) -> "Manifest":
+        """Return a copy with other fields."""
+        return Manifest(**{**vars(self), **fields})
 
     @property
     def files(self) -> int:
         """How many files it holds."""
-        kinds: tuple[int, ...] = self.listed.columns["kind"]
+        kinds: tuple[int, ...] = self.entries.columns["kind"]
         return kinds.count(_FILE)
 
     @property
     def bytes_total(self) -> int:
         """How many bytes the files hold; hard links count once."""
-        columns = self.listed.columns
+        columns = self.entries.columns
         rows = zip(columns["group"], columns["path"], columns["size"], columns["kind"], strict=True)
         return sum({group or path: size for group, path, size, kind in rows if kind == _FILE}.values())
 
     def chunks(self) -> set[bytes]:
         """Return the ids of all chunks."""
-        return set(self.listed.chunk_ids())
+        return set(self.entries.chunk_ids())
 
 
 def bytes_of(entries: Iterable[Entry]) -> int:
@@ -218,7 +256,7 @@ def bytes_of(entries: Iterable[Entry]) -> int:
 def dump_manifest(manifest: Manifest) -> bytes:
     """Return the content of a manifest object, before sealing."""
     document = {name: getattr(manifest, name) for name in _FIELDS}
-    return _pack({"v": MANIFEST_FORMAT, **document, "entries": manifest.listed.columns})
+    return _pack({"v": MANIFEST_FORMAT, **document, "entries": manifest.entries.columns})
 
 
 def load_manifest(name: str, content: bytes, *, check: bool = True) -> Manifest:
@@ -343,11 +381,11 @@ def _equal(one: Entry, other: object) -> bool:
     return one == other
 
 
+_values = attrgetter(*Entry.__slots__)
 _FILE, _FOLDER, _LINK = map(int, Kind)
 _NO_NAMES = (b"\x00\x00", b"\x00.\x00", b"\x00..\x00")
 """Names that are none, between what parts them."""
 _KINDS = {int(kind): kind for kind in Kind}
-_COLUMNS = ("path", "kind", "mode", "uid", "gid", "mtime_ns", "size", "target", "group", "sparse")
 _WHOLE = ("kind", "mode", "uid", "gid", "mtime_ns", "size", "group", "sparse", "chunk_counts")
 _FIELDS = (
     *("name", "parent", "host", "root", "created", "epoch", "merkle_root"),

@@ -2,8 +2,8 @@
 
 import re
 import secrets
-from dataclasses import dataclass
 from datetime import datetime, timezone
+from typing import NamedTuple
 
 import msgpack
 
@@ -14,8 +14,7 @@ MARK_FORMAT = 1
 _OBJECT = re.compile(r"^(idx|note|snap|gc)/[A-Za-z0-9.-]+$")
 
 
-@dataclass(frozen=True)
-class Mark:
+class Mark(NamedTuple):
     """Packs and other objects that nothing needs; a writer stores again what only a marked pack holds.
 
     `gone`: they were deleted already, and lists may still show them; then `objects` names the mark that was carried

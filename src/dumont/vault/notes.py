@@ -1,6 +1,6 @@
 """Notes: what was learnt by reading packs back, kept in the store so that later saves and checks build on it."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import msgpack
 
@@ -10,8 +10,7 @@ from dumont.vault.packs import PACK_ID_BYTES
 NOTE_FORMAT = 1
 
 
-@dataclass(frozen=True)
-class Note:
+class Note(NamedTuple):
     """Packs whose every record opened, and packs in which something was missing or did not open."""
 
     read: frozenset[bytes] = frozenset()

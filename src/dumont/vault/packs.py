@@ -8,7 +8,6 @@ import os
 import struct
 import threading
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from cryptography.exceptions import InvalidTag
@@ -56,8 +55,7 @@ class Location(NamedTuple):
     start: int = 0
 
 
-@dataclass(frozen=True)
-class PackTable:
+class PackTable(NamedTuple):
     """What a pack holds: chunk ids with their places, in the order of the file. Units: `size` in bytes."""
 
     pack: bytes

@@ -2,7 +2,7 @@
 
 import os
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from blake3 import blake3
 from cryptography.exceptions import InvalidTag
@@ -22,8 +22,7 @@ _HEADER = struct.Struct("<BBH8sI")
 RECORD_OVERHEAD = NONCE_BYTES + _HEADER.size + TAG_BYTES
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(NamedTuple):
     """A sealed chunk and what the pack's table says about it. Units: `raw_length` in bytes."""
 
     chunk_id: bytes
@@ -32,8 +31,7 @@ class Record:
     data: "bytes | memoryview"
 
 
-@dataclass(frozen=True)
-class Coded:
+class Coded(NamedTuple):
     """A compressed chunk, before it is sealed. Units: `raw_length` and `record_bytes` in bytes."""
 
     codec: int

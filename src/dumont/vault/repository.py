@@ -6,7 +6,6 @@ import secrets
 import threading
 from collections.abc import Iterator, Sequence, Set
 from contextlib import suppress
-from dataclasses import replace
 from datetime import datetime, timezone
 
 from blake3 import blake3
@@ -272,11 +271,11 @@ class Repository:
         name = f"{now:%Y%m%dT%H%M%S.%fZ}-{secrets.token_hex(16)}"
         last = self._newest()
         check_entries(manifest.entries)
-        if last is not None and last.listed == manifest.listed:
+        if last is not None and last.entries == manifest.entries:
             root = last.merkle_root
         else:
             root = merkle_root(self.data_keys.merkle, manifest.entries)
-        named = replace(manifest, name=name, created=now.isoformat(), merkle_root=root)
+        named = manifest.changed(name=name, created=now.isoformat(), merkle_root=root)
         self._seal(f"snap/{name}", MANIFEST_MAGIC, dump_manifest(named))
         self._last = named
         return named

@@ -2,8 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Set
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from dumont.vault.errors import (
     RecordDamaged,
@@ -24,8 +23,7 @@ SPAN_BYTES = 8 << 20
 _GAP_BYTES = 256 << 10
 
 
-@dataclass(frozen=True)
-class Verification:
+class Verification(NamedTuple):
     """What was proven. Units: `bytes_checked` are stored bytes that were read, decrypted and hashed."""
 
     chunks_checked: int
@@ -35,14 +33,14 @@ class Verification:
     merkle_root: str
 
 
-@dataclass
 class _Findings:
-    missing: set[str] = field(default_factory=set)
-    damaged: set[str] = field(default_factory=set)
-    read_packs: set[bytes] = field(default_factory=set)
-    bad_packs: set[bytes] = field(default_factory=set)
-    bad_chunks: set[bytes] = field(default_factory=set)
-    unknown: RecordUnknown | None = None
+    def __init__(self) -> None:
+        self.missing: set[str] = set()
+        self.damaged: set[str] = set()
+        self.read_packs: set[bytes] = set()
+        self.bad_packs: set[bytes] = set()
+        self.bad_chunks: set[bytes] = set()
+        self.unknown: RecordUnknown | None = None
 
     def lost(self, pack: bytes) -> None:
         self.missing.add(pack_name(pack))

@@ -6,12 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from dumont.agent import AgentFailed, writing
 from dumont.agent.writing import Writer
 from dumont.vault import CHUNK_BYTES, DataKeys, Entry, Kind, Sealer
+from dumont.vault.planes import Floats, split_plainly
+from dumont.vault.weaving import Woven
 
+SEALER = Sealer(DataKeys.of(b"d" * 32), "wsp_1")
 Look = Callable[[Path], dict[str, tuple[object, ...]]]
 RUN = "from dumont.agent.main import main; main()"
 FLIPPING = """
@@ -38,16 +42,17 @@ def late(tree):
 partial.PartialTree.prove = late
 """
 BETWEEN = """
-import os, dumont.agent.writing as writing
-plain = writing.Writer.write
+import os, threading, dumont.agent.writing as writing
+plain, one_by_one = writing.Writer.write, threading.Lock()
 def write(self, entry, offset, raw, chunk):
-    if entry.path == b"many" and self._making[entry.path].left == 1:
-        with open(self.at(entry), "r+b") as stream:
-            stream.seek(0 if offset else entry.size - 1)
-            byte = stream.read(1)
-            stream.seek(-1, 1)
-            stream.write(bytes([byte[0] ^ 1]))
-    plain(self, entry, offset, raw, chunk)
+    with one_by_one:
+        if entry.path == b"many" and self._making[entry.path].left == 1:
+            with open(self.at(entry), "r+b") as stream:
+                stream.seek(0 if offset else entry.size - 1)
+                byte = stream.read(1)
+                stream.seek(-1, 1)
+                stream.write(bytes([byte[0] ^ 1]))
+        plain(self, entry, offset, raw, chunk)
 writing.Writer.write = write
 """
 BREAKS = {
@@ -107,3 +112,27 @@ def test_a_file_with_more_than_was_written_is_not_taken_as_read_back(
     writer.write(entry, 0, raw, chunk)
     assert (tmp_path / "small").read_bytes() == raw + foreign
     assert list(writer.marks) == ([] if foreign else [b"small"])
+
+
+@pytest.mark.parametrize("kind", Floats)
+@pytest.mark.parametrize("length", [600, 90_001, (512 << 10) + 2, (1 << 20) + 3])
+def test_floats_are_written_in_pieces_wherever_they_are_wanted(kind: Floats, length: int, tmp_path: Path) -> None:
+    """A chunk that two files share, one of them with holes; both hold its bytes and one was read back meanwhile."""
+    raw = np.random.default_rng(length).standard_normal(length // 4 + 1).astype("<f4").tobytes()[:length]
+    chunk = SEALER.chunk_id(raw)
+    entries = [
+        Entry(b"plain", Kind.FILE, 0o644, 0, 0, 7, 2 * length, chunks=(chunk, chunk), lengths=(length, length)),
+        Entry(b"holes", Kind.FILE, 0o644, 0, 0, 7, length, sparse=True, chunks=(chunk,), lengths=(length,)),
+    ]
+    writer = Writer(os.fsencode(tmp_path), SEALER)
+    woven = Woven(bytes(split_plainly(raw, kind)), kind, length)
+    for entry in entries:
+        writer.begin(entry)
+        for offset, _, _ in entry.pieces():
+            writer.write(entry, offset, woven, chunk)
+    assert (tmp_path / "plain").read_bytes() == 2 * raw
+    assert (tmp_path / "holes").read_bytes() == raw
+    assert [*writer.marks] == [b"plain"]
+    wrong = Entry(b"wrong", Kind.FILE, 0o644, 0, 0, 7, length, chunks=(bytes(32),), lengths=(length,))
+    with pytest.raises(AgentFailed, match="wrong"):
+        writer.write(wrong, 0, woven, bytes(32))

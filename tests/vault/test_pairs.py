@@ -10,11 +10,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tests.vault.test_reader import Reader
 
-from dumont.vault import Rooms
 from dumont.vault.pairs import LEAST_COUNT
-from dumont.vault.planes import PAIRED, Floats, _split, join, split
+from dumont.vault.planes import PAIRED, Floats, _split, split
+from dumont.vault.weaving import Woven
 
-ROOMS = Rooms()
 FEW = 2048
 EDGES = (1 << 16, 1 << 17, 1 << 18)
 """Where a block ends: when floats are woven, when fp32 and when halves are taken apart."""
@@ -71,8 +70,12 @@ def test_pairs_are_as_the_document_says_and_give_back_all_floats(
     content = zstandard.ZstdDecompressor().decompress(body[4 : 4 + packed])
     assert body[4 + packed :] == seconds.tobytes() + low.tobytes() + odds
     assert content[(count + 1) // 2 :] == places.tobytes() + firsts[places].tobytes() + bytes([base])
-    for rooms in (None, ROOMS):
-        assert join(body, kind | PAIRED, len(raw), rooms) == raw
+    back = Woven(body, kind | PAIRED, len(raw))
+    assert back.whole() == raw
+    for most in (512 << 10, 4096 + draw.integers(0, 9), 8 if count < EDGES[0] else 40_000):
+        pieces = [bytes(piece) for piece in back.pieces(int(most))]
+        assert max(map(len, pieces), default=0) <= most
+        assert b"".join(pieces) == raw
     if count < EDGES[0]:
         parameter, chosen = split(raw, kind)
         assert (parameter, bytes(chosen)) == (kind | PAIRED, body)
@@ -92,7 +95,7 @@ def test_one_outlier_too_many_and_there_are_no_pairs(kind: Floats, base: int, co
         assert (_split(raw, kind, base) is not None) == bool(paired)
         parameter, body = split(raw, kind)
         assert count > EDGES[0] or parameter == kind | paired
-        assert join(bytes(body), parameter, len(raw)) == raw
+        assert Woven(bytes(body), parameter, len(raw)).whole() == raw
 
 
 @pytest.mark.parametrize("kind", Floats)

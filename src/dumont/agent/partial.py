@@ -16,11 +16,12 @@ from dumont.agent.hashing import entries_with_chunks
 from dumont.agent.protocol import Progress
 from dumont.agent.transfer import Blobs
 from dumont.agent.walk import Found, open_regular, scan, xattrs_of
-from dumont.agent.writing import Raw, Writer, set_metadata, shown
+from dumont.agent.writing import Writer, set_metadata, shown
 from dumont.vault import (
     Entry,
     Kind,
     Location,
+    Raw,
     RecordDamaged,
     RecordReader,
     RecordUnknown,

@@ -7,14 +7,13 @@ from contextlib import suppress
 
 from dumont.agent.errors import AgentFailed
 from dumont.agent.walk import mark_of
-from dumont.vault import Entry, Kind, Sealer, fresh_memory
+from dumont.vault import Entry, Kind, Raw, Sealer, fresh_memory, pieces, whole
 
 _PIECE_BYTES = 512 << 10
 """Written and read back so much at a time, it is still in the CPU's cache."""
 _EARLY_BYTES = 1 << 20
 _START_WRITING = 2
 """Source: sync_file_range(2), SYNC_FILE_RANGE_WRITE."""
-Raw = bytes | bytearray | memoryview
 
 
 class _Making:
@@ -77,7 +76,7 @@ class Writer:
         try:
             making = _Making(1, ()) if fresh else self._making[entry.path]
             if not (entry.sparse and is_zeros(raw)):
-                found = self._put(descriptor, offset, memoryview(raw), making, back=_is_plain(entry))
+                found = self._put(descriptor, offset, raw, making, back=_is_plain(entry))
                 if found not in (chunk, b""):
                     path = shown(entry.path)
                     raise AgentFailed("merkle_mismatch", f"What was written differs from the snapshot: {path}.")
@@ -86,21 +85,20 @@ class Writer:
         finally:
             os.close(descriptor)
 
-    def _put(self, descriptor: int, offset: int, view: memoryview, making: _Making, *, back: bool) -> bytes:
+    def _put(self, descriptor: int, offset: int, raw: Raw, making: _Making, *, back: bool) -> bytes:
         """Write a chunk and return its id as it reads back, or nothing."""
-        if back and len(view) <= _PIECE_BYTES:
-            _write_ours(descriptor, view, offset, making)
-            return self._sealer.chunk_id(os.pread(descriptor, len(view), offset))
+        if back and len(raw) <= _PIECE_BYTES:
+            _write_ours(descriptor, memoryview(whole(raw)), offset, making)
+            return self._sealer.chunk_id(os.pread(descriptor, len(raw), offset))
         hasher, start = self._sealer.hasher(), offset
-        for at in range(0, len(view), _PIECE_BYTES):
-            piece = view[at : at + _PIECE_BYTES]
+        for piece in pieces(raw, _PIECE_BYTES):
             _write_ours(descriptor, piece, offset, making)
             if back:
                 room = self._room()[: os.preadv(descriptor, [self._room()[: len(piece)]], offset)]
                 hasher.update(room)
             offset += len(piece)
-        if len(view) >= _EARLY_BYTES:
-            _begin_durable(descriptor, start, len(view))
+        if len(raw) >= _EARLY_BYTES:
+            _begin_durable(descriptor, start, len(raw))
         return hasher.digest() if back else b""
 
     def _finish(self, descriptor: int, entry: Entry, making: _Making) -> None:
@@ -139,7 +137,7 @@ def set_metadata(path: bytes | int, entry: Entry) -> int:
 
 def is_zeros(raw: Raw) -> bool:
     """Tell whether there is nothing but zeros."""
-    return not any(raw[:64]) and bytes(raw) == bytes(len(raw))
+    return not any(any(piece[:64]) or bytes(piece) != bytes(len(piece)) for piece in pieces(raw, _PIECE_BYTES))
 
 
 def shown(path: bytes) -> str:

@@ -45,6 +45,7 @@ from dumont.vault.packs import (
 )
 from dumont.vault.records import CHUNK_BYTES, CHUNK_ID_BYTES, MAX_CHUNK_BYTES, Record, Sealer, record_room
 from dumont.vault.verify import SPAN_BYTES, RecordReader, Verification, by_pack, spans, touched_files
+from dumont.vault.weaving import Raw, pieces, whole
 
 if TYPE_CHECKING:
     from dumont.vault.choosing import Choice, Chosen, choose, chosen_entries
@@ -86,6 +87,7 @@ __all__ = [
     "NotInSnapshot",
     "PackBuilder",
     "QuietServer",
+    "Raw",
     "Record",
     "RecordDamaged",
     "RecordReader",
@@ -121,10 +123,12 @@ __all__ = [
     "numpy_core",
     "pack_columns",
     "pack_name",
+    "pieces",
     "record_room",
     "spans",
     "touched_files",
     "unpack_columns",
+    "whole",
 ]
 
 _LATER = {

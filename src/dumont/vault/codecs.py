@@ -10,7 +10,8 @@ from dumont.vault.blosc_core import blosc
 from dumont.vault.coder import decompressor
 from dumont.vault.errors import RecordDamaged, RecordUnknown
 from dumont.vault.memory import Rooms
-from dumont.vault.planes import PARAMETERS, WIDTHS, Floats, entropies, join, split
+from dumont.vault.planes import PARAMETERS, WIDTHS, Floats, entropies, split
+from dumont.vault.weaving import Raw, Woven
 
 MAX_RAW_BYTES = 64 << 20
 _SAMPLES = 4
@@ -64,10 +65,8 @@ def encode(raw: "bytes | memoryview") -> tuple[Codec, int, Body]:
     return codec, parameter, body
 
 
-def decode(
-    codec: int, parameter: int, body: "bytes | memoryview", raw_length: int, rooms: Rooms | None = None
-) -> "bytes | bytearray | memoryview":
-    """Return the chunk that `body` stands for; where there are `rooms`, it may lie there.
+def decode(codec: int, parameter: int, body: "bytes | memoryview", raw_length: int, rooms: Rooms | None = None) -> Raw:
+    """Return the chunk that `body` stands for; where there are `rooms`, it may lie there, or be put together in pieces.
 
     Guarantees: what a body claims is checked against `raw_length` before memory is asked for.
     Errors: RecordUnknown for a codec or parameter of a newer version; RecordDamaged for a broken body or another length
@@ -78,13 +77,14 @@ def decode(
     if raw_length > MAX_RAW_BYTES:
         raise RecordDamaged("A record claims to hold more than a chunk may.")
     if codec == Codec.RAW:
-        raw: bytes | bytearray | memoryview = body
+        raw: Raw = body
     elif codec == Codec.ZSTD:
         raw = _unzstd(body, raw_length)
     elif codec == Codec.BITSHUFFLE:
         raw = _unshuffled(body, raw_length, rooms)
     else:
-        raw = join(body, parameter, raw_length, rooms)
+        woven = Woven(body, parameter, raw_length)
+        raw = woven.whole() if rooms is None else woven
     if len(raw) != raw_length:
         raise RecordDamaged("A record decodes to another length than it promises.")
     return raw

@@ -105,11 +105,14 @@ class Apart:
         np.bitwise_and(wide, 0x000F000F << bits, wide)
         np.add(wide, self._base * 0x00010001 << bits, wide)
 
-    def mend(self, bits: int, words: Array) -> None:
-        """Put those that lie elsewhere into the words of all."""
+    def mend(self, at: int, bits: int, words: Array) -> None:
+        """Put those that lie elsewhere into the words of the bytes from a place on."""
         np = numpy_core()
-        others = np.left_shift(self._others, bits, dtype="u2")
-        words[self._places] = words[self._places] & 0xFFFF - (0xFF << bits) | others
+        (here,) = ((self._places >= at) & (self._places < at + len(words))).nonzero()
+        if len(here):
+            places = self._places[here] - at
+            others = np.left_shift(self._others[here], bits, dtype="u2")
+            words[places] = words[places] & 0xFFFF - (0xFF << bits) | others
 
 
 def _memory(length: int) -> tuple[Array, Array]:

@@ -1,5 +1,7 @@
 """Field split: floats taken apart into one plane of exponents, which compresses, and planes of mantissas, which do not.
 
+`weaving` puts them together again.
+
 Neural weights have about 2.6 bits of entropy in their exponents and none to spare elsewhere, so a Huffman coder over
 the exponents alone reaches what a general compressor cannot. Source: arXiv 2404.15198 (ZipNN), section 3.
 """
@@ -9,18 +11,14 @@ import threading
 from enum import IntEnum
 from typing import Any
 
-import zstandard
-
 from dumont.vault.arrays import numpy_core
-from dumont.vault.coder import code_into, decompressor, frame_room
-from dumont.vault.errors import RecordDamaged
-from dumont.vault.memory import Rooms, fresh_memory
-from dumont.vault.pairs import LEAST_COUNT, Apart, Pairs, base_of
+from dumont.vault.coder import code_into, frame_room
+from dumont.vault.memory import fresh_memory
+from dumont.vault.pairs import LEAST_COUNT, Pairs, base_of
 
 Bytes = Any
 """An array of bytes."""
-_LENGTH = struct.Struct("<I")
-_BLOCK = 128 << 10
+LENGTH = struct.Struct("<I")
 _BLOCK_BYTES = 512 << 10
 _SCRATCH_BYTES = 13 << 20
 _local = threading.local()
@@ -72,7 +70,7 @@ def _split(raw: "bytes | memoryview", kind: Floats, base: int | None) -> memoryv
     view, width = memoryview(raw), WIDTHS[kind]
     count, odd = divmod(len(view), width)
     most = frame_room(count)
-    rest = _aligned(count) + _aligned(_LENGTH.size + most + count) - count
+    rest = _aligned(count) + _aligned(LENGTH.size + most + count) - count
     room = _scratch(rest + len(view) - count)
     planes = np.frombuffer(room, "u1")
     low = rest + count
@@ -85,39 +83,9 @@ def _split(raw: "bytes | memoryview", kind: Floats, base: int | None) -> memoryv
     room[end : end + odd] = view[count * width :]
     packed = code_into(room[:length], room[rest - most : rest])
     room[rest - packed : rest] = room[rest - most : rest - most + packed]
-    start = rest - packed - _LENGTH.size
-    _LENGTH.pack_into(room, start, packed)
+    start = rest - packed - LENGTH.size
+    LENGTH.pack_into(room, start, packed)
     return room[start : end + odd]
-
-
-def join(
-    body: "bytes | memoryview", parameter: int, raw_length: int, rooms: Rooms | None = None
-) -> "bytearray | memoryview":
-    """Return the floats that a field-split body stands for; where there are `rooms`, they lie there.
-
-    Shapes: `parameter` is one of `PARAMETERS`.
-    Errors: RecordDamaged where lengths do not add up; nothing larger than `raw_length` is ever made.
-    """
-    np = numpy_core()
-    kind, paired = Floats(parameter & ~PAIRED), bool(parameter & PAIRED)
-    width = WIDTHS[kind]
-    count, odd = divmod(raw_length, width)
-    view = memoryview(body)
-    if len(view) < _LENGTH.size:
-        raise RecordDamaged("A field-split record is cut short.")
-    (packed,) = _LENGTH.unpack(view[: _LENGTH.size])
-    rest = view[_LENGTH.size + packed :]
-    if len(rest) != count * (width - 1) + odd:
-        raise RecordDamaged("The planes of a field-split record have impossible lengths.")
-    plane = _unpacked(view[_LENGTH.size : _LENGTH.size + packed], count, paired=paired)
-    first = Apart(plane, count) if paired else np.frombuffer(plane, "u1")
-    raw = bytearray(raw_length) if rooms is None else rooms.raw(raw_length).view[:raw_length]
-    out = np.frombuffer(raw, "u1")
-    second = np.frombuffer(rest[:count], "u1")
-    low = np.frombuffer(rest[count : count * (width - 1)], "u1")
-    _weave(out[: count * width].reshape(count, width), first, second, low, kind)
-    out[count * width :] = np.frombuffer(rest[count * (width - 1) :], "u1")
-    return raw
 
 
 def entropies(raw: "bytes | memoryview") -> dict[Floats, float]:
@@ -180,37 +148,6 @@ def _blocks() -> _Blocks:
     return found
 
 
-def _weave(rows: Bytes, first: "Bytes | Apart", second: Bytes, low: Bytes, kind: Floats) -> None:
-    """Put planes together again. Multiplying is how numpy shifts to the left most quickly.
-
-    A plane is made wider before anything else: numpy does that quickly by itself, and slowly on the way to other work.
-    """
-    np = numpy_core()
-    words = rows.view("<u2")
-    top = words[:, -1]
-    bits = 8 if kind is Floats.FP16 else 7
-    lifted, under, turned = (np.empty(_BLOCK, "u2") for _ in range(3))
-    for at in range(0, len(top), _BLOCK):
-        place = top[at : at + _BLOCK]
-        upper, word = lifted[: len(place)], under[: len(place)]
-        if isinstance(first, Apart):
-            first.lift(at, bits, lifted[: len(place) + len(place) % 2])
-        else:
-            upper[:] = first[at : at + _BLOCK]
-            np.multiply(upper, 1 << bits, upper)
-        word[:] = second[at : at + _BLOCK]
-        if kind is not Floats.FP16:
-            sign = place if kind is Floats.BF16 else turned[: len(place)]
-            np.multiply(word, 1 << 15, sign)
-            np.right_shift(word, 1, word)
-            np.bitwise_or(word, sign, word)
-        np.bitwise_or(word, upper, place)
-    if isinstance(first, Apart):
-        first.mend(bits, top)
-    if kind is Floats.FP32:
-        words[:, 0] = np.frombuffer(low.data, "<u2")
-
-
 def _scratch(length: int) -> memoryview:
     """Return memory of this thread's own, the same one each time."""
     found: memoryview | None = getattr(_local, "scratch", None)
@@ -221,16 +158,3 @@ def _scratch(length: int) -> memoryview:
 
 def _aligned(length: int) -> int:
     return -(-length // 64) * 64
-
-
-def _unpacked(frame: memoryview, count: int, *, paired: bool) -> bytes:
-    try:
-        length = zstandard.frame_content_size(frame)
-        if length > count if paired else length != count:
-            raise RecordDamaged("A field-split record decodes to another length than it promises.")
-        plane: bytes = decompressor().decompress(frame)
-    except zstandard.ZstdError:
-        raise RecordDamaged("A field-split record does not decompress.") from None
-    if len(plane) != length:
-        raise RecordDamaged("A field-split record decodes to another length than it promises.")
-    return plane

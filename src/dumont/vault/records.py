@@ -12,6 +12,7 @@ from dumont.vault.codecs import decode, encode
 from dumont.vault.errors import RecordDamaged, RecordUnknown
 from dumont.vault.keys import NONCE_BYTES, TAG_BYTES, DataKeys
 from dumont.vault.memory import Rooms
+from dumont.vault.weaving import Raw, whole
 
 CHUNK_BYTES = 4 << 20
 """Where nothing better is known about a file, it is cut so; manifests of format 1 know no other cut."""
@@ -87,7 +88,7 @@ class Sealer:
 
     def open(
         self, chunk_id: bytes, data: bytes | memoryview, *, hashed: bool = True, rooms: Rooms | None = None
-    ) -> "bytes | bytearray | memoryview":
+    ) -> Raw:
         """Return the chunk in a record, proven to be the chunk of that id; with `rooms` it is good until their next.
 
         With `rooms` the record is opened where it lies, and is none any more: memory had anew costs more than AES.
@@ -108,7 +109,7 @@ class Sealer:
         if form != RECORD_FORMAT:  # sealed so: a flipped bit would not have opened
             raise RecordUnknown(f"format {form}")
         raw = decode(codec, parameter, body, raw_length, rooms)
-        if hashed and self.chunk_id(raw) != chunk_id:
+        if hashed and self.chunk_id(whole(raw)) != chunk_id:
             raise RecordDamaged("A record opens to other bytes than its id promises.")
         return raw
 

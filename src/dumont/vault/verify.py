@@ -15,6 +15,7 @@ from dumont.vault.manifest import Kind, Manifest
 from dumont.vault.memory import Rooms
 from dumont.vault.packs import Location, pack_name
 from dumont.vault.records import Sealer
+from dumont.vault.weaving import Raw, whole
 
 if TYPE_CHECKING:
     from dumont.vault.repository import Repository
@@ -258,9 +259,9 @@ class RecordReader:
         self._view = view
         self._start = start
         self._offset = -1
-        self._raw: bytes | bytearray | memoryview = b""
+        self._raw: Raw = b""
 
-    def open(self, chunk: bytes, place: Location) -> "bytes | bytearray | memoryview":
+    def open(self, chunk: bytes, place: Location) -> Raw:
         """Return a chunk, proven to be the one of that id.
 
         Errors: RecordDamaged if anything at all does not fit; RecordUnknown for a record of a newer version.
@@ -272,7 +273,7 @@ class RecordReader:
             self._offset = place.offset
         if not place.group:
             return self._raw
-        member = memoryview(self._raw)[place.start : place.start + place.raw_length]
+        member = memoryview(whole(self._raw))[place.start : place.start + place.raw_length]
         if self._hashed and self._sealer.chunk_id(member) != chunk:
             raise RecordDamaged("A group holds other bytes than its table promises.")
         return member

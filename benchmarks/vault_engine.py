@@ -1,4 +1,4 @@
-"""`python -m benchmarks.vault_engine`: one save or restore by the product's own engine, alone in its process.
+"""One save or restore by the product's own engine, alone in its process; `vault_peers.engine` starts it.
 
 The machine's part and the control plane's part run in one process, without the wire between them, so that both are
 counted. Objects go to a folder, or to a bucket by signed URLs as from a machine.
@@ -160,7 +160,3 @@ def _restore(repository: Repository, blobs: Any, root: str) -> dict[str, float]:
     counts = restore_tree(os.fsencode(root), plan, repository.sealer, blobs, seen, lambda progress: None)
     took = {"wall": time.monotonic() - started, "cpu": time.process_time() - burned}
     return {**took, "bytes": counts.bytes_total, "fetched": counts.bytes_fetched}
-
-
-if __name__ == "__main__":
-    main()

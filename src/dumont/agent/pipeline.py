@@ -236,7 +236,7 @@ class Packer:
     def _buffer(self) -> mmap.mmap:
         found: mmap.mmap | None = getattr(self._local, "buffer", None)
         if found is None:
-            found = self._local.buffer = fresh_memory(MAX_CHUNK_BYTES)
+            found = self._local.buffer = fresh_memory(MAX_CHUNK_BYTES, large=True)
         return found
 
 

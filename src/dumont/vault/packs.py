@@ -124,7 +124,7 @@ class PackBuilder:
 
 def new_pack_room() -> mmap.mmap:
     """Return memory that the largest pack fits into."""
-    return fresh_memory(PACK_TARGET_BYTES + record_room(MAX_CHUNK_BYTES) + TAIL_BYTES)
+    return fresh_memory(PACK_TARGET_BYTES + record_room(MAX_CHUNK_BYTES) + TAIL_BYTES, large=True)
 
 
 def has_table(tail: bytes) -> bool:

@@ -152,7 +152,7 @@ def _scratch(length: int) -> memoryview:
     """Return memory of this thread's own, the same one each time."""
     found: memoryview | None = getattr(_local, "scratch", None)
     if found is None or len(found) < length:
-        found = _local.scratch = memoryview(fresh_memory(max(length, _SCRATCH_BYTES)))
+        found = _local.scratch = memoryview(fresh_memory(max(length, _SCRATCH_BYTES), large=True))
     return found
 
 

@@ -23,7 +23,7 @@ PACK_FORMAT = 2
 """Format 1 had no groups; everything else is the same."""
 MEMBER = 255
 """The codec of a table's row that stands for a member of the group in the row before."""
-PACK_TARGET_BYTES = 32 << 20
+PACK_TARGET_BYTES = 16 << 20
 MAX_PACK_BYTES = 64 << 20
 MAX_PACK_RECORDS = 16_384
 MAX_GROUP_MEMBERS = 4096

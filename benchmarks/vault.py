@@ -35,6 +35,8 @@ class _Bench:
     restic: Restic | None
     s5cmd: S5cmd
     rounds: int
+    room: int
+    """How many bytes of memory a turn may want at most."""
     number: int = 0
     found: dict[str, list[float]] = field(default_factory=dict)
 
@@ -60,6 +62,11 @@ class _Bench:
         """Save a folder with our engine."""
         task = {"do": "save", "root": str(root), "place": place, "seen": str(self.fresh("seen")), **more}
         return engine(task, self.folder)
+
+    def even(self) -> None:
+        """Let the disk come to rest and have memory of the host, as every turn finds it."""
+        os.sync()
+        have_memory(self.room)
 
     def note(self, **values: float) -> None:
         """Take down figures of one round."""
@@ -90,7 +97,7 @@ def measure(_: Laboratory, quick: bool, megabytes: int = MEGABYTES) -> Iterator[
         if program is None:
             print("There is no restic here and apt does not bring one: its figures are left out.", file=sys.stderr)  # noqa: T201
         restic = Restic(program, folder) if program else None
-        bench = _Bench(folder, place, restic, S5cmd(place, folder), rounds=1 if quick else 3)
+        bench = _Bench(folder, place, restic, S5cmd(place, folder), 1 if quick else 3, 2 * size)
         make_workspace(bench.mixed, size)
         make_tensors(bench.tensors, size // 3)
         timed(["sync"], folder=folder)
@@ -104,7 +111,9 @@ def measure(_: Laboratory, quick: bool, megabytes: int = MEGABYTES) -> Iterator[
 
 def _first(bench: _Bench) -> Iterator[Metric]:
     for _ in range(bench.rounds):
+        bench.even()
         ours, _ = bench.save(bench.mixed, bench.bucket())
+        bench.even()
         theirs = bench.s5cmd.up(bench.mixed, bench.fresh("raw").name)
         bench.note(s3_cpu=ours.cpu, s3_wall=ours.wall, s5cmd_cpu=theirs.cpu, s5cmd_wall=theirs.wall)
         for kind, root in (("mixed", bench.mixed), ("tensors", bench.tensors)):
@@ -124,10 +133,12 @@ def _first(bench: _Bench) -> Iterator[Metric]:
 
 def _beside_restic(bench: _Bench, kind: str, root: Path) -> None:
     target = bench.fresh(f"local-{kind}")
+    bench.even()
     ran, (saved,) = bench.save(root, str(target))
     bench.note(**{f"{kind}_cpu": ran.cpu, f"{kind}_wall": ran.wall, f"{kind}_engine_cpu": saved["cpu"]})
     bench.note(**{f"{kind}_stored": saved["stored"], f"{kind}_bytes": saved["bytes"]})
     if bench.restic is not None:
+        bench.even()
         theirs, stored = bench.restic.backup(root)
         bench.note(**{f"{kind}_restic_cpu": theirs.cpu, f"{kind}_restic_stored": stored})
 
@@ -161,16 +172,13 @@ def _in_turns(bench: _Bench, turns: dict[str, Callable[[Path], Ran]], remote: di
     A last one is our second restore in a process.
     """
     spread(bench.folder)
-    room = 2 * int(_megabytes(bench.mixed) * 1e6)
     for number in range(bench.rounds):
         for name in list(turns)[:: -1 if number % 2 else 1]:
             target, seconds = even_place(lambda: bench.fresh("target"))
-            os.sync()
-            have_memory(room)
+            bench.even()
             ran = turns[name](target)
             bench.note(**{f"{name}_cpu": ran.cpu, f"{name}_wall": ran.wall, "new_file_us": 1e6 * seconds})
-        os.sync()
-        have_memory(room)
+        bench.even()
         _, (_, within) = _restored(bench, remote, [bench.fresh("target"), bench.fresh("target")])
         bench.note(down_within_cpu=within["cpu"], down_within_wall=within["wall"])
     for target in filter(Path.is_dir, bench.folder.glob("target-*")):

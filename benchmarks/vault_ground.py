@@ -1,4 +1,4 @@
-"""The ground on which restores are measured: the same for all who take turns, whatever was done on it before.
+"""The ground on which saves and restores are measured: the same for all who take turns, whatever was done on it before.
 
 Pages cost up to ten times as much where a machine gave them back to its host and must have them again. And ext4 without
 a journal looks, for each new file, at every inode near it that was freed in the last minutes. Whoever comes next pays.

@@ -20,7 +20,7 @@ def decoding(raw: bytes, times: int = 12) -> Metric:
 
     packed = b"".join(_encoded(raw, Codec.BITSHUFFLE, 2))
 
-    def act(rooms: Rooms) -> "bytes | bytearray | memoryview":
+    def act(rooms: Rooms) -> object:
         return decode(Codec.BITSHUFFLE, 2, packed, len(raw), rooms)
 
     if act(Rooms()) != raw:

@@ -138,8 +138,7 @@ def _beside_restic(bench: _Bench, kind: str, root: Path) -> None:
     bench.note(**{f"{kind}_cpu": ran.cpu, f"{kind}_wall": ran.wall, f"{kind}_engine_cpu": saved["cpu"]})
     bench.note(**{f"{kind}_stored": saved["stored"], f"{kind}_bytes": saved["bytes"]})
     if bench.restic is not None:
-        bench.even()
-        theirs, stored = bench.restic.backup(root)
+        theirs, stored = bench.restic.backup(root, ready=bench.even)
         bench.note(**{f"{kind}_restic_cpu": theirs.cpu, f"{kind}_restic_stored": stored})
 
 

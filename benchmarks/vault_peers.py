@@ -7,6 +7,7 @@ import subprocess
 import sys
 import sysconfig
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,10 +84,11 @@ class Restic:
         self._program, self._folder = program, folder
         self._number = 0
 
-    def backup(self, root: Path) -> tuple[Ran, int]:
-        """Back a folder up into a new repository; return what it took and the bytes stored."""
+    def backup(self, root: Path, ready: Callable[[], None] = lambda: None) -> tuple[Ran, int]:
+        """Back a folder up into a new repository, made before all is `ready`; return what it took and bytes stored."""
         self._number += 1
         self._run("init", "--repository-version", "2")
+        ready()
         ran = self._run("backup", "--quiet", "--compression", "auto", str(root))
         return ran, sum(path.stat().st_size for path in self._repository.rglob("*") if path.is_file())
 

@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -286,6 +287,26 @@ async def test_a_broken_connection_is_tried_again(vault: Any, machines: Any, tmp
         saved = await vault.save(await machine.link())
     assert len(seen) >= 2 and len(vault.repository.packs_in_store()) == 1
     assert vault.reopened().verify(saved.name).chunks_checked == 1
+
+
+async def test_packs_that_are_told_of_at_once_are_all_counted(vault: Any, machines: Any) -> None:
+    """What a save stored is the size of its packs, also where the index is slow and several packs wait for it."""
+    machine = machines("first")
+    (machine.workspace / "big").write_bytes(random.Random(5).randbytes(24 << 20))
+    inside, most, index = set[int](), set[int](), vault.repository.index
+
+    def slowly(*, fresh: bool = False) -> Any:
+        inside.add(threading.get_ident())
+        most.update({len(inside)})
+        time.sleep(0.02)
+        inside.discard(threading.get_ident())
+        return index(fresh=fresh)
+
+    vault.repository.index = slowly
+    saved = await vault.save(await machine.link(SMALL_PACKS))
+    sizes = vault.repository.packs_in_store()
+    assert len(sizes) >= 10 and max(most) >= 2, "several packs were told of at once"
+    assert saved.bytes_stored == sum(sizes.values())
 
 
 @pytest.mark.parametrize("megabytes", [160])

@@ -216,8 +216,7 @@ class _SaveSession:
     """Answer what the agent asks during a save, and nothing else."""
 
     def __init__(self, repository: Repository, gate: Gate, url: str, epoch: int) -> None:
-        self.stored: set[bytes] = set()
-        self.bytes_stored = 0
+        self.stored: dict[bytes, int] = {}
         self._repository = repository
         self._gate = gate
         self._url = url
@@ -240,8 +239,12 @@ class _SaveSession:
 
     def _adopt(self, pack: bytes) -> None:
         self._repository.adopt_packs([pack], self._epoch)
-        self.stored.add(pack)
-        self.bytes_stored += self._repository.index().packs[pack].size
+        self.stored[pack] = self._repository.index().packs[pack].size
+
+    @property
+    def bytes_stored(self) -> int:
+        """What the store grew by: each pack once, however many were told of at the same time."""
+        return sum(self.stored.values())
 
 
 def _whole_url(gate_url: str, path: str) -> str:

@@ -1,5 +1,6 @@
 """How a machine comes to a restic: its own, ours, apt with root or without; else a sentence. A history in a bucket."""
 
+import asyncio
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from tests.vault.s3_server import s3_server
 from dumont.snapshots import Vaults
 from dumont.sync.machine import find_on_machine
 from dumont.sync.model import SyncUnavailable
-from dumont.sync.restic import find_restic, version_of
+from dumont.sync.restic import find_restic, reason_of, version_of
 
 from .conftest import Machine
 
@@ -27,6 +28,16 @@ for word in "$@"; do
     install) [ -e {folder}/root ] || exit 100; cp {folder}/restic {bin}/restic ;;
   esac
 done
+"""
+FETCHED_TOGETHER = "touch restic_1_all.deb\n"
+TAKEN_APART_TOGETHER = """\
+# Writes half of a program, and the rest of it when another has come as far.
+mkdir -p "$3/usr/bin"
+head -c 1000000 {restic} >"$3/usr/bin/restic"
+chmod 755 "$3/usr/bin/restic"
+echo begun >>{folder}/begun
+while [ "$(wc -l <{folder}/begun)" -lt 2 ]; do sleep 0.02; done
+tail -c +1000001 {restic} >>"$3/usr/bin/restic"
 """
 
 
@@ -134,6 +145,28 @@ async def test_ours_is_found_too(tmp_path: Path, restic: Path, monkeypatch: pyte
     assert find_restic(kept) == kept / "restic"
     (nothing / "restic").symlink_to(restic)
     assert find_restic(tmp_path / "none") == nothing / "restic"
+
+
+async def test_two_may_fetch_one_at_once(tmp_path: Path, restic: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes of the control plane that both need a restic each get a whole one; nothing is left beside it."""
+    tools, kept = tmp_path / "bin", tmp_path / "kept"
+    tools.mkdir()
+    for name, script in (("apt-get", FETCHED_TOGETHER), ("dpkg-deb", TAKEN_APART_TOGETHER), ("restic", "exit 1\n")):
+        (tools / name).write_text("#!/bin/sh\n" + script.format(restic=restic, folder=tmp_path))
+        (tools / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}:/usr/bin:/bin")
+    found = await asyncio.gather(*(asyncio.to_thread(find_restic, kept) for _ in range(2)))
+    assert found == [kept / "restic"] * 2 and [path.name for path in kept.iterdir()] == ["restic"]
+    assert (kept / "restic").read_bytes() == restic.read_bytes()
+    assert (tmp_path / "begun").read_text().count("begun") == 2, "both were at it at the same time"
+
+
+async def test_the_reason_is_the_error() -> None:
+    """What a package manager warns of does not hide what went wrong."""
+    assert reason_of("W: No sandbox.\nE: Unable to locate package restic\nW: Later.\n") == (
+        "E: Unable to locate package restic"
+    )
+    assert reason_of("sh: 1: cannot fork\n") == "sh: 1: cannot fork" and reason_of("") == ""
 
 
 async def test_versions() -> None:

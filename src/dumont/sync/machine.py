@@ -20,7 +20,7 @@ from dumont.providers import Address
 from dumont.remote import Hands, RemoteError, connect
 from dumont.sync.endpoint import Endpoint, Rights
 from dumont.sync.model import SyncUnavailable
-from dumont.sync.restic import FETCH, OLDEST, password_of, store_of, version_of
+from dumont.sync.restic import FETCH, OLDEST, password_of, reason_of, store_of, version_of
 
 PACK_MIB = 16
 """A cut loses what is in packs that are not full yet, so they are smaller than they could be."""
@@ -55,12 +55,12 @@ async def find_on_machine(hands: Hands, ours: Path) -> str:
             await hands.put_file(ours, brought, 0o700)
         if await _is_fit(hands, brought):
             return brought
-    fetch = f"mkdir -p {shlex.quote(folder)}; sh -c {shlex.quote(FETCH)} sh {shlex.quote(folder)}"
+    fetch = f"sh -c {shlex.quote(FETCH)} sh {shlex.quote(folder)}"
     for command, place in ((fetch, own), (_INSTALL, "restic")):
         done = await hands.run(command, timeout=_FETCH_SECONDS)
         if await _is_fit(hands, place):
             return place
-    reason = done.stderr.strip()[-200:] or "no reason given"
+    reason = reason_of(done.stderr) or "no reason given"
     raise SyncUnavailable(
         "Versioned sync is not available here: the machine has no restic 0.14 or newer, and none can be had "
         f"({reason}). Choose an image that has restic or apt; hibernation and its snapshots work all the same."

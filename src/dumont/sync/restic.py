@@ -28,25 +28,42 @@ _MOST_LINE = 4 << 20
 
 FETCH = """\
 set -e
-command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null
-mkdir -p "$1/state/lists/partial" "$1/cache/archives/partial" "$1/deb"
-cd "$1/deb"
-if ! apt-get -qq download restic; then
-  own="-o Dir::State::Lists=$1/state/lists -o Dir::Cache=$1/cache -o Debug::NoLocking=1"
-  apt-get -qq $own update
-  apt-get -qq $own download restic
+if ! command -v apt-get || ! command -v dpkg-deb; then
+  echo "E: apt-get and dpkg-deb are not there" >&2
+  exit 1
+fi >/dev/null
+mkdir -p "$1"
+find "$1" -maxdepth 1 -name "fetch.*" -mmin +60 -exec rm -rf {} +
+work=$(mktemp -d "$1/fetch.XXXXXX")
+trap 'rm -rf "$work"' EXIT
+trap 'exit 1' HUP INT TERM
+mkdir -p "$work/lists/partial" "$work/cache/archives/partial"
+cd "$work"
+get="apt-get -qq -o APT::Sandbox::User=root -o Acquire::Retries=3"
+if ! $get download restic; then
+  get="$get -o Dir::State::Lists=$work/lists -o Dir::Cache=$work/cache -o Debug::NoLocking=1"
+  $get update
+  $get download restic
 fi
-dpkg-deb -x restic_*.deb "$1/deb"
-mv -f "$1/deb/usr/bin/restic" "$1/restic"
-rm -rf "$1/deb" "$1/state" "$1/cache"
+dpkg-deb -x restic_*.deb "$work"
+mv -f "$work/usr/bin/restic" "$1/restic"
 """
-"""Fetches Debian's package into the folder $1 without root; the system's own package lists stay as they are."""
+"""Fetches Debian's package into the folder $1, which has a whole path, without root.
+
+Several may fetch at once, each in a folder of its own; the system's own package lists stay as they are.
+"""
 
 
 def version_of(text: str) -> tuple[int, int] | None:
     """Read the version out of what `restic version` prints."""
     found = _VERSION.search(text)
     return (int(found[1]), int(found[2])) if found else None
+
+
+def reason_of(errors: str) -> str:
+    """Return why a package manager failed: its errors rather than its warnings, 200 characters of them at most."""
+    lines = errors.strip().splitlines()
+    return " ".join([line for line in lines if line.startswith("E:")] or lines)[-200:]
 
 
 def find_restic(folder: Path) -> Path:
@@ -61,9 +78,9 @@ def find_restic(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     try:
         done = subprocess.run(
-            ["sh", "-c", FETCH, "sh", str(folder)], capture_output=True, text=True, timeout=_FETCH_SECONDS
+            ["sh", "-c", FETCH, "sh", str(folder.absolute())], capture_output=True, text=True, timeout=_FETCH_SECONDS
         )
-        reason = done.stderr.strip()[-200:]
+        reason = reason_of(done.stderr)
     except (OSError, subprocess.TimeoutExpired) as error:
         reason = str(error)
     if not _is_fit(own):

@@ -104,10 +104,10 @@ def _repository(store: Store) -> Repository:
 def _save(repository: Repository, blobs: Any, seen: "Seen", task: dict[str, Any]) -> dict[str, float]:
     from dumont.agent.pipeline import Packer
     from dumont.agent.save import save_tree
-    from dumont.agent.verbs import get_ready
+    from dumont.vault import numpy_core
 
     started, burned = time.monotonic(), time.process_time()
-    get_ready()  # as an agent does once it has greeted, while the control plane makes its plan; counted, all the same
+    numpy_core()  # as an agent does once it has greeted, while the control plane makes its plan; counted, all the same
     known = set(repository.index().chunks)
     packer = Packer(repository.sealer, known, blobs, lambda: os.urandom(16), lambda pack, size: None)
     root = os.fsencode(task["root"])

@@ -5,9 +5,12 @@ import queue
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
-from dumont.agent.transfer import Blobs
-from dumont.vault import ROOM_BYTES, SPAN_BYTES, Location, Room, Rooms, by_pack, spans
+from dumont.vault import ROOM_BYTES, SPAN_BYTES, Location, Room, Rooms, by_pack, numpy_core, spans
+
+if TYPE_CHECKING:
+    from dumont.agent.transfer import Blobs
 
 _STREAMS = 4
 _OPENERS = min(4, os.cpu_count() or 1)
@@ -18,7 +21,7 @@ Run = list[tuple[bytes, Location]]
 Take = Callable[[Run, memoryview, Rooms], None]
 
 
-def fetch(blobs: Blobs, needed: dict[bytes, Location], take: Take) -> None:
+def fetch(blobs: "Blobs", needed: dict[bytes, Location], take: Take) -> None:
     """Have `take` called with each run of what is needed, as it lies in the store, in several threads.
 
     Guarantees: after an error, wherever it happens, nothing is under way any more.
@@ -28,6 +31,7 @@ def fetch(blobs: Blobs, needed: dict[bytes, Location], take: Take) -> None:
     with ThreadPoolExecutor(_OPENERS, "open") as openers, ThreadPoolExecutor(_STREAMS, "fetch") as streams:
         begun = [streams.submit(fetching.stream, openers, pack, runs) for pack, runs in _stretches(needed)]
         try:
+            numpy_core()  # an opener would load it while the others wait; here it is loaded while the first bytes come
             for stream in begun:
                 for taken in stream.result():
                     taken.result()
@@ -39,7 +43,7 @@ def fetch(blobs: Blobs, needed: dict[bytes, Location], take: Take) -> None:
 class _Fetching:
     """Streams that fill rooms and openers that empty them; the number of rooms bounds how much is under way."""
 
-    def __init__(self, blobs: Blobs, take: Take) -> None:
+    def __init__(self, blobs: "Blobs", take: Take) -> None:
         self.failed = False
         self._blobs = blobs
         self._take = take

@@ -7,14 +7,13 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from dumont.agent.errors import AgentFailed
 from dumont.agent.exchange import PARTIAL_PREFIX
 from dumont.agent.fetching import Run, fetch
 from dumont.agent.hashing import entries_with_chunks
 from dumont.agent.protocol import Progress
-from dumont.agent.transfer import Blobs
 from dumont.agent.walk import Found, open_regular, scan, xattrs_of
 from dumont.agent.writing import Writer, set_metadata, shown
 from dumont.vault import (
@@ -30,6 +29,9 @@ from dumont.vault import (
     bytes_of,
     merkle_root,
 )
+
+if TYPE_CHECKING:
+    from dumont.agent.transfer import Blobs
 
 _TELL_SECONDS = 0.05
 _TELL_BYTES = 1 << 20
@@ -89,7 +91,7 @@ class PartialTree:
         self._plain: dict[bytes, bool] = {}
         self._counting = threading.Lock()
 
-    def build(self, candidates: list[bytes], blobs: Blobs) -> None:
+    def build(self, candidates: list[bytes], blobs: "Blobs") -> None:
         """Write every entry: from the candidates' files where their bytes are the right ones, else from the store.
 
         Guarantees: links come last, so that no write can pass through one.
@@ -227,7 +229,7 @@ class PartialTree:
             os.close(source)
         return found
 
-    def _fetch(self, blobs: Blobs) -> None:
+    def _fetch(self, blobs: "Blobs") -> None:
         """Fetch, open and write what is wanted."""
         fetch(blobs, {chunk: self._plan.places[chunk] for chunk in self._wanted}, self._take)
 

@@ -6,10 +6,10 @@ import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 from dumont.agent.cuts import Piece
 from dumont.agent.hashing import read_into
-from dumont.agent.transfer import Blobs
 from dumont.vault import (
     MAX_CHUNK_BYTES,
     MAX_GROUP_MEMBERS,
@@ -18,6 +18,9 @@ from dumont.vault import (
     fresh_memory,
     new_pack_room,
 )
+
+if TYPE_CHECKING:
+    from dumont.agent.transfer import Blobs
 
 SMALL_BYTES = 256 << 10
 """Chunks up to here share a record with others."""
@@ -55,7 +58,7 @@ class Packer:
     """
 
     def __init__(
-        self, sealer: Sealer, known: set[bytes], blobs: Blobs, ask_pack: AskPack, tell_stored: TellStored
+        self, sealer: Sealer, known: set[bytes], blobs: "Blobs", ask_pack: AskPack, tell_stored: TellStored
     ) -> None:
         self.counts = Saved()
         self.known = known

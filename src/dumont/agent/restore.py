@@ -4,6 +4,7 @@ import os
 import stat
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
+from typing import TYPE_CHECKING
 
 import msgpack
 
@@ -12,9 +13,11 @@ from dumont.agent.exchange import OLD_PREFIX, PARTIAL_PREFIX, exchange, remove_t
 from dumont.agent.partial import PartialTree, RestoreCounts, RestorePlan
 from dumont.agent.protocol import Progress
 from dumont.agent.seen import Seen
-from dumont.agent.transfer import Blobs
 from dumont.agent.walk import Excluder
 from dumont.vault import Kind, Location, Sealer, unpack_columns
+
+if TYPE_CHECKING:
+    from dumont.agent.transfer import Blobs
 
 
 def dump_plan(plan: RestorePlan, packed_entries: bytes) -> bytes:
@@ -46,7 +49,7 @@ def restore_tree(
     root: bytes,
     plan: RestorePlan,
     sealer: Sealer,
-    blobs: Blobs,
+    blobs: "Blobs",
     seen: Seen,
     progress: Callable[[Progress], None],
     turn: Callable[[], AbstractContextManager[None]] = nullcontext,

@@ -13,15 +13,17 @@ from dumont.agent.pipeline import Packer
 from dumont.agent.restore import load_plan, restore_tree
 from dumont.agent.save import save_tree
 from dumont.agent.seen import Seen
-from dumont.agent.transfer import Blobs
 from dumont.vault import CHUNK_ID_BYTES, DataKeys, Sealer, numpy_core, pack_name
 
 if TYPE_CHECKING:
     from dumont.agent.main import Result, Session
+    from dumont.agent.transfer import Blobs
 
 
 def get_ready() -> None:
-    """Load what is otherwise loaded with the first chunk that is coded, where several threads wait for it."""
+    """Load what is otherwise loaded with the first chunk that is coded or sent, where several threads wait for it."""
+    from dumont.agent import transfer  # noqa: F401
+
     numpy_core()
 
 
@@ -76,7 +78,9 @@ def compare(session: "Session", number: int, args: dict[str, Any], data: bytes) 
     return {}, compare_tree(session.workspace(), list(args["exclude"]), data, _sealer(args), progress)
 
 
-def _blobs(session: "Session", number: int) -> Blobs:
+def _blobs(session: "Session", number: int) -> "Blobs":
+    from dumont.agent.transfer import Blobs
+
     def sign(method: str, pack: bytes, size: int) -> str:
         return str(session.ask(number, "sign", method=method, name=pack_name(pack), size=size))
 

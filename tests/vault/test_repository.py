@@ -15,6 +15,7 @@ from dumont.vault import (
     LocalStore,
     PackBuilder,
     RecordDamaged,
+    RecordReader,
     Repository,
     RepositoryDamaged,
     RepositoryMissing,
@@ -25,6 +26,7 @@ from dumont.vault import (
     pack_name,
 )
 from dumont.vault.packs import place_rows
+from dumont.vault.repack import repack
 from dumont.vault.sealed import MANIFEST_MAGIC, open_object, seal_object
 
 
@@ -325,6 +327,28 @@ class Counted(LocalStore):
         found = super().get(name, offset, length)
         self.read += len(found)
         return found
+
+
+def test_a_group_with_an_empty_member_is_packed_anew(filled: Any) -> None:
+    """We write none; a machine could, and its workspace is collected all the same."""
+    repository, sealer = filled.repository, filled.repository.sealer
+    parts = [b"", b"a" * 1000, b"b" * 1000]
+    ids = [sealer.chunk_id(part) for part in parts]
+    builder = PackBuilder(repository.data_keys, repository.repository_id)
+    builder.add(
+        sealer.seal(sealer.chunk_id(b"".join(parts)), b"".join(parts)),
+        [(chunk, len(part)) for chunk, part in zip(ids, parts, strict=True)],
+    )
+    old = b"\7" * 16
+    repository.store.put(pack_name(old), bytes(builder.finish(old)))
+    repository.adopt_packs([old], 1)
+    assert repack(repository, {old: set(ids[:2])}) == {old}
+    rows = [row for pack, table in repository.index().packs.items() if pack != old for row in table.rows]
+    places = {chunk: place for chunk, place in rows if chunk in ids}
+    assert {chunk: place.raw_length for chunk, place in places.items()} == {ids[0]: 0, ids[1]: 1000}
+    place = places[ids[1]]
+    data = repository.store.get(pack_name(place.pack), place.offset, place.length)
+    assert RecordReader(sealer, memoryview(data), place.offset).open(ids[1], place) == parts[1]
 
 
 @pytest.mark.parametrize(("members", "most"), [(3, 128 << 10), (4000, 1 << 20)])

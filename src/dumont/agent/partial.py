@@ -28,6 +28,7 @@ from dumont.vault import (
     Sealer,
     bytes_of,
     merkle_root,
+    whole,
 )
 
 if TYPE_CHECKING:
@@ -256,6 +257,8 @@ class PartialTree:
 
     def _place(self, chunk: bytes, raw: Raw) -> int:
         wanted = self._wanted[chunk]
+        if len(wanted) > 1:
+            raw = whole(raw)  # put together once for all who want it
         for entry, offset, length in wanted:
             if len(raw) != length:
                 raise RecordDamaged("A chunk has another length than its file needs.")

@@ -33,7 +33,7 @@ if ! command -v apt-get || ! command -v dpkg-deb; then
   exit 1
 fi >/dev/null
 mkdir -p "$1"
-find "$1" -maxdepth 1 -name "fetch.*" -mmin +60 -exec rm -rf {} +
+find "$1" -maxdepth 1 -name "fetch.*" -mmin +60 -exec rm -rf {} + 2>/dev/null || true
 work=$(mktemp -d "$1/fetch.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 trap 'exit 1' HUP INT TERM

@@ -8,7 +8,7 @@ from dumont.vault.packs import PACK_ID_BYTES, Location, PackBuilder, PackTable, 
 from dumont.vault.records import Record
 from dumont.vault.repository import Repository
 from dumont.vault.verify import RecordReader, read_back
-from dumont.vault.weaving import pieces
+from dumont.vault.weaving import whole
 
 _ALL = 1 << 62
 Row = tuple[bytes, Location]
@@ -90,10 +90,10 @@ def _copy(repository: Repository, pack: bytes, wanted: set[bytes], writer: _Writ
         reader = RecordReader(repository.sealer, memoryview(data), place.offset)
         reader.open(chunk, place)
         if chunk in wanted or len(kept) == len(members):
-            whole = Record(chunk, place.codec, place.raw_length, data)
-            writer.add(whole, [(member, at.raw_length) for member, at in members])
+            record = Record(chunk, place.codec, place.raw_length, data)
+            writer.add(record, [(member, at.raw_length) for member, at in members])
             continue
-        parts = [b"".join(pieces(reader.open(member, at), at.raw_length)) for member, at in kept]
+        parts = [bytes(whole(reader.open(member, at))) for member, at in kept]
         _add_group(repository, [member for member, _ in kept], parts, writer)
 
 

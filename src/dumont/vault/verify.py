@@ -273,7 +273,8 @@ class RecordReader:
             self._offset = place.offset
         if not place.group:
             return self._raw
-        member = memoryview(whole(self._raw))[place.start : place.start + place.raw_length]
+        self._raw = whole(self._raw)  # once, not for each member
+        member = memoryview(self._raw)[place.start : place.start + place.raw_length]
         if self._hashed and self._sealer.chunk_id(member) != chunk:
             raise RecordDamaged("A group holds other bytes than its table promises.")
         return member

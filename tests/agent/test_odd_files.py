@@ -1,5 +1,6 @@
 """What real trees hold besides plain files: attributes, sockets, devices, long names, holes, links that lead out."""
 
+import ctypes
 import os
 import random
 import socket
@@ -173,6 +174,45 @@ def pwrite(descriptor, data, offset):
 os.pwrite = pwrite
 from dumont.agent.main import main; main()
 """
+
+
+FULL_AT_ONCE = """
+import ctypes
+import dumont.agent.fetching as fetching, dumont.agent.writing as writing
+def allocate(*args):
+    ctypes.set_errno(28)
+    return -1
+def stream(*args):
+    raise AssertionError("fetched, though there is no room")
+writing._allocate, fetching._Fetching.stream = allocate, stream
+from dumont.agent.main import main; main()
+"""
+
+
+async def test_room_is_kept_before_anything_is_fetched(
+    vault: Any, machines: Any, look: Look, leftovers: Any, tmp_path: Path
+) -> None:
+    """A disk that is too small is found out before the first byte comes; one that is not has the room from then on."""
+    from dumont.agent.writing import Writer, _allocate
+    from dumont.vault import Entry, Kind
+
+    machine, other = machines("first"), machines("second")
+    (machine.workspace / "large").write_bytes(random.Random(1).randbytes(2 << 20))
+    (other.workspace / "old").write_text("old")
+    before, saved = look(other.workspace), await vault.save(await machine.link())
+    with pytest.raises(AgentFailed) as failed:
+        await vault.restore(await other.link(FULL_AT_ONCE), saved.name)
+    assert failed.value.code == "no_space" and "space" in failed.value.detail
+    assert (look(other.workspace), leftovers(other.workspace)) == (before, [])
+
+    sizes = {b"kept": (3 << 20, False), b"holes": (3 << 20, True), b"little": (1000, False)}
+    for path, (size, sparse) in sizes.items():
+        entry = Entry(path, Kind.FILE, 0o644, 0, 0, 0, size, chunks=(b"c" * 32,) * 2, sparse=sparse)
+        Writer(os.fsencode(tmp_path), vault.repository.sealer).begin(entry)
+    taken = {path: (tmp_path / os.fsdecode(path)).stat().st_blocks for path in sizes}
+    with (tmp_path / "probe").open("wb") as probe:  # no room is kept where a file system cannot
+        _allocate(probe.fileno(), 0, ctypes.c_int64(0), ctypes.c_int64(3 << 20))
+        assert taken == {b"kept": os.fstat(probe.fileno()).st_blocks, b"holes": 0, b"little": 0}
 
 
 async def test_a_full_disk_leaves_the_target_as_it_was(vault: Any, machines: Any, look: Look, leftovers: Any) -> None:

@@ -1,6 +1,7 @@
 """Files that a restore makes: written chunk by chunk, each read back at once, and finished with the last one."""
 
 import ctypes
+import errno
 import os
 import threading
 from contextlib import suppress
@@ -12,6 +13,7 @@ from dumont.vault import Entry, Kind, Raw, Sealer, fresh_memory, pieces, whole
 _PIECE_BYTES = 512 << 10
 """Written and read back so much at a time, it is still in the CPU's cache."""
 _EARLY_BYTES = 1 << 20
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _START_WRITING = 2
 """Source: sync_file_range(2), SYNC_FILE_RANGE_WRITE."""
 
@@ -60,6 +62,8 @@ class Writer:
         descriptor = os.open(self.at(entry), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             os.truncate(descriptor, entry.size)
+            if not entry.sparse and entry.size >= _EARLY_BYTES:
+                _reserve(descriptor, entry.size)
             making = self._making[entry.path] = _Making(len(entry.chunks), _state(descriptor))
             if not entry.chunks:
                 self._finish(descriptor, entry, making)
@@ -190,4 +194,17 @@ def _begin_durable(descriptor: int, offset: int, length: int) -> None:
         _begin_writing(descriptor, ctypes.c_int64(offset), ctypes.c_int64(length), _START_WRITING)
 
 
-_begin_writing = getattr(ctypes.CDLL(None), "sync_file_range", None)
+def _reserve(descriptor: int, length: int) -> None:
+    """Have the disk keep room for a file, where it can: writing costs less then, and too small a disk shows at once.
+
+    Errors: OSError where there is not so much room. Source: fallocate(2).
+    """
+    if _allocate is not None and _allocate(descriptor, 0, ctypes.c_int64(0), ctypes.c_int64(length)):
+        reason = ctypes.get_errno()
+        if reason in _NO_ROOM:
+            raise OSError(reason, os.strerror(reason))
+
+
+_LIBRARY = ctypes.CDLL(None, use_errno=True)
+_begin_writing = getattr(_LIBRARY, "sync_file_range", None)
+_allocate = getattr(_LIBRARY, "fallocate", None)

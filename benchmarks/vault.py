@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.installation import Laboratory
 from benchmarks.metrics import Metric, median
+from benchmarks.vault_agent import Agents
 from benchmarks.vault_decoding import decoding, least_seconds
 from benchmarks.vault_ground import even_place, have_memory, spread
 from benchmarks.vault_peers import Ran, Restic, S5cmd, engine, find_restic, timed
@@ -147,50 +148,55 @@ def _restores(bench: _Bench) -> Iterator[Metric]:
     bench.save(bench.mixed, local)
     bench.save(bench.tensors, remote)
     bench.s5cmd.up(bench.tensors, raw)
+    agents = Agents(remote, bench.folder)
+
+    def down(target: Path) -> Ran:
+        brought = agents.restore(target)
+        bench.note(call_wall=brought.call)
+        return brought.ran
+
     turns: dict[str, Callable[[Path], Ran]] = {
-        "restore": lambda target: _restored(bench, local, [target])[0],
-        "down": lambda target: _restored(bench, remote, [target])[0],
+        "restore": lambda target: _restored(bench, local, target),
+        "down": down,
         "raw": lambda target: bench.s5cmd.down(raw, target),
     }
     if bench.restic is not None:
         bench.restic.backup(bench.mixed)
         turns["restic_restore"] = bench.restic.restore
-    _in_turns(bench, turns, remote)
+    _in_turns(bench, turns)
     files = {"new_file_us": bench.middle("new_file_us")}
     if bench.restic is not None:
         more = _beside(bench, "cpu", wall=("restore_wall", "restic_restore_wall"))
         yield Metric("restore_vs_restic", bench.ratio("restore_cpu", "restic_restore_cpu"), "x", more={**more, **files})
-    more = _beside(bench, "wall", cpu=("down_cpu", "raw_cpu"), within=("down_within_wall", "raw_wall"))
+    more = _beside(bench, "wall", cpu=("down_cpu", "raw_cpu"), call=("call_wall", "raw_wall"))
     seconds = {"s": bench.middle("down_wall"), "raw_s": bench.middle("raw_wall")}
     yield Metric("restore_tensors_vs_raw", bench.ratio("down_wall", "raw_wall"), "x", more={**more, **seconds})
 
 
-def _in_turns(bench: _Bench, turns: dict[str, Callable[[Path], Ran]], remote: dict[str, Any]) -> None:
+def _in_turns(bench: _Bench, turns: dict[str, Callable[[Path], Ran]]) -> None:
     """Restore into new folders on even ground, every other round from the last to the first; all stay until the end.
 
-    A last one is our second restore in a process.
+    Twice the rounds of saves, as the clock is what counts for some of them.
     """
     spread(bench.folder)
-    for number in range(bench.rounds):
+    for number in range(2 * bench.rounds):
         for name in list(turns)[:: -1 if number % 2 else 1]:
             target, seconds = even_place(lambda: bench.fresh("target"))
             bench.even()
             ran = turns[name](target)
             bench.note(**{f"{name}_cpu": ran.cpu, f"{name}_wall": ran.wall, "new_file_us": 1e6 * seconds})
-        bench.even()
-        _, (_, within) = _restored(bench, remote, [bench.fresh("target"), bench.fresh("target")])
-        bench.note(down_within_cpu=within["cpu"], down_within_wall=within["wall"])
     for target in filter(Path.is_dir, bench.folder.glob("target-*")):
         shutil.rmtree(target)
 
 
 def _beside(bench: _Bench, kind: str, **pairs: tuple[str, str]) -> dict[str, float | str]:
-    """Return what stands beside a ratio of whole processes: other ratios, and ours `within` a process that runs."""
+    """Return what stands beside a ratio of whole processes: other ratios."""
     return {"kind": f"{kind} of whole processes", **{name: bench.ratio(*pair) for name, pair in pairs.items()}}
 
 
-def _restored(bench: _Bench, place: Any, targets: list[Path]) -> tuple[Ran, list[dict[str, float]]]:
-    return engine({"do": "restore", "roots": [str(target) for target in targets], "place": place}, bench.folder)
+def _restored(bench: _Bench, place: Any, target: Path) -> Ran:
+    ran, _ = engine({"do": "restore", "root": str(target), "place": place}, bench.folder)
+    return ran
 
 
 def _later(bench: _Bench) -> Iterator[Metric]:

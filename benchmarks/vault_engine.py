@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from dumont.agent.seen import Seen
     from dumont.agent.transfer import Fill
 
-_SECRET = b"benchmark" * 4
+SECRET = b"benchmark" * 4
+REPOSITORY = "wsp_bench"
 
 
 class Folder:
@@ -63,7 +64,7 @@ def main() -> None:
     repository = _repository(store)
     answer: Any
     if task["do"] == "restore":
-        answer = [_restore(repository, blobs, root) for root in task["roots"]]
+        answer = _restore(repository, blobs, task["root"])
     else:
         from dumont.agent import seen as seen_files
 
@@ -89,16 +90,16 @@ def _bucket(place: dict[str, Any]) -> tuple[Store, Any]:
     from dumont.vault import BucketGate, S3Place, S3Store
 
     store = S3Store(S3Place(**place))
-    gate = BucketGate(store, _SECRET)
+    gate = BucketGate(store, SECRET)
     return store, Blobs(lambda m, pack, size: gate.sign(m, pack_name(pack), max_bytes=size, expires_in=900))
 
 
 def _repository(store: Store) -> Repository:
-    keyring = KeyRing(_SECRET)
+    keyring = KeyRing(SECRET)
     try:
-        return Repository.open(store, "wsp_bench", keyring)
+        return Repository.open(store, REPOSITORY, keyring)
     except RepositoryMissing:
-        return Repository.create(store, "wsp_bench", keyring)
+        return Repository.create(store, REPOSITORY, keyring)
 
 
 def _save(repository: Repository, blobs: Any, seen: "Seen", task: dict[str, Any]) -> dict[str, float]:

@@ -134,7 +134,7 @@ class Session:
                 code, detail = _told(error)
                 self.emit({"id": number, "error": {"code": code, "detail": detail}})
             if self._work.empty():
-                _get_ready()
+                _get_ready(lambda: not self._work.empty())
 
     def _carry_out(self, number: int, op: str, args: dict[str, Any], data: bytes) -> Result:
         self.heed(number)
@@ -241,10 +241,10 @@ def _run_hook(session: Session, command: str | None, code: str) -> None:
         raise AgentFailed(code, f"The command ended with status {done.returncode}: {tail}")
 
 
-def _get_ready() -> None:
+def _get_ready(is_asked: Callable[[], bool]) -> None:
     """Load what the next request will need; that it does not load is what that request answers."""
     try:
-        _work().get_ready()
+        _work().get_ready(is_asked)
     except Exception as error:  # noqa: BLE001 - whatever it is, whoever asks for work is told
         sys.stderr.write(f"The agent is not ready to work: {type(error).__name__}: {error}\n")
 

@@ -70,8 +70,8 @@ def start_command(python: str, folder: str) -> str:
 
     Neither packages nor hooks of the image are looked at (-S); what is loaded is not searched for garbage.
     """
-    run = f"sys.path.insert(0,{folder!r});runpy.run_module('dumont.agent',run_name='__main__')"
-    code = f"import gc,sys;gc.set_threshold(500000,20,20);import runpy;{run}"
+    run = f"sys.path.insert(0,{folder!r});from dumont.agent.main import main;main()"
+    code = f"import gc,sys;gc.set_threshold(500000,20,20);{run}"
     return f"exec {shlex.quote(python)} -I -S -c {shlex.quote(code)}"
 
 

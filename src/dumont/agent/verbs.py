@@ -3,7 +3,7 @@
 import hashlib
 import os
 from base64 import b64decode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -20,11 +20,12 @@ if TYPE_CHECKING:
     from dumont.agent.transfer import Blobs
 
 
-def get_ready() -> None:
-    """Load what is otherwise loaded with the first chunk that is coded or sent, where several threads wait for it."""
+def get_ready(is_asked: Callable[[], bool]) -> None:
+    """Load what is otherwise loaded with the first chunk that is sent or coded, until something is asked for."""
     from dumont.agent import transfer  # noqa: F401
 
-    numpy_core()
+    if not is_asked():
+        numpy_core()
 
 
 def save(session: "Session", number: int, args: dict[str, Any], data: bytes) -> "Result":
@@ -38,6 +39,7 @@ def save(session: "Session", number: int, args: dict[str, Any], data: bytes) -> 
     def tell_stored(pack: bytes, size: int) -> None:
         session.ask(number, "stored", pack=pack.hex(), size=size)
 
+    numpy_core()  # before several threads wait for it
     packer = Packer(_sealer(args), known, _blobs(session, number), ask_pack, tell_stored)
     try:
         own = [os.path.realpath(os.fsencode(__file__)).rpartition(b"/dumont/agent/")[0]]

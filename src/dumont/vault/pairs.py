@@ -16,7 +16,8 @@ _MOST_BASE = 256 - _NEAR
 _FEW = 2048
 """One in so many may lie elsewhere."""
 LEAST_COUNT = 8 * _FEW
-_ROW = 1024
+_ROW = 8192
+"""Who lies elsewhere is looked for in rows of so many, all rows at once: quicker than one row after the other."""
 _local = threading.local()
 
 
@@ -42,23 +43,24 @@ class Pairs:
 
     def take(self, at: int, firsts: Array) -> None:
         """Take in the bytes from an even place on: the lower halves of 16-bit words."""
-        np = numpy_core()
-        rows = -(-len(firsts) // _ROW)
-        near, shifted = _memory(rows * _ROW)
-        near[: len(firsts)] = firsts
-        near[len(firsts) :] = self._base
+        np, count = numpy_core(), len(firsts)
+        near, shifted = _memory(-(-count // _ROW) * _ROW)
+        near[:count] = firsts
+        if count < len(near):
+            near[count:] = self._base
         np.subtract(near, self._base, near)
-        table = near.reshape(rows, _ROW)
-        (mixed,) = (np.maximum.reduce(table, axis=1) >= _NEAR).nonzero()
+        table = near.reshape(-1, _ROW)
+        (mixed,) = (np.maximum.reduce(table, axis=0) >= _NEAR).nonzero()
         if len(mixed):
-            (found,) = (table[mixed] >= _NEAR).reshape(-1).nonzero()
-            places = mixed[found // _ROW] * _ROW + found % _ROW
+            rows, columns = (table[:, mixed] >= _NEAR).nonzero()
+            places = rows * _ROW + mixed[columns]
             self._places.append(places + at)
             self._others.append(near[places] + self._base)
             near[places] = 0
-        pairs = near.view("<u2")[: -(-len(firsts) // 2)]
-        shifted = np.right_shift(pairs, 4, shifted.view("<u2")[: len(pairs)])
-        self._plane[at // 2 : at // 2 + len(pairs)] = np.bitwise_or(pairs, shifted, shifted)
+        half = -(-count // 2)
+        pairs, shifted = near.view("<u2")[:half], shifted[:half]
+        np.right_shift(pairs, 4, shifted)
+        self._plane[at // 2 : at // 2 + half] = np.bitwise_or(pairs, shifted, shifted)
 
     def finish(self) -> int | None:
         """List those that lie elsewhere and return the length of all; None where they are too many."""
@@ -116,9 +118,9 @@ class Apart:
 
 
 def _memory(length: int) -> tuple[Array, Array]:
-    """Return two pieces of memory of this thread's own, the same ones each time."""
+    """Return memory of this thread's own for so many bytes, and for half as many words, the same each time."""
     found: tuple[Array, Array] | None = getattr(_local, "memory", None)
     if found is None or len(found[0]) < length:
         np = numpy_core()
-        found = _local.memory = np.empty(length, "u1"), np.empty(length, "u1")
-    return found[0][:length], found[1][:length]
+        found = _local.memory = np.empty(length, "u1"), np.empty(length // 2, "<u2")
+    return found[0][:length], found[1]

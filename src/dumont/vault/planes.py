@@ -124,11 +124,13 @@ def _take_apart(view: memoryview, kind: Floats, first: "Bytes | Pairs", second: 
             first.take(at, shifted)
         else:
             first[here] = shifted
-        second[here] = top
+        other = second[here]
+        other[:] = top
         if kind is not Floats.FP16:
-            sign = np.less(top.view("i2"), 0, out=blocks.sign[: len(part)])
-            np.add(second[here], second[here], out=second[here])
-            np.bitwise_or(second[here], sign.view("u1"), out=second[here])
+            sign = blocks.sign[: len(part)]
+            np.less(top.view("i2"), 0, out=sign)
+            np.add(other, other, out=other)
+            np.bitwise_or(other, sign.view("u1"), out=other)
 
 
 class _Blocks:

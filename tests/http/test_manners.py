@@ -211,7 +211,7 @@ async def test_connections_that_the_server_cut_are_replaced(api: Api, database_u
     ana = await api.person()
     with psycopg.connect(psycopg_url(database_urls.owner), autocommit=True) as connection:
         connection.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
+            "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE datname = current_database()"
             " AND application_name = 'test-api'"
         )
     assert (await api.http.get("/health")).json() == {"status": "ok", "database": "ok"}

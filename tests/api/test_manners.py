@@ -190,7 +190,9 @@ async def test_health_says_503_while_the_database_is_away(api: WholeApi, postgre
     with psycopg.connect(psycopg_url(postgres_server), autocommit=True) as administration:
         try:
             administration.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false".encode())
-            administration.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+            administration.execute(
+                "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE datname = %s", [name]
+            )
             away = await api.http.get("/health")
         finally:
             administration.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true".encode())

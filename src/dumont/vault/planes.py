@@ -22,6 +22,9 @@ LENGTH = struct.Struct("<I")
 _BLOCK_BYTES = 512 << 10
 _SCRATCH_BYTES = 13 << 20
 _local = threading.local()
+_turn = threading.Lock()
+"""Held by the one thread that takes floats apart: numpy gives Python's lock away for each call, of some 10 us, and two
+threads at it wait for each other all the time."""
 
 
 class Floats(IntEnum):
@@ -76,7 +79,8 @@ def _split(raw: "bytes | memoryview", kind: Floats, base: int | None) -> memoryv
     low = rest + count
     end = low + count * (width - 2)
     pairs = None if base is None else Pairs(planes[:count], count, base)
-    _take_apart(view[: count * width], kind, pairs or planes[:count], planes[rest:low], planes[low:end])
+    with _turn:
+        _take_apart(view[: count * width], kind, pairs or planes[:count], planes[rest:low], planes[low:end])
     length = count if pairs is None else pairs.finish()
     if length is None:
         return None
